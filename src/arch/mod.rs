@@ -1,0 +1,58 @@
+//! Models as arithmetic, with no tensors: parameters, FLOPs and activation bytes of each segment.
+//!
+//! `arch/x.rs` states what `models/x.rs` builds.
+
+pub mod gpt;
+mod segment;
+
+use serde::{Deserialize, Serialize};
+
+pub use segment::{Init, ParamSpec, SegmentSpec};
+
+/// A model with every size filled in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum ModelShape {
+    Gpt(gpt::GptShape),
+}
+
+impl ModelShape {
+    /// The segments in forward order.
+    pub fn segments(&self) -> Vec<SegmentSpec> {
+        match self {
+            Self::Gpt(shape) => shape.segments(),
+        }
+    }
+
+    /// Tokens of context.
+    pub fn seq_len(&self) -> usize {
+        match self {
+            Self::Gpt(shape) => shape.seq_len,
+        }
+    }
+
+    /// Rows of the embedding.
+    pub fn vocab_size(&self) -> usize {
+        match self {
+            Self::Gpt(shape) => shape.vocab_size,
+        }
+    }
+
+    /// Trainable parameters, a tied one counted once.
+    pub fn n_params(&self) -> u64 {
+        self.segments()
+            .iter()
+            .flat_map(|segment| &segment.params)
+            .map(ParamSpec::numel)
+            .sum()
+    }
+
+    /// FLOPs of forward and backward a token: 6 N + 12 L d_model seq_len (PaLM, appendix B).
+    ///
+    /// N counts every parameter but the positions; the causal half of attention is not taken off.
+    pub fn flops_per_token(&self) -> f64 {
+        match self {
+            Self::Gpt(shape) => shape.flops_per_token(),
+        }
+    }
+}

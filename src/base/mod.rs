@@ -1,0 +1,9 @@
+//! Small parts that every floor uses: units, counter-based randomness, files, clocks.
+
+pub mod clock;
+pub mod fs;
+pub mod mmap;
+pub mod nonfinite;
+pub mod permute;
+pub mod random;
+pub mod units;

@@ -1,0 +1,18 @@
+//! What the user wrote: typed, strict, with nothing resolved yet.
+//!
+//! [`plan::resolve`](crate::plan::resolve) turns a [`RunConfig`] into what will happen here.
+
+mod edit;
+mod error;
+mod load;
+mod model;
+mod paths;
+mod schema;
+mod types;
+
+pub use edit::{Assignment, layout_from_text};
+pub use error::ConfigError;
+pub use load::{Loaded, Origin, load_file, load_text};
+pub use model::{GptConfig, GptPreset, ModelConfig};
+pub use schema::json_schema;
+pub use types::*;

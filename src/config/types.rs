@@ -1,0 +1,527 @@
+//! The run configuration, field by field. Doc comments here become the JSON Schema's descriptions.
+
+use std::path::PathBuf;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::model::ModelConfig;
+
+/// A training run: model, data, split, and when to stop.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// Where editors find the JSON Schema; without effect on the run.
+    #[serde(rename = "$schema", default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<String>,
+    /// Base of the run's name; the next free `-2`, `-3` is taken.
+    #[serde(default = "default_name")]
+    pub name: String,
+    pub model: ModelConfig,
+    pub data: DataConfig,
+    pub batch: BatchConfig,
+    pub stop: StopConfig,
+    #[serde(default)]
+    pub optimizer: OptimizerConfig,
+    #[serde(default)]
+    pub schedule: ScheduleConfig,
+    #[serde(default)]
+    pub precision: Precision,
+    /// Degrees of the split; absent: data parallel over all devices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parallel: Option<ParallelConfig>,
+    #[serde(default)]
+    pub devices: DevicesConfig,
+    /// Intra-op threads of a CPU rank; absent: the cores divided by the ranks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threads_per_rank: Option<usize>,
+    #[serde(default)]
+    pub eval: EvalConfig,
+    #[serde(default)]
+    pub checkpoint: CheckpointConfig,
+    #[serde(default)]
+    pub restart: RestartConfig,
+    #[serde(default)]
+    pub log: LogConfig,
+    /// Text to generate when the run completes; absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample: Option<SampleConfig>,
+    /// Seed of weights, data order and dropout.
+    #[serde(default = "default_seed")]
+    pub seed: u64,
+    /// Ask libtorch for deterministic kernels; bit-exact resume on a GPU needs it.
+    #[serde(default)]
+    pub deterministic: bool,
+}
+
+/// Where the tokens come from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum DataConfig {
+    /// Text packed into the program.
+    Builtin(Builtin),
+    /// A UTF-8 text file, or a folder of them.
+    Text(TextConfig),
+    /// A JSON Lines file (or a folder of them), one text field a line.
+    Jsonl(JsonlConfig),
+    /// Token ids as little-endian u16, as nanoGPT writes them.
+    Tokens(TokensConfig),
+}
+
+/// Texts that ship with capstan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Builtin {
+    /// capstan's own source text, by bytes.
+    Hello,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TextConfig {
+    /// A UTF-8 file or a folder of UTF-8 files.
+    pub path: PathBuf,
+    #[serde(default)]
+    pub tokenizer: TokenizerConfig,
+    /// Share of the text, from its end, held out for evaluation; in (0, 1).
+    #[serde(default = "default_val_fraction")]
+    pub val_fraction: f64,
+    #[serde(default)]
+    pub windows: WindowsConfig,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JsonlConfig {
+    /// A JSON Lines file or a folder of them.
+    pub path: PathBuf,
+    /// The field that holds the text.
+    #[serde(default = "default_field")]
+    pub field: String,
+    #[serde(default)]
+    pub tokenizer: TokenizerConfig,
+    /// Share of the text, from its end, held out for evaluation; in (0, 1).
+    #[serde(default = "default_val_fraction")]
+    pub val_fraction: f64,
+    #[serde(default)]
+    pub windows: WindowsConfig,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct TokensConfig {
+    /// Training tokens.
+    pub train: PathBuf,
+    /// Held-out tokens; absent: `val_fraction` of the training file, from its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub val: Option<PathBuf>,
+    /// Number of distinct ids; every id must lie below it.
+    pub vocab_size: usize,
+    /// The tokenizer that made the ids, for sampling text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<TokenizerConfig>,
+    /// Share held out when `val` is absent; in (0, 1).
+    #[serde(default = "default_val_fraction")]
+    pub val_fraction: f64,
+    #[serde(default)]
+    pub windows: WindowsConfig,
+}
+
+/// How text becomes token ids.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum TokenizerConfig {
+    /// The 256 byte values.
+    #[default]
+    Bytes,
+    /// The distinct characters of the text, in code point order.
+    Char,
+    /// A Hugging Face `tokenizer.json`.
+    File(PathBuf),
+    /// GPT-2's pair of files.
+    VocabMerges {
+        /// `vocab.json`
+        vocab: PathBuf,
+        /// `merges.txt`
+        merges: PathBuf,
+    },
+    /// A byte-level BPE trained on this text.
+    Bpe {
+        /// Number of tokens, at least 257.
+        vocab_size: usize,
+    },
+}
+
+/// Which windows of the token stream a step reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WindowsConfig {
+    /// Neighbouring windows in a random order; an epoch is each token once.
+    #[default]
+    Disjoint,
+    /// Random starts with replacement, as nanoGPT samples.
+    Random,
+}
+
+/// Sequences in one optimizer step, over all ranks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BatchConfig {
+    /// Sequences per optimizer step.
+    pub global: usize,
+    /// Sequences per forward pass of a rank; absent: a rank's whole share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub micro: Option<usize>,
+}
+
+/// When the run is complete.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum StopConfig {
+    /// Optimizer steps.
+    Steps(u64),
+    /// Training tokens, rounded up to a whole step.
+    Tokens(u64),
+    /// Passes over the training split, rounded up to a whole step.
+    Epochs(f64),
+    /// Seconds of training; the schedule runs over them.
+    Seconds(f64),
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum OptimizerConfig {
+    /// AdamW (Loshchilov and Hutter, 2019), fused; weight decay on matrices only.
+    Adamw(AdamwConfig),
+    /// Stochastic gradient descent with momentum; weight decay on matrices only.
+    Sgd(SgdConfig),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdamwConfig {
+    pub lr: f64,
+    pub betas: [f64; 2],
+    pub eps: f64,
+    pub weight_decay: f64,
+    /// Largest global gradient norm; null: no clipping.
+    pub clip: Option<f64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SgdConfig {
+    pub lr: f64,
+    pub momentum: f64,
+    pub weight_decay: f64,
+    /// Largest global gradient norm; null: no clipping.
+    pub clip: Option<f64>,
+}
+
+/// The learning rate over the run, as a function of progress.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum ScheduleConfig {
+    /// `lr` after the warm-up.
+    Constant(ConstantConfig),
+    /// A straight line from `lr` to `min_lr`.
+    Linear(DecayConfig),
+    /// Half a cosine from `lr` to `min_lr`.
+    Cosine(DecayConfig),
+    /// Warm-up, stable, decay: `lr`, then a straight line to `min_lr` over the last `decay` steps.
+    Wsd(WsdConfig),
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConstantConfig {
+    /// Steps of linear warm-up from 0.
+    pub warmup: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct DecayConfig {
+    /// Steps of linear warm-up from 0.
+    pub warmup: u64,
+    pub min_lr: f64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct WsdConfig {
+    /// Steps of linear warm-up from 0.
+    pub warmup: u64,
+    /// Steps of decay at the end.
+    pub decay: u64,
+    pub min_lr: f64,
+}
+
+/// Number formats of weights and activations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    #[default]
+    Fp32,
+    /// fp32 storage, TF32 matrix products; differs from fp32 on NVIDIA GPUs only.
+    Tf32,
+    /// bf16 weights and activations, fp32 master weights, moments, norms and loss.
+    Bf16,
+    /// For tests of the arithmetic, on CPU.
+    Fp64,
+}
+
+/// Degrees of the split between data and model parallelism; an unnamed axis is 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ParallelConfig {
+    /// Data-parallel ranks.
+    pub dp: usize,
+    /// Gather gradients to rank 0, update there, broadcast (the textbook parameter server).
+    pub primary: bool,
+}
+
+/// The devices of the run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum DevicesConfig {
+    /// The NVIDIA GPUs, else CPU ranks.
+    #[default]
+    #[serde(with = "auto_word")]
+    #[schemars(with = "AutoWord")]
+    Auto,
+    /// One entry a rank: "cpu" or a GPU's index. A GPU may be named twice.
+    List(Vec<DeviceConfig>),
+}
+
+/// One rank's device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum DeviceConfig {
+    Gpu(usize),
+    Cpu(CpuWord),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CpuWord {
+    Cpu,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum AutoWord {
+    Auto,
+}
+
+/// Evaluation on fixed windows of the held-out split.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct EvalConfig {
+    /// Steps between evaluations.
+    pub every: u64,
+    /// Global batches an evaluation reads; the last evaluation reads the whole split.
+    pub batches: u64,
+    /// Also evaluate before the first step.
+    pub at_start: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct CheckpointConfig {
+    /// Steps between checkpoints; the last step always gets one.
+    pub every: u64,
+    /// Newest checkpoints kept, at least 2; the best by validation loss is kept besides.
+    pub keep: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RestartConfig {
+    /// Restarts after a crash of the worker, counted anew after each checkpoint.
+    pub max: u32,
+    /// Seconds without progress of a rank after which the worker counts as hung.
+    pub hang_after_s: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    /// Steps between lines of plain output.
+    pub every: u64,
+}
+
+/// How text is generated.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SampleConfig {
+    pub prompt: String,
+    /// Tokens to generate.
+    pub tokens: usize,
+    /// 0 takes the likeliest token; 1 samples the model's distribution.
+    pub temperature: f64,
+    /// Sample among the `top_k` likeliest tokens; null: among all.
+    pub top_k: Option<usize>,
+    pub seed: u64,
+}
+
+impl Default for SampleConfig {
+    fn default() -> Self {
+        Self {
+            prompt: "\n".to_owned(),
+            tokens: 256,
+            temperature: 0.8,
+            top_k: Some(200),
+            seed: default_seed(),
+        }
+    }
+}
+
+impl Default for OptimizerConfig {
+    fn default() -> Self {
+        Self::Adamw(AdamwConfig::default())
+    }
+}
+
+impl Default for AdamwConfig {
+    fn default() -> Self {
+        Self {
+            lr: 1e-3,
+            betas: [0.9, 0.95],
+            eps: 1e-8,
+            weight_decay: 0.1,
+            clip: Some(1.0),
+        }
+    }
+}
+
+impl Default for SgdConfig {
+    fn default() -> Self {
+        Self {
+            lr: 0.1,
+            momentum: 0.9,
+            weight_decay: 0.0,
+            clip: None,
+        }
+    }
+}
+
+impl Default for ScheduleConfig {
+    fn default() -> Self {
+        Self::Constant(ConstantConfig::default())
+    }
+}
+
+impl Default for ParallelConfig {
+    fn default() -> Self {
+        Self {
+            dp: 1,
+            primary: false,
+        }
+    }
+}
+
+impl Default for EvalConfig {
+    fn default() -> Self {
+        Self {
+            every: 250,
+            batches: 20,
+            at_start: false,
+        }
+    }
+}
+
+impl Default for CheckpointConfig {
+    fn default() -> Self {
+        Self {
+            every: 500,
+            keep: 2,
+        }
+    }
+}
+
+impl Default for RestartConfig {
+    fn default() -> Self {
+        Self {
+            max: 3,
+            hang_after_s: 300,
+        }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { every: 10 }
+    }
+}
+
+impl OptimizerConfig {
+    /// The peak learning rate.
+    pub fn lr(&self) -> f64 {
+        match self {
+            Self::Adamw(adamw) => adamw.lr,
+            Self::Sgd(sgd) => sgd.lr,
+        }
+    }
+
+    /// Largest global gradient norm, where one is set.
+    pub fn clip(&self) -> Option<f64> {
+        match self {
+            Self::Adamw(adamw) => adamw.clip,
+            Self::Sgd(sgd) => sgd.clip,
+        }
+    }
+}
+
+impl DataConfig {
+    /// Share of the tokens held out for evaluation.
+    pub fn val_fraction(&self) -> f64 {
+        match self {
+            Self::Builtin(_) => default_val_fraction(),
+            Self::Text(text) => text.val_fraction,
+            Self::Jsonl(jsonl) => jsonl.val_fraction,
+            Self::Tokens(tokens) => tokens.val_fraction,
+        }
+    }
+
+    /// Which windows a step reads.
+    pub fn windows(&self) -> WindowsConfig {
+        match self {
+            Self::Builtin(_) => WindowsConfig::default(),
+            Self::Text(text) => text.windows,
+            Self::Jsonl(jsonl) => jsonl.windows,
+            Self::Tokens(tokens) => tokens.windows,
+        }
+    }
+}
+
+fn default_name() -> String {
+    "run".to_owned()
+}
+
+const fn default_seed() -> u64 {
+    1337
+}
+
+const fn default_val_fraction() -> f64 {
+    0.1
+}
+
+fn default_field() -> String {
+    "text".to_owned()
+}
+
+/// Writes [`DevicesConfig::Auto`] as the word "auto".
+mod auto_word {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::AutoWord;
+
+    pub fn serialize<S: Serializer>(serializer: S) -> Result<S::Ok, S::Error> {
+        AutoWord::Auto.serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
+        AutoWord::deserialize(deserializer).map(|_| ())
+    }
+}

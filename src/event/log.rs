@@ -1,0 +1,199 @@
+//! The event log: JSON Lines, appended only, torn last lines tolerated.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use super::{Event, Record};
+use crate::base::clock;
+
+/// An event log that can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    #[error("the event log {path}: {source}")]
+    Io { path: PathBuf, source: io::Error },
+    #[error("the event log {path}, line {line}: {message}")]
+    Malformed {
+        path: PathBuf,
+        line: u64,
+        message: String,
+    },
+}
+
+/// Appends records; the only writer of a run's log is its supervisor.
+#[derive(Debug)]
+pub struct LogWriter {
+    file: File,
+    path: PathBuf,
+    next_seq: u64,
+}
+
+impl LogWriter {
+    /// Opens or creates the log, drops a torn last line, and continues its numbering.
+    ///
+    /// # Errors
+    /// The file can't be used, or a line before the last is malformed.
+    pub fn open(path: &Path) -> Result<Self, LogError> {
+        let failed = |source| LogError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .mode(0o600)
+            .open(path)
+            .map_err(failed)?;
+        let mut reader = LogReader::open(path)?;
+        let mut next_seq = 0;
+        while let Some(record) = reader.next_record()? {
+            next_seq = record.seq + 1;
+        }
+        file.set_len(reader.position).map_err(failed)?;
+        let mut writer = Self {
+            file,
+            path: path.to_owned(),
+            next_seq,
+        };
+        writer.file.seek(SeekFrom::End(0)).map_err(failed)?;
+        Ok(writer)
+    }
+
+    /// Writes one event with the next number and the present time.
+    ///
+    /// # Errors
+    /// The line can't be written.
+    pub fn append(&mut self, event: Event) -> Result<Record, LogError> {
+        let record = Record {
+            seq: self.next_seq,
+            time: clock::unix_seconds(),
+            event,
+        };
+        let failed = |source| LogError::Io {
+            path: self.path.clone(),
+            source,
+        };
+        let mut line = serde_json::to_vec(&record).map_err(|error| failed(error.into()))?;
+        line.push(b'\n');
+        self.file.write_all(&line).map_err(failed)?;
+        self.next_seq += 1;
+        Ok(record)
+    }
+}
+
+/// Reads records, also of a log that is being written.
+#[derive(Debug)]
+pub struct LogReader {
+    lines: BufReader<File>,
+    path: PathBuf,
+    /// Byte after the last complete line that was read.
+    position: u64,
+    line: u64,
+    torn: Vec<u8>,
+}
+
+impl LogReader {
+    /// Opens the log at its first record.
+    ///
+    /// # Errors
+    /// The file can't be opened.
+    pub fn open(path: &Path) -> Result<Self, LogError> {
+        let file = File::open(path).map_err(|source| LogError::Io {
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            lines: BufReader::new(file),
+            path: path.to_owned(),
+            position: 0,
+            line: 0,
+            torn: Vec::new(),
+        })
+    }
+
+    /// The next complete record; `None` at the end, where a later call may find more.
+    ///
+    /// # Errors
+    /// The file can't be read, or a complete line is no record.
+    pub fn next_record(&mut self) -> Result<Option<Record>, LogError> {
+        let read = self.lines.by_ref().read_until(b'\n', &mut self.torn);
+        read.map_err(|source| LogError::Io {
+            path: self.path.clone(),
+            source,
+        })?;
+        if self.torn.last() != Some(&b'\n') {
+            return Ok(None);
+        }
+        let line = std::mem::take(&mut self.torn);
+        self.line += 1;
+        let record = serde_json::from_slice(&line).map_err(|error| LogError::Malformed {
+            path: self.path.clone(),
+            line: self.line,
+            message: error.to_string(),
+        })?;
+        self.position += line.len() as u64;
+        Ok(Some(record))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn paused(step: u64) -> Event {
+        Event::Paused { step }
+    }
+
+    #[test]
+    fn numbering_goes_on_after_a_torn_line() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("events.jsonl");
+        let mut writer = LogWriter::open(&path).expect("a new log");
+        writer.append(paused(1)).expect("written");
+        writer.append(paused(2)).expect("written");
+        let mut torn = fs::read(&path).expect("readable");
+        torn.extend(br#"{"seq":2,"ti"#);
+        fs::write(&path, torn).expect("writable");
+
+        LogWriter::open(&path)
+            .expect("reopened")
+            .append(paused(3))
+            .expect("written");
+        let mut reader = LogReader::open(&path).expect("readable");
+        let mut seqs = Vec::new();
+        while let Some(record) = reader.next_record().expect("well-formed") {
+            seqs.push(record.seq);
+        }
+        assert_eq!(seqs, [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_reader_follows_a_growing_log() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("events.jsonl");
+        let mut writer = LogWriter::open(&path).expect("a new log");
+        let mut reader = LogReader::open(&path).expect("readable");
+        assert!(reader.next_record().expect("empty").is_none());
+        writer.append(paused(1)).expect("written");
+        assert!(reader.next_record().expect("one line").is_some());
+        assert!(reader.next_record().expect("no more").is_none());
+    }
+
+    #[test]
+    fn a_broken_line_in_the_middle_is_an_error() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("events.jsonl");
+        fs::write(&path, "garbage\n").expect("writable");
+        assert!(matches!(
+            LogWriter::open(&path),
+            Err(LogError::Malformed { line: 1, .. })
+        ));
+    }
+}

@@ -1,0 +1,12 @@
+//! What a run says and what it can be told.
+//!
+//! [`Event`]s are the single truth about a run: the log is a stream of [`Record`]s, and every view
+//! is a fold of them. [`Control`]s go the other way.
+
+mod control;
+mod log;
+mod record;
+
+pub use control::{Control, ControlReply, ControlRequest};
+pub use log::{LogError, LogReader, LogWriter};
+pub use record::{EVENT_VERSION, Event, Outcome, Phases, Record};

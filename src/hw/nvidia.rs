@@ -1,0 +1,99 @@
+//! The NVIDIA GPUs that CUDA will see, asked of NVML (no CUDA context is made).
+
+use std::{env, path::Path};
+
+use nvml_wrapper::{Device, Nvml, error::NvmlError};
+
+use super::Gpu;
+
+/// Where the driver puts its control node; without it NVML need not be loaded.
+const CONTROL_NODE: &str = "/dev/nvidiactl";
+/// WSL has no control node, but this one.
+const WSL_NODE: &str = "/dev/dxg";
+
+/// Visible GPUs in CUDA's order (by PCI bus), or why there are none.
+pub fn visible_gpus() -> Result<Vec<Gpu>, String> {
+    if !Path::new(CONTROL_NODE).exists() && !Path::new(WSL_NODE).exists() {
+        return Err("no NVIDIA driver is loaded".to_owned());
+    }
+    let nvml = Nvml::init().map_err(|error| format!("NVML: {error}"))?;
+    let driver = nvml
+        .sys_driver_version()
+        .unwrap_or_else(|_| "unknown".to_owned());
+    let mut found = all_by_bus(&nvml, &driver).map_err(|error| format!("NVML: {error}"))?;
+    found.sort_by(|(a, _), (b, _)| a.cmp(b));
+    let gpus: Vec<Gpu> = found.into_iter().map(|(_, gpu)| gpu).collect();
+    match env::var("CUDA_VISIBLE_DEVICES") {
+        Ok(list) => Ok(select(&gpus, &list)),
+        Err(_) => Ok(gpus),
+    }
+}
+
+fn all_by_bus(nvml: &Nvml, driver: &str) -> Result<Vec<(String, Gpu)>, NvmlError> {
+    (0..nvml.device_count()?)
+        .map(|index| {
+            let device = nvml.device_by_index(index)?;
+            Ok((device.pci_info()?.bus_id, describe(&device, driver)?))
+        })
+        .collect()
+}
+
+fn describe(device: &Device<'_>, driver: &str) -> Result<Gpu, NvmlError> {
+    let capability = device.cuda_compute_capability()?;
+    Ok(Gpu {
+        uuid: device.uuid()?,
+        name: device.name()?,
+        memory_bytes: device.memory_info()?.total,
+        compute_capability: [
+            capability.major.unsigned_abs(),
+            capability.minor.unsigned_abs(),
+        ],
+        driver: driver.to_owned(),
+    })
+}
+
+/// Applies `CUDA_VISIBLE_DEVICES`: indices or UUID prefixes; the first invalid entry ends the list, as in CUDA.
+fn select(gpus: &[Gpu], list: &str) -> Vec<Gpu> {
+    list.split(',')
+        .map(|entry| {
+            let entry = entry.trim();
+            match entry.parse::<usize>() {
+                Ok(index) => gpus.get(index),
+                Err(_) => gpus
+                    .iter()
+                    .find(|gpu| !entry.is_empty() && gpu.uuid.starts_with(entry)),
+            }
+        })
+        .map_while(|gpu| gpu.cloned())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn gpu(uuid: &str) -> Gpu {
+        Gpu {
+            uuid: uuid.to_owned(),
+            name: "GPU".to_owned(),
+            memory_bytes: 1,
+            compute_capability: [9, 0],
+            driver: "580".to_owned(),
+        }
+    }
+
+    #[test]
+    fn visible_devices_choose_and_order() {
+        let gpus = [gpu("GPU-aa"), gpu("GPU-bb"), gpu("GPU-cc")];
+        let chosen = |list| {
+            select(&gpus, list)
+                .into_iter()
+                .map(|gpu| gpu.uuid)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(chosen("2,0"), ["GPU-cc", "GPU-aa"]);
+        assert_eq!(chosen("GPU-b"), ["GPU-bb"]);
+        assert_eq!(chosen("0,-1,2"), ["GPU-aa"]);
+        assert!(chosen("").is_empty());
+    }
+}

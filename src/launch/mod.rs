@@ -1,0 +1,3 @@
+//! Running the ranks: the run folder, the supervisor, the worker process.
+
+pub mod folder;

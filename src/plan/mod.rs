@@ -1,0 +1,12 @@
+//! What will happen, decided beforehand and with no tensors: every automatic choice filled in, or
+//! every reason why not.
+
+mod memory;
+mod refusal;
+mod resolve;
+mod types;
+
+pub use memory::MemoryPlan;
+pub use refusal::{PlanError, Refusal, RefusalKind};
+pub use resolve::resolve;
+pub use types::{Communicator, DataSummary, RankPlan, RunPlan, StopPlan, Strategy};
