@@ -5,7 +5,13 @@
 pub mod arch;
 pub mod base;
 pub mod config;
+pub mod dist;
 pub mod event;
 pub mod hw;
 pub mod launch;
+pub mod models;
+pub mod nn;
+pub mod optim;
+pub mod parallel;
 pub mod plan;
+pub mod torch;
