@@ -4,6 +4,7 @@
 
 pub mod arch;
 pub mod base;
+pub mod checkpoint;
 pub mod config;
 pub mod dist;
 pub mod event;

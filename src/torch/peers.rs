@@ -219,8 +219,8 @@ impl fmt::Display for Offer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} (number {}) of {} {:?}",
-            self.operation, self.sequence, self.len, self.kind
+            "{} of {} {:?} (number {})",
+            self.operation, self.len, self.kind, self.sequence
         )
     }
 }
