@@ -49,7 +49,14 @@ pub(super) fn n_train(n: u64, val_fraction: f64) -> u64 {
 }
 
 /// The part of `text` for training and the held-out rest; `n_characters` is the length of both.
-pub(super) fn split(text: &str, n_characters: u64, val_fraction: f64) -> (&str, &str) {
+///
+/// A separator between documents is never cut in two: it goes to the second part.
+pub(super) fn split<'a>(
+    text: &'a str,
+    n_characters: u64,
+    val_fraction: f64,
+    separator: &str,
+) -> (&'a str, &'a str) {
     let n_train = n_train(n_characters, val_fraction) as usize;
     let is_ascii = n_characters == text.len() as u64;
     let at = if is_ascii {
@@ -58,7 +65,13 @@ pub(super) fn split(text: &str, n_characters: u64, val_fraction: f64) -> (&str, 
         let place = text.char_indices().nth(n_train);
         place.map_or(text.len(), |(byte, _)| byte)
     };
-    text.split_at(at)
+    text.split_at(start_of_separator(text, at, separator).unwrap_or(at))
+}
+
+/// Where the occurrence of `separator` starts that the place `at` lies within.
+fn start_of_separator(text: &str, at: usize, separator: &str) -> Option<usize> {
+    let first = (at + 1).saturating_sub(separator.len());
+    (first..at).find(|&start| text.as_bytes()[start..].starts_with(separator.as_bytes()))
 }
 
 fn collect(dir: &'static Dir, files: &mut Vec<(&'static Path, &'static str)>) {
@@ -95,9 +108,18 @@ mod tests {
     fn the_split_counts_characters_as_nanogpt_does() {
         assert_eq!(n_train(1_115_394, 0.1), 1_003_854);
         assert_eq!(n_train(10, 0.2), 8);
-        assert_eq!(split("aébc\u{1F600}", 5, 0.4), ("aéb", "c\u{1F600}"));
-        assert_eq!(split("abcde", 5, 0.4), ("abc", "de"));
-        assert_eq!(split("é", 1, 1e-20), ("é", ""));
+        assert_eq!(split("aébc\u{1F600}", 5, 0.4, "\n"), ("aéb", "c\u{1F600}"));
+        assert_eq!(split("abcde", 5, 0.4, "\n"), ("abc", "de"));
+        assert_eq!(split("é", 1, 1e-20, "\n"), ("é", ""));
+    }
+
+    #[test]
+    fn the_split_keeps_separators_whole() {
+        let split_at = |n_train: u64| {
+            let (train, _) = split("ab<|>cd", 7, 1.0 - n_train as f64 / 7.0 - 1e-9, "<|>");
+            train.len()
+        };
+        assert_eq!([1, 2, 3, 4, 5, 6].map(split_at), [1, 2, 2, 2, 5, 6]);
     }
 
     #[test]

@@ -166,7 +166,7 @@ impl Work<'_> {
         let separator = known.as_ref().map_or(LINE_BREAK, Tokenizer::separator);
         let text = corpus::join(documents, separator);
         let characters = text.chars().count() as u64;
-        let (train, val) = corpus::split(&text, characters, recipe.val_fraction);
+        let (train, val) = corpus::split(&text, characters, recipe.val_fraction, separator);
         let tokenizer = match known {
             Some(tokenizer) => tokenizer,
             None => recipe.tokenizer.with_text(&text, train, self.report)?,
@@ -342,7 +342,7 @@ mod tests {
         let path = place.file("a.txt", "hello wörld, hello wörld!");
         let prepared = place.prepared(&text(&path, TokenizerConfig::Char));
         assert_eq!([prepared.train.len(), prepared.val.len()], [22, 3]);
-        assert_eq!(prepared.vocab_size, 10);
+        assert_eq!(prepared.vocab_size, 11);
         // " !,dehlorwö": the exclamation mark is held out, and has its id all the same.
         assert_eq!(ids(&prepared.val), [6, 3, 1]);
         assert_eq!(whole_text(&prepared), "hello wörld, hello wörld!");
@@ -494,10 +494,10 @@ mod tests {
             TokenizerConfig::File(path.clone()),
         );
         let prepared = place.prepared(&config);
-        // The cut at 90 % of the characters falls before "b".
+        // 90 % of the characters end within the separator, which stays whole.
         assert_eq!(
             [ids(&prepared.train), ids(&prepared.val)],
-            [vec![0, 2], vec![1]]
+            [vec![0], vec![2, 1]]
         );
         fs::remove_file(path).expect("removed");
         let loaded = Tokenizer::load(&prepared.cache.expect("cached").join("tokenizer.json"));

@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic = "range"]
+    #[should_panic = "out of bounds"]
     fn a_part_does_not_read_beyond_its_range() {
         let file = file(&[1, 0, 2, 0, 3, 0]);
         let whole = TokenFile::open(file.path(), TokenWidth::U16, 3).expect("opened");
