@@ -90,7 +90,7 @@ pub(super) fn publish(
     [train, val]: [&Encoded; 2],
     tokenizer: &Tokenizer,
 ) -> Result<Cached, DataError> {
-    let failed = |source| DataError::cache(root, source);
+    let failed = |source| DataError::write(root, source);
     fs::create_dir_all(root).map_err(failed)?;
     remove_stale(root);
     let temporary = temporary_folder(root);
@@ -301,6 +301,6 @@ mod tests {
     fn a_cache_that_cannot_be_written_is_named() {
         let root = tempfile::NamedTempFile::new().expect("file");
         let refused = publish_small(root.path(), 256).expect_err("a file, no folder");
-        assert!(matches!(refused, DataError::Cache { .. }), "{refused}");
+        assert!(matches!(refused, DataError::Write { .. }), "{refused}");
     }
 }

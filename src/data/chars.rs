@@ -22,11 +22,8 @@ impl CharTokenizer {
     pub fn of_text(text: &str) -> Self {
         let seen = cut::at_characters(text)
             .into_par_iter()
-            .map(seen_in)
-            .reduce(
-                || vec![0; CODE_POINTS / 64],
-                |a, b| a.iter().zip(b).map(|(a, b)| a | b).collect(),
-            );
+            .fold(nothing_seen, with_characters)
+            .reduce(nothing_seen, either);
         let is_seen = |c: &char| seen[*c as usize / 64] >> (*c as usize % 64) & 1 == 1;
         Self::new(('\0'..=char::MAX).filter(is_seen).collect())
     }
@@ -85,12 +82,21 @@ impl From<CharTokenizer> for String {
     }
 }
 
-fn seen_in(text: &str) -> Vec<u64> {
-    let mut seen = vec![0u64; CODE_POINTS / 64];
+/// One bit a code point.
+fn nothing_seen() -> Vec<u64> {
+    vec![0; CODE_POINTS / 64]
+}
+
+fn with_characters(mut seen: Vec<u64>, text: &str) -> Vec<u64> {
     for c in text.chars() {
         seen[c as usize / 64] |= 1 << (c as usize % 64);
     }
     seen
+}
+
+fn either(mut a: Vec<u64>, b: Vec<u64>) -> Vec<u64> {
+    a.iter_mut().zip(b).for_each(|(a, b)| *a |= b);
+    a
 }
 
 #[cfg(test)]

@@ -17,7 +17,8 @@ pub(super) fn at_characters(text: &str) -> Vec<&str> {
 /// Cuts before a line break that follows a letter or digit. The word patterns of GPT-2, GPT-4 and
 /// Llama 3 end a word there in any case, so that the tokens are those of the whole text. Where no
 /// such place is near, any line break after a visible character is taken (exact for GPT-2), then a
-/// space between letters, then any character boundary, which may split a word.
+/// space between letters, then any character boundary, which may split a word. A tokenizer that puts
+/// a prefix before every text puts one at every cut, too.
 pub(super) fn at_lines(text: &str) -> Vec<&str> {
     pieces(text, line_cut)
 }

@@ -13,7 +13,7 @@ pub enum DataError {
     #[error("{}: can't be read; check its permissions and that it is a file or a folder", path.display())]
     Read { path: PathBuf, source: io::Error },
 
-    #[error("{}: no text in it; give a file or folder with text", path.display())]
+    #[error("{}: empty; give a file or folder with text or tokens", path.display())]
     Empty { path: PathBuf },
 
     #[error("{}: the folder holds no {wanted} (hidden ones are skipped)", path.display())]
@@ -27,7 +27,7 @@ pub enum DataError {
         path: PathBuf,
         /// Counted from 1.
         line: usize,
-        /// Counted from 1; 0 where the whole line is meant.
+        /// Counted from 1.
         column: usize,
         reason: String,
     },
@@ -116,8 +116,8 @@ pub enum DataError {
         dp_rank: usize,
     },
 
-    #[error("{}: the token cache can't be used; check permissions and free space, or remove the folder", path.display())]
-    Cache { path: PathBuf, source: io::Error },
+    #[error("{}: can't be written; check permissions and free space", path.display())]
+    Write { path: PathBuf, source: io::Error },
 
     #[error("{}: holds {found} bytes where {expected} are due; the file changed or is cut short", path.display())]
     TokenFileLength {
@@ -147,9 +147,9 @@ impl DataError {
         }
     }
 
-    /// Says which part of the cache a failed call concerns.
-    pub(super) fn cache(path: impl Into<PathBuf>, source: io::Error) -> Self {
-        Self::Cache {
+    /// Says which file or folder a failed write concerns.
+    pub(super) fn write(path: impl Into<PathBuf>, source: io::Error) -> Self {
+        Self::Write {
             path: path.into(),
             source,
         }

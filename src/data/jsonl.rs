@@ -35,7 +35,7 @@ fn document(path: &Path, number: usize, line: &str, field: &str) -> Result<Strin
     let value = serde_json::from_str(line)
         .map_err(|error: serde_json::Error| bad(error.column(), without_place(&error)))?;
     let Value::Object(mut object) = value else {
-        return Err(bad(0, format!("it is {}", kind(&value))));
+        return Err(bad(1, format!("it is {}", kind(&value))));
     };
     match object.remove(field) {
         Some(Value::String(text)) => Ok(text),
@@ -96,7 +96,7 @@ mod tests {
                 "{\"text\": ",
                 "d.jsonl:2:9: not a JSON object: EOF while parsing a value",
             ),
-            ("[1]", "d.jsonl:2:0: not a JSON object: it is a list"),
+            ("[1]", "d.jsonl:2:1: not a JSON object: it is a list"),
             (
                 "{\"body\": \"x\"}",
                 "d.jsonl:2: no field \"text\"; the line has \"body\"",

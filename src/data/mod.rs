@@ -38,3 +38,16 @@ pub use progress::Progress;
 pub use token_file::{TokenFile, TokenWidth};
 pub use tokenizer::Tokenizer;
 pub use windows::{EvalWindows, Window, WindowOrder};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_may_share_tokens_and_tokenizers() {
+        const fn is_shared<T: Send + Sync>() {}
+        is_shared::<TokenFile>();
+        is_shared::<Tokenizer>();
+        is_shared::<Prepared>();
+    }
+}

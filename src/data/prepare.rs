@@ -541,7 +541,7 @@ mod tests {
             place.refused(&DataConfig::Tokens(tokens(&path, vocab_size)))
         };
         assert!(refused("odd.bin", vec![1, 0, 2], 9).contains("3 bytes is no whole number"));
-        assert!(refused("empty.bin", vec![], 9).contains("no text in it"));
+        assert!(refused("empty.bin", vec![], 9).contains("empty"));
         let outside = refused("ids.bin", bin([1, 8, 9, 3, 99]), 9);
         assert!(
             outside.contains("token 2 (counted from 0) has id 9"),
@@ -582,14 +582,10 @@ mod tests {
         let refused = |name: &str, content: &[u8]| {
             place.refused(&text(&place.file(name, content), TokenizerConfig::Bytes))
         };
-        assert!(refused("empty.txt", b"").contains("empty.txt: no text in it"));
+        assert!(refused("empty.txt", b"").contains("empty.txt: empty;"));
         assert!(refused("bad.txt", b"ok\xC3(").contains("bad.txt: invalid UTF-8 at byte 2"));
         let blank = place.file("blank.jsonl", "{\"text\": \"\"}\n");
-        assert!(
-            place
-                .refused(&jsonl(&blank, "text"))
-                .contains("no text in it")
-        );
+        assert!(place.refused(&jsonl(&blank, "text")).contains("empty"));
         let path = place.file("a.txt", "text");
         let missing = place.input().join("missing.json");
         let refused = place.refused(&text(&path, TokenizerConfig::File(missing)));

@@ -63,7 +63,7 @@ impl Tokenizer {
     /// # Errors
     /// The file can't be written.
     pub fn save(&self, path: &Path) -> Result<(), DataError> {
-        let failed = |source| DataError::cache(path, source);
+        let failed = |source| DataError::write(path, source);
         let json = serde_json::to_vec(self).map_err(|error| failed(error.into()))?;
         base::fs::replace(path, &json).map_err(failed)
     }
