@@ -22,6 +22,8 @@ mod prepare;
 mod progress;
 mod recipe;
 mod subword;
+#[cfg(test)]
+mod tests;
 mod token_file;
 mod tokenizer;
 mod tokens;
@@ -35,19 +37,7 @@ pub use inspect::{Inspection, inspect};
 pub use loader::Loader;
 pub use prepare::{Prepared, prepare};
 pub use progress::Progress;
+pub use subword::SubwordTokenizer;
 pub use token_file::{TokenFile, TokenWidth};
 pub use tokenizer::Tokenizer;
 pub use windows::{EvalWindows, Window, WindowOrder};
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranks_may_share_tokens_and_tokenizers() {
-        const fn is_shared<T: Send + Sync>() {}
-        is_shared::<TokenFile>();
-        is_shared::<Tokenizer>();
-        is_shared::<Prepared>();
-    }
-}

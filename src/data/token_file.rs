@@ -208,6 +208,12 @@ mod tests {
                 ..
             }
         ));
+        let longer = file(&[1, 0, 2, 0, 3, 0]);
+        let refused = TokenFile::open(longer.path(), TokenWidth::U16, 2).expect_err("long");
+        assert!(matches!(
+            refused,
+            DataError::TokenFileLength { found: 6, .. }
+        ));
         let none = file(&[]);
         assert!(
             TokenFile::open(none.path(), TokenWidth::U16, 0)
