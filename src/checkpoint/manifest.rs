@@ -132,6 +132,9 @@ struct Envelope<'a> {
 }
 
 impl Manifest {
+    /// The version of the layout that this program writes.
+    pub const SCHEMA: u32 = SCHEMA;
+
     /// The text of the manifest's file.
     ///
     /// # Errors

@@ -3,13 +3,10 @@
 use tch::{Device, Kind, Reduction, Tensor};
 
 use super::Weights;
-use crate::torch::TorchError;
+use crate::{data::IGNORED_TARGET, torch::TorchError};
 
 /// GPT-2's epsilon of layer normalisation.
 const LAYER_NORM_EPS: f64 = 1e-5;
-/// Targets with this value don't count.
-pub const IGNORED_TARGET: i64 = -1;
-
 /// `x @ weight + bias` over the last dimension; weight `[in, out]`, bias optional.
 ///
 /// # Errors

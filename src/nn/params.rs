@@ -157,14 +157,17 @@ impl ParamStore {
         Ok(())
     }
 
-    /// Zeroes the gradients that no backward pass of this step reached.
+    /// Zeroes the gradients of a run of segments that no backward pass of this step reached.
     ///
     /// # Errors
     /// Whatever libtorch throws.
-    pub fn zero_unfilled(&mut self) -> Result<(), TorchError> {
-        for (view, filled) in self.grad_views.iter_mut().zip(&mut self.filled) {
-            if !std::mem::replace(filled, true) {
-                let _ = view.f_zero_()?;
+    pub fn zero_unfilled(&mut self, segments: Range<usize>) -> Result<(), TorchError> {
+        for &entry in self.segments[segments]
+            .iter()
+            .flat_map(|segment| &segment.own)
+        {
+            if !std::mem::replace(&mut self.filled[entry], true) {
+                let _ = self.grad_views[entry].f_zero_()?;
             }
         }
         Ok(())
@@ -428,7 +431,9 @@ mod tests {
             store.begin_step();
             store.take_grad(0, &ones).expect("taken");
             store.take_grad(0, &ones).expect("taken");
-            store.zero_unfilled().expect("zeroed");
+            store
+                .zero_unfilled(0..store.segments.len())
+                .expect("zeroed");
             assert_eq!(
                 store.grads().sum(Kind::Float).double_value(&[]),
                 2.0 * 84.0,
