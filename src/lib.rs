@@ -6,6 +6,8 @@ pub mod arch;
 pub mod base;
 pub mod config;
 pub mod event;
+pub mod headless;
 pub mod hw;
 pub mod launch;
 pub mod plan;
+pub mod store;
