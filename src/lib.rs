@@ -5,6 +5,7 @@
 pub mod arch;
 pub mod base;
 pub mod config;
+pub mod data;
 pub mod event;
 pub mod headless;
 pub mod hw;

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::memory::MemoryPlan;
-use crate::{arch::ModelShape, config::Precision, hw::Device};
+use crate::{arch::ModelShape, config::Precision, data::Prepared, hw::Device};
 
 /// What will happen in a run; written to `plan.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -107,4 +107,15 @@ pub struct DataSummary {
     pub vocab_size: usize,
     /// Changes whenever the token streams change.
     pub fingerprint: String,
+}
+
+impl From<&Prepared> for DataSummary {
+    fn from(prepared: &Prepared) -> Self {
+        Self {
+            train_tokens: prepared.train.len(),
+            val_tokens: prepared.val.len(),
+            vocab_size: prepared.vocab_size,
+            fingerprint: prepared.fingerprint.clone(),
+        }
+    }
 }
