@@ -17,6 +17,7 @@ mod step;
 
 pub use device::RankDevice;
 pub use error::EngineError;
+pub use evaluate::{Evaluated, evaluate};
 pub use generate::generate;
 pub use inject::Injection;
 pub use rank::Finish;

@@ -1,6 +1,13 @@
 //! The run folder: the interface between all processes of a run.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::File,
+    io,
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
+};
+
+const CONTROL_SOCKET: &str = "control.sock";
 
 /// The paths inside one run's folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +69,28 @@ impl RunFolder {
     }
 
     pub fn control_socket(&self) -> PathBuf {
-        self.root.join("control.sock")
+        self.root.join(CONTROL_SOCKET)
+    }
+
+    /// Whether a published checkpoint lies here; whether it is sound, only loading it tells.
+    pub fn has_checkpoint(&self) -> bool {
+        let Ok(entries) = std::fs::read_dir(self.checkpoints()) else {
+            return false;
+        };
+        entries
+            .flatten()
+            .any(|entry| entry.file_name().to_string_lossy().starts_with("step-"))
+    }
+
+    /// The socket's path by way of the folder's descriptor: a socket path is limited to 107 bytes.
+    ///
+    /// Holds as long as the returned folder stays open.
+    ///
+    /// # Errors
+    /// The folder can't be opened.
+    pub fn short_socket_path(&self) -> io::Result<(File, PathBuf)> {
+        let folder = File::open(&self.root)?;
+        let path = format!("/proc/self/fd/{}/{CONTROL_SOCKET}", folder.as_raw_fd());
+        Ok((folder, path.into()))
     }
 }

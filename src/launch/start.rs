@@ -1,0 +1,188 @@
+//! From a front to a running supervisor.
+
+use std::{
+    env,
+    fs::{self, OpenOptions},
+    io::{self, BufRead, BufReader},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use super::{LaunchError, RunFolder, names, supervisor::Begin, worker_program};
+use crate::{
+    base::fs::replace,
+    config::{self, RunConfig},
+    plan::RunPlan,
+};
+
+/// The schema lies beside the runs, so that an editor finds it from any of them.
+const SCHEMA_FILE: &str = "config.schema.json";
+
+/// Makes the run folder of a new run and writes what it is to do.
+///
+/// # Errors
+/// No worker, a name that is taken or can't be one, a folder that can't be written.
+pub fn create(
+    runs_dir: &Path,
+    wanted: &names::Wanted,
+    config: &RunConfig,
+    plan: &RunPlan,
+) -> Result<RunFolder, LaunchError> {
+    worker_program::find()?;
+    let folder = names::take(runs_dir, wanted)?;
+    write_schema(runs_dir)?;
+    write_intent(&folder, config, plan)?;
+    Ok(folder)
+}
+
+/// Writes `config.json` and `plan.json`.
+///
+/// # Errors
+/// A file can't be written.
+pub fn write_intent(
+    folder: &RunFolder,
+    config: &RunConfig,
+    plan: &RunPlan,
+) -> Result<(), LaunchError> {
+    let mut config = config.clone();
+    config.name = folder.name();
+    config.schema = Some(format!("../{SCHEMA_FILE}"));
+    write_json(&folder.config(), &config)?;
+    write_json(&folder.plan(), plan)
+}
+
+/// Starts a supervisor of the folder and waits until it has taken the run.
+///
+/// The supervisor leads a session of its own: it outlives this process. Its exit code is the run's.
+///
+/// # Errors
+/// The supervisor's own reason for not taking the run.
+pub fn supervise(folder: &RunFolder, begin: Begin) -> Result<Child, LaunchError> {
+    let failed = |source| LaunchError::Io {
+        what: "the supervisor of",
+        path: folder.root().to_owned(),
+        source,
+    };
+    let mut child = command(folder, begin)
+        .and_then(|mut command| command.spawn())
+        .map_err(failed)?;
+    let mut answer = String::new();
+    if let Some(stdout) = child.stdout.take() {
+        BufReader::new(stdout)
+            .read_line(&mut answer)
+            .map_err(failed)?;
+    }
+    match Answer::parse(&answer) {
+        Answer::Ready => Ok(child),
+        Answer::Refused { code, message } => {
+            let _ = child.wait();
+            Err(LaunchError::Supervisor { code, message })
+        }
+    }
+}
+
+fn command(folder: &RunFolder, begin: Begin) -> io::Result<Command> {
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(folder.worker_log())?;
+    let mut command = Command::new(env::current_exe()?);
+    command
+        .arg("supervise")
+        .arg(fs::canonicalize(folder.root())?)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log);
+    if begin == Begin::Resume {
+        command.arg("--resume");
+    }
+    Ok(command)
+}
+
+/// The one line that a supervisor says to whom started it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Ready,
+    Refused { code: u8, message: String },
+}
+
+impl Answer {
+    /// As one line, without its end.
+    pub fn line(&self) -> String {
+        match self {
+            Self::Ready => "ready".to_owned(),
+            Self::Refused { code, message } => {
+                format!("error {code} {}", message.replace('\n', "; "))
+            }
+        }
+    }
+
+    /// Reads [`Answer::line`]; anything else means that the supervisor died before it could speak.
+    pub fn parse(line: &str) -> Self {
+        let line = line.trim_end();
+        if line == "ready" {
+            return Self::Ready;
+        }
+        let refused = line
+            .strip_prefix("error ")
+            .and_then(|rest| rest.split_once(' '));
+        match refused.and_then(|(code, message)| Some((code.parse().ok()?, message))) {
+            Some((code, message)) => Self::Refused {
+                code,
+                message: message.to_owned(),
+            },
+            None => Self::Refused {
+                code: 70,
+                message: "the supervisor died before it took the run; worker.log may say why"
+                    .to_owned(),
+            },
+        }
+    }
+}
+
+fn write_schema(runs_dir: &Path) -> Result<(), LaunchError> {
+    let path = runs_dir.join(SCHEMA_FILE);
+    let schema = config::json_schema();
+    if fs::read_to_string(&path).is_ok_and(|present| present == schema) {
+        return Ok(());
+    }
+    replace(&path, schema.as_bytes()).map_err(LaunchError::io("the schema", path))
+}
+
+fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), LaunchError> {
+    let failed = LaunchError::io("writing", path);
+    let mut text = match serde_json::to_string_pretty(value) {
+        Ok(text) => text,
+        Err(error) => return Err(failed(error.into())),
+    };
+    text.push('\n');
+    replace(path, text.as_bytes()).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_survive_their_line() {
+        let refused = Answer::Refused {
+            code: 4,
+            message: "no worker".to_owned(),
+        };
+        for answer in [Answer::Ready, refused] {
+            assert_eq!(Answer::parse(&format!("{}\n", answer.line())), answer);
+        }
+    }
+
+    #[test]
+    fn silence_is_a_dead_supervisor() {
+        for line in ["", "garbage", "error x y", "error 300 y"] {
+            assert!(
+                matches!(Answer::parse(line), Answer::Refused { code: 70, .. }),
+                "{line}"
+            );
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Why a worker died, in words.
+
+use std::{
+    fs::File,
+    io::{Read, Seek, SeekFrom},
+    os::unix::process::ExitStatusExt,
+    path::Path,
+    process::ExitStatus,
+};
+
+use signal_hook::consts::{SIGABRT, SIGBUS, SIGILL, SIGKILL, SIGSEGV};
+
+/// Bytes of worker.log's end that are searched for a last line.
+const TAIL_BYTES: u64 = 16 << 10;
+/// Characters of a line that an event quotes.
+const QUOTE_CHARS: usize = 240;
+
+/// A worker's death as the supervisor saw it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cause {
+    pub text: String,
+    /// Whether starting again may help.
+    pub retry: bool,
+    /// The run's exit code if it ends of this.
+    pub code: u8,
+}
+
+/// Names the cause of an exit that no last event announced.
+///
+/// `out_of_memory`: the kernel counted a kill while the worker lived. `last_line`: of worker.log.
+pub fn of_exit(status: ExitStatus, out_of_memory: bool, last_line: Option<&str>) -> Cause {
+    let quoted = last_line
+        .map(|line| format!(": {line}"))
+        .unwrap_or_default();
+    if let Some(signal) = status.signal() {
+        return Cause {
+            text: of_signal(signal, out_of_memory, &quoted),
+            retry: true,
+            code: 1,
+        };
+    }
+    let code = status.code().unwrap_or_default();
+    let (text, retry, code) = match code {
+        0 => ("the worker left without its last event".to_owned(), true, 1),
+        101 => (format!("a panic (exit code 101){quoted}"), true, 1),
+        // The dynamic loader's: a library is missing.
+        127 => (
+            format!("the worker could not be loaded (exit code 127){quoted}"),
+            false,
+            4,
+        ),
+        2 => (
+            format!("the worker refused its config (exit code 2){quoted}"),
+            false,
+            2,
+        ),
+        3 => (
+            format!("the plan does not fit (exit code 3){quoted}"),
+            false,
+            3,
+        ),
+        4 => (
+            format!("a driver, device or library is missing (exit code 4){quoted}"),
+            false,
+            4,
+        ),
+        5 => (
+            format!("the data can't be read (exit code 5){quoted}"),
+            false,
+            5,
+        ),
+        _ => (format!("exit code {code}{quoted}"), true, 1),
+    };
+    Cause { text, retry, code }
+}
+
+fn of_signal(signal: i32, out_of_memory: bool, quoted: &str) -> String {
+    let name = signal_hook::low_level::signal_name(signal).unwrap_or("unnamed");
+    let killed = format!("killed by signal {signal} ({name})");
+    match signal {
+        SIGKILL if out_of_memory => format!("{killed}: the kernel's out-of-memory killer acted"),
+        SIGKILL => killed,
+        SIGABRT => format!("{killed}, an abort or an uncaught C++ exception{quoted}"),
+        SIGSEGV => format!("{killed}, an access to memory that is not its own{quoted}"),
+        SIGBUS => format!(
+            "{killed}, an access to a file that became shorter, or to broken memory{quoted}"
+        ),
+        SIGILL => format!("{killed}, an instruction that this processor does not have{quoted}"),
+        _ => format!("{killed}{quoted}"),
+    }
+}
+
+/// The last line with text that was written to a log from byte `from` on, shortened, without control characters.
+pub fn last_line(log: &Path, from: u64) -> Option<String> {
+    let mut file = File::open(log).ok()?;
+    let end = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(from.max(end.saturating_sub(TAIL_BYTES))))
+        .ok()?;
+    let mut tail = Vec::new();
+    file.take(TAIL_BYTES).read_to_end(&mut tail).ok()?;
+    let tail = String::from_utf8_lossy(&tail);
+    let line = tail.lines().rev().find(|line| !line.trim().is_empty())?;
+    let plain = line.trim().chars().filter(|c| !c.is_control());
+    Some(plain.take(QUOTE_CHARS).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn signal(raw: i32) -> ExitStatus {
+        ExitStatus::from_raw(raw)
+    }
+
+    fn exit(code: i32) -> ExitStatus {
+        ExitStatus::from_raw(code << 8)
+    }
+
+    #[test]
+    fn signals_are_named() {
+        assert_eq!(
+            of_exit(signal(9), false, Some("x")).text,
+            "killed by signal 9 (SIGKILL)"
+        );
+        let oom = of_exit(signal(9), true, None).text;
+        assert!(oom.contains("out-of-memory killer"), "{oom}");
+        let abort = of_exit(signal(6), true, Some("what(): bad size")).text;
+        assert!(
+            abort.contains("SIGABRT") && abort.ends_with("what(): bad size"),
+            "{abort}"
+        );
+        assert!(of_exit(signal(11), false, None).text.contains("SIGSEGV"));
+    }
+
+    #[test]
+    fn what_starting_again_cannot_help_is_not_retried() {
+        for (code, out) in [(2, 2), (3, 3), (4, 4), (5, 5), (127, 4)] {
+            let cause = of_exit(exit(code), false, Some("why"));
+            assert_eq!((cause.retry, cause.code), (false, out));
+            assert!(cause.text.ends_with("why"), "{}", cause.text);
+        }
+        for code in [0, 1, 101, 70] {
+            assert!(of_exit(exit(code), false, None).retry, "{code}");
+        }
+    }
+
+    #[test]
+    fn the_last_line_is_this_workers_and_plain() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let log = folder.path().join("worker.log");
+        fs::write(&log, "old\n").expect("written");
+        assert_eq!(last_line(&log, 4), None);
+        fs::write(&log, "old\nnew \x1b[31mred\n\n").expect("written");
+        assert_eq!(last_line(&log, 4).as_deref(), Some("new [31mred"));
+        fs::write(&log, format!("{}\nend", "é".repeat(40_000))).expect("written");
+        assert_eq!(last_line(&log, 0).as_deref(), Some("end"));
+    }
+}

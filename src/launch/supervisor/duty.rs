@@ -1,0 +1,449 @@
+//! The supervisor's loop: a worker's life after the other until the run has ended.
+
+use std::{
+    path::PathBuf,
+    process::ExitStatus,
+    sync::mpsc::SyncSender,
+    time::{Duration, Instant},
+};
+
+use signal_hook::consts::SIGINT;
+
+use super::{
+    Begin, Input, Inputs,
+    cause::{self, Cause},
+    journal::Journal,
+    oom::OomKills,
+    restarts::Restarts,
+    server::Server,
+    worker::{From, Task, Worker},
+};
+use crate::{
+    event::{Control, ControlReply, Event, Outcome},
+    launch::{RunFolder, lock::RunLock},
+};
+
+/// Time that a worker has to leave after its last event, or after a fault.
+const LEAVE: Duration = Duration::from_secs(5);
+/// Time that a worker has to leave after an order to end at once.
+const LEAVE_AT_ONCE: Duration = Duration::from_secs(1);
+/// The loop's longest nap.
+const NAP: Duration = Duration::from_secs(60);
+
+const STOPPING: &str = "finishing the step and saving a checkpoint; another stop ends it at once";
+const ENDING: &str = "ending at once; what came after the last checkpoint is lost";
+
+/// What a supervisor works with.
+pub struct Means {
+    pub folder: RunFolder,
+    pub program: PathBuf,
+    pub begin: Begin,
+    pub journal: Journal,
+    pub restarts: Restarts,
+    pub inputs: Inputs,
+    pub sender: SyncSender<Input>,
+    pub _lock: RunLock,
+    pub _server: Server,
+}
+
+/// One supervisor's work.
+pub struct Duty {
+    means: Means,
+    wish: Wish,
+    paused: bool,
+    signal: Option<i32>,
+}
+
+/// What the user wants of the run; it only ever grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Wish {
+    GoOn,
+    Stop,
+    Kill,
+}
+
+/// What was heard of one worker's life.
+#[derive(Default)]
+struct Heard {
+    last_words: Option<Ending>,
+    fault: Option<Cause>,
+    garbage: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Ending {
+    outcome: Outcome,
+    step: u64,
+    reason: String,
+    /// Of a failed run.
+    code: u8,
+}
+
+/// What follows a worker's death.
+enum Next {
+    End(Ending),
+    Again { cause: String, after: Duration },
+}
+
+impl Duty {
+    pub const fn new(means: Means) -> Self {
+        Self {
+            means,
+            wish: Wish::GoOn,
+            paused: false,
+            signal: None,
+        }
+    }
+
+    /// Brings the run to its end and returns the exit code.
+    pub fn fulfil(mut self) -> u8 {
+        let mut cause = (self.means.begin == Begin::Resume).then(|| "resumed".to_owned());
+        loop {
+            match self.worker_life(cause.take()) {
+                Next::End(ending) => return self.end(ending),
+                Next::Again { cause: why, after } => {
+                    self.wait(after);
+                    if self.wish > Wish::GoOn {
+                        return self.end_without_worker();
+                    }
+                    cause = Some(why);
+                }
+            }
+        }
+    }
+
+    fn worker_life(&mut self, cause: Option<String>) -> Next {
+        let kills_before = OomKills::count();
+        let Some(from) = self.whence(cause.is_some()) else {
+            return self.fail("no checkpoint is left in the run folder".to_owned(), 1);
+        };
+        let task = Task { from, cause };
+        let Means {
+            program,
+            folder,
+            sender,
+            ..
+        } = &self.means;
+        let mut worker = match Worker::spawn(program, folder, &task, sender.clone()) {
+            Ok(worker) => worker,
+            Err(error) => {
+                let reason = format!("the worker {} can't be started: {error}", program.display());
+                return self.fail(reason, 4);
+            }
+        };
+        self.repeat_wishes(&mut worker);
+        let mut heard = Heard::default();
+        let status = self.attend(&mut worker, &mut heard);
+        self.judge(&worker, heard, status, kills_before)
+    }
+
+    /// Where the next worker starts; `None` rather than silently from scratch.
+    fn whence(&self, again: bool) -> Option<From> {
+        if again && self.means.folder.has_checkpoint() {
+            return Some(From::Checkpoint);
+        }
+        let lost = self.means.journal.state().newest_checkpoint().is_some();
+        let promised = self.means.begin == Begin::Resume || lost;
+        (!promised).then_some(From::Fresh)
+    }
+
+    /// A worker that starts late has missed what was asked before.
+    fn repeat_wishes(&self, worker: &mut Worker) {
+        if self.paused {
+            worker.tell(Control::Pause);
+        }
+        if self.wish >= Wish::Stop {
+            worker.tell(Control::Stop);
+        }
+    }
+
+    /// Serves inputs until the worker is gone.
+    fn attend(&mut self, worker: &mut Worker, heard: &mut Heard) -> Option<ExitStatus> {
+        loop {
+            let due = [worker.deadline(), self.means.journal.next_tick()]
+                .into_iter()
+                .flatten()
+                .min();
+            match self.next_input(due) {
+                Some(Input::Said(event)) => self.hear(event, worker, heard),
+                Some(Input::Garbage(text)) => self.hear_garbage(&text, heard),
+                Some(Input::HungUp) => worker.leave_within(LEAVE),
+                Some(Input::Exited(status)) => return status.ok(),
+                Some(Input::Asked(request, reply)) => {
+                    let _ = reply.send(self.obey(request.control, Some(worker)));
+                }
+                Some(Input::Signal(signal)) => self.obey_signal(signal, Some(worker)),
+                None => {}
+            }
+            worker.kill_if_overdue();
+            self.means.journal.tick();
+        }
+    }
+
+    /// `None` when `due` came first.
+    fn next_input(&self, due: Option<Instant>) -> Option<Input> {
+        let nap = due.map_or(NAP, |due| {
+            due.saturating_duration_since(Instant::now()).min(NAP)
+        });
+        // A sender is kept in `means`: the channel never closes.
+        self.means.inputs.recv_timeout(nap).ok()
+    }
+
+    fn hear(&mut self, event: Event, worker: &mut Worker, heard: &mut Heard) {
+        match &event {
+            // Written when the worker is gone: nothing may follow it.
+            Event::Ended {
+                outcome,
+                step,
+                reason,
+            } => {
+                heard.last_words = Some(Ending {
+                    outcome: *outcome,
+                    step: *step,
+                    reason: reason.clone(),
+                    code: 1,
+                });
+                worker.leave_within(LEAVE);
+                return;
+            }
+            // A run is the supervisor's to announce.
+            Event::Run { .. } => return,
+            Event::Fault {
+                rank,
+                step,
+                operation,
+                cause,
+                retry,
+            } => {
+                heard.fault.get_or_insert_with(|| Cause {
+                    text: format!("rank {rank} failed at step {step} in {operation}: {cause}"),
+                    retry: *retry,
+                    code: 1,
+                });
+                worker.leave_within(LEAVE);
+            }
+            Event::Checkpoint { .. } => self.means.restarts.checkpointed(),
+            _ => {}
+        }
+        self.means.journal.note(event);
+    }
+
+    fn hear_garbage(&mut self, text: &str, heard: &mut Heard) {
+        if !std::mem::replace(&mut heard.garbage, true) {
+            self.warn(format!(
+                "the worker said something that is no event: {text}"
+            ));
+        }
+    }
+
+    fn warn(&mut self, text: String) {
+        self.means.journal.note(Event::Warning { text, rank: None });
+    }
+
+    fn obey_signal(&mut self, signal: i32, worker: Option<&mut Worker>) {
+        self.signal.get_or_insert(signal);
+        self.obey(Control::Stop, worker);
+    }
+
+    fn obey(&mut self, control: Control, worker: Option<&mut Worker>) -> ControlReply {
+        let wish = match (control, self.wish) {
+            (Control::Stop, Wish::GoOn) => Wish::Stop,
+            (Control::Stop, _) | (Control::Kill, _) => Wish::Kill,
+            (_, Wish::Stop | Wish::Kill) => return reply(false, "the run is ending"),
+            (Control::Pause, _) => {
+                self.paused = true;
+                Wish::GoOn
+            }
+            (Control::Continue, _) => {
+                self.paused = false;
+                Wish::GoOn
+            }
+            (Control::Checkpoint, _) => Wish::GoOn,
+        };
+        self.wish = self.wish.max(wish);
+        if let Some(worker) = worker {
+            tell(worker, control, self.wish);
+        }
+        match self.wish {
+            Wish::Kill => reply(true, ENDING),
+            Wish::Stop => reply(true, STOPPING),
+            Wish::GoOn => reply(true, promise(control)),
+        }
+    }
+
+    fn judge(
+        &mut self,
+        worker: &Worker,
+        heard: Heard,
+        status: Option<ExitStatus>,
+        kills_before: OomKills,
+    ) -> Next {
+        let seen = self.cause_of(worker, &heard, status, kills_before);
+        if let Some(ending) = heard.last_words {
+            if !status.is_some_and(|status| status.success()) && ending.outcome != Outcome::Failed {
+                self.warn(format!(
+                    "after its last event the worker was not well: {}",
+                    seen.text
+                ));
+            }
+            return Next::End(ending);
+        }
+        if self.wish == Wish::Kill {
+            let step = self.means.journal.state().step;
+            return Next::End(killed(step));
+        }
+        let Cause { text, retry, code } = heard.fault.unwrap_or(seen);
+        if self.wish == Wish::Stop {
+            return self.fail(format!("while stopping: {text}"), code);
+        }
+        if !retry {
+            return self.fail(text, code);
+        }
+        self.restart_or_fail(text)
+    }
+
+    fn cause_of(
+        &self,
+        worker: &Worker,
+        heard: &Heard,
+        status: Option<ExitStatus>,
+        kills_before: OomKills,
+    ) -> Cause {
+        let Some(status) = status else {
+            return died("it can't be waited for");
+        };
+        if worker.was_overdue() && heard.last_words.is_some() {
+            return died("it did not leave within 5 s and was killed");
+        }
+        if worker.was_overdue() {
+            return died("it closed its socket, did not leave within 5 s and was killed");
+        }
+        let out_of_memory = OomKills::count().rose_since(kills_before);
+        let last_line = cause::last_line(&self.means.folder.worker_log(), worker.log_from);
+        cause::of_exit(status, out_of_memory, last_line.as_deref())
+    }
+
+    fn restart_or_fail(&mut self, cause: String) -> Next {
+        let restarts = &mut self.means.restarts;
+        let Some(after) = restarts.take() else {
+            let reason = match restarts.max() {
+                0 => cause,
+                n => format!("{cause}; gave up after {n} restart(s) without a new checkpoint"),
+            };
+            return self.fail(reason, 1);
+        };
+        let count = format!("restart {} of {}", restarts.used(), restarts.max());
+        let step = self.means.journal.state().step;
+        let place = match self.means.journal.state().newest_checkpoint() {
+            Some(checkpoint) => format!("from the checkpoint at step {}", checkpoint.step),
+            None => "from the start, there is no checkpoint yet".to_owned(),
+        };
+        self.warn(format!(
+            "the worker died after step {step}: {cause}; {count}, {place}"
+        ));
+        Next::Again { cause, after }
+    }
+
+    fn fail(&self, reason: String, code: u8) -> Next {
+        Next::End(Ending {
+            outcome: Outcome::Failed,
+            step: self.means.journal.state().step,
+            reason,
+            code,
+        })
+    }
+
+    /// Lets time pass between two workers, with an ear for the user.
+    fn wait(&mut self, time: Duration) {
+        let until = Instant::now() + time;
+        while self.wish == Wish::GoOn && Instant::now() < until {
+            match self.next_input(Some(until)) {
+                Some(Input::Asked(request, reply)) => {
+                    let _ = reply.send(self.obey(request.control, None));
+                }
+                Some(Input::Signal(signal)) => self.obey_signal(signal, None),
+                _ => {}
+            }
+            self.means.journal.tick();
+        }
+    }
+
+    fn end_without_worker(self) -> u8 {
+        let step = self
+            .means
+            .journal
+            .state()
+            .newest_checkpoint()
+            .map(|checkpoint| checkpoint.step);
+        let ending = match step {
+            Some(step) if self.wish == Wish::Stop && self.means.folder.has_checkpoint() => Ending {
+                outcome: Outcome::Stopped,
+                step,
+                reason: "stopped on request, between two workers".to_owned(),
+                code: 1,
+            },
+            _ => killed(self.means.journal.state().step),
+        };
+        self.end(ending)
+    }
+
+    fn end(mut self, ending: Ending) -> u8 {
+        let code = match ending.outcome {
+            Outcome::Completed => 0,
+            Outcome::Stopped => 75,
+            Outcome::Failed => ending.code,
+            Outcome::Killed if self.signal == Some(SIGINT) => 130,
+            Outcome::Killed => 143,
+        };
+        self.means.journal.note(Event::Ended {
+            outcome: ending.outcome,
+            step: ending.step,
+            reason: ending.reason,
+        });
+        self.means.journal.close();
+        code
+    }
+}
+
+fn tell(worker: &mut Worker, control: Control, wish: Wish) {
+    if wish == Wish::Kill {
+        worker.tell(Control::Kill);
+        worker.leave_within(LEAVE_AT_ONCE);
+    } else {
+        worker.tell(control);
+    }
+}
+
+fn killed(step: u64) -> Ending {
+    Ending {
+        outcome: Outcome::Killed,
+        step,
+        reason: "killed on request".to_owned(),
+        code: 1,
+    }
+}
+
+fn died(text: &str) -> Cause {
+    Cause {
+        text: text.to_owned(),
+        retry: true,
+        code: 1,
+    }
+}
+
+fn reply(accepted: bool, message: &str) -> ControlReply {
+    ControlReply {
+        accepted,
+        message: message.to_owned(),
+    }
+}
+
+const fn promise(control: Control) -> &'static str {
+    match control {
+        Control::Checkpoint => "saving a checkpoint after this step",
+        Control::Pause => "holding after this step",
+        Control::Continue => "going on",
+        Control::Stop => STOPPING,
+        Control::Kill => ENDING,
+    }
+}

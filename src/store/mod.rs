@@ -1,0 +1,14 @@
+//! What is known of a run: a pure fold of its events.
+//!
+//! The supervisor writes the fold to `state.json`; every view folds the same events with the same code.
+
+mod pace;
+mod read;
+mod state;
+
+pub use pace::Pace;
+pub use read::{StoreError, fold_log, read_state};
+pub use state::{
+    CheckpointSeen, Ending, EvalPoint, LastStep, Preparation, RunState, STATE_VERSION, SampleText,
+    Status,
+};
