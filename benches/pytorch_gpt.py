@@ -114,7 +114,7 @@ class Mlp(nn.Module):
         self.c_proj = nn.Linear(4 * args.d_model, args.d_model, bias=args.bias)
 
     def forward(self, x_btd):
-        return self.c_proj(F.gelu(self.c_fc(x_btd)))
+        return self.c_proj(F.gelu(self.c_fc(x_btd), approximate="tanh"))
 
 
 class Block(nn.Module):

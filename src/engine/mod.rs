@@ -15,6 +15,7 @@ mod run;
 mod save;
 mod step;
 
+pub use clock::StepClock;
 pub use device::RankDevice;
 pub use error::EngineError;
 pub use evaluate::{Evaluated, evaluate};
@@ -22,4 +23,4 @@ pub use generate::generate;
 pub use inject::Injection;
 pub use rank::Finish;
 pub use run::{Ending, Job, run};
-pub use step::Stepper;
+pub use step::{Backward, Stepper};

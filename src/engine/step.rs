@@ -10,6 +10,8 @@ use super::{
     clock::{Phase, StepClock},
 };
 use crate::{
+    arch::ModelShape,
+    config::Precision,
     data::HostBatch,
     dist::Communicator,
     models::{self, Context, Dropout, Segment},
@@ -42,7 +44,7 @@ pub struct Backward<'a> {
 }
 
 impl Stepper {
-    /// Builds the model with its initial weights.
+    /// Builds a plan's model with its initial weights.
     ///
     /// # Errors
     /// The device has no room.
@@ -52,8 +54,23 @@ impl Stepper {
         device: RankDevice,
         reduces_by_bucket: bool,
     ) -> Result<Self, TorchError> {
-        let specs = plan.model.segments();
-        let store = ParamStore::new(&specs, plan.precision, seed, device.device)?;
+        let bucket_bytes = plan.bucket_bytes.filter(|_| reduces_by_bucket);
+        Self::of_model(&plan.model, plan.precision, seed, device, bucket_bytes)
+    }
+
+    /// Builds a model with its initial weights, cut into spans of at least `bucket_bytes` of gradients.
+    ///
+    /// # Errors
+    /// The device has no room.
+    pub fn of_model(
+        model: &ModelShape,
+        precision: Precision,
+        seed: u64,
+        device: RankDevice,
+        bucket_bytes: Option<u64>,
+    ) -> Result<Self, TorchError> {
+        let specs = model.segments();
+        let store = ParamStore::new(&specs, precision, seed, device.device)?;
         let element = store.grads().kind().elt_size_in_bytes() as u64;
         let bytes: Vec<u64> = specs
             .iter()
@@ -65,9 +82,9 @@ impl Stepper {
                     .sum()
             })
             .collect();
-        let spans = parallel::spans(&bytes, plan.bucket_bytes.filter(|_| reduces_by_bucket));
+        let spans = parallel::spans(&bytes, bucket_bytes);
         Ok(Self {
-            segments: models::build(&plan.model),
+            segments: models::build(model),
             spans,
             store,
             device,

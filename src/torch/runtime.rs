@@ -55,7 +55,10 @@ pub fn load_cuda(libtorch_lib: Option<&Path>) -> Result<(), TorchError> {
                 std::mem::forget(library);
                 return Ok(());
             }
-            Err(error) => last = error.to_string(),
+            Err(error) => {
+                last =
+                    std::error::Error::source(&error).map_or(error.to_string(), ToString::to_string)
+            }
         }
     }
     Err(TorchError::new(&last))

@@ -89,7 +89,7 @@ def logits_of(p, tokens_bt):
     for layer in range(N_LAYER):
         h = f"h.{layer}"
         x = x + attention(layer_norm(x, p, f"{h}.ln_1"), p, f"{h}.attn")
-        hidden = F.gelu(linear(layer_norm(x, p, f"{h}.ln_2"), p, f"{h}.mlp.c_fc"))
+        hidden = F.gelu(linear(layer_norm(x, p, f"{h}.ln_2"), p, f"{h}.mlp.c_fc"), approximate="tanh")
         x = x + linear(hidden, p, f"{h}.mlp.c_proj")
     return layer_norm(x, p, "ln_f") @ p["wte.weight"].T
 
@@ -137,7 +137,7 @@ def make():
         "torch": torch.__version__,
         "model": {
             "vocab_size": VOCAB_SIZE, "seq_len": SEQ_LEN, "d_model": D_MODEL, "n_layer": N_LAYER, "n_head": N_HEAD,
-            "bias": True, "tied_head": True, "layer_norm_eps": LN_EPS, "gelu": "erf",
+            "bias": True, "tied_head": True, "layer_norm_eps": LN_EPS, "gelu": "tanh",
         },
         "optimizer": {
             "adamw": {"lr": LR, "betas": BETAS, "eps": ADAM_EPS, "weight_decay": WEIGHT_DECAY, "clip": CLIP},
