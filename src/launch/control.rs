@@ -26,7 +26,9 @@ pub fn send(folder: &RunFolder, control: Control) -> Result<ControlReply, Launch
     };
     let (_open, path) = folder.short_socket_path().map_err(failed)?;
     let stream = UnixStream::connect(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => LaunchError::NotRunning { name: folder.name() },
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => LaunchError::NotRunning {
+            name: folder.name(),
+        },
         _ => failed(error),
     })?;
     exchange(stream, control).map_err(failed)

@@ -12,12 +12,18 @@ pub fn runs_dir() -> PathBuf {
     if let Some(folder) = env::var_os(RUNS_DIR_VARIABLE).filter(|folder| !folder.is_empty()) {
         return folder.into();
     }
-    project().map_or_else(|| PathBuf::from("runs"), |dirs| dirs.data_dir().join("runs"))
+    project().map_or_else(
+        || PathBuf::from("runs"),
+        |dirs| dirs.data_dir().join("runs"),
+    )
 }
 
 /// `$XDG_CACHE_HOME/capstan`: everything in it can be made again.
 pub fn cache_dir() -> PathBuf {
-    project().map_or_else(|| env::temp_dir().join("capstan"), |dirs| dirs.cache_dir().to_owned())
+    project().map_or_else(
+        || env::temp_dir().join("capstan"),
+        |dirs| dirs.cache_dir().to_owned(),
+    )
 }
 
 fn project() -> Option<ProjectDirs> {

@@ -15,9 +15,11 @@ pub enum LaunchError {
     Locked { folder: PathBuf, pid: Option<u32> },
     #[error("the run {name} is not running (no supervisor answers)")]
     NotRunning { name: String },
-    #[error("capstan-worker was not found in {searched}; build it (make build) or set CAPSTAN_WORKER to its path")]
+    #[error(
+        "capstan-worker was not found in {searched}; build it (make build) or set CAPSTAN_WORKER to its path"
+    )]
     NoWorker { searched: String },
-    #[error("{what} {}: {source}", path.display())]
+    #[error("{what} {}", path.display())]
     Io {
         what: &'static str,
         path: PathBuf,
@@ -41,7 +43,11 @@ impl LaunchError {
             Self::NameTaken { .. } | Self::BadName { .. } | Self::Locked { .. } => 2,
             Self::NoWorker { .. } => 4,
             Self::Supervisor { code, .. } => *code,
-            Self::NotRunning { .. } | Self::Io { .. } | Self::Malformed { .. } | Self::Log(_) | Self::Store(_) => 1,
+            Self::NotRunning { .. }
+            | Self::Io { .. }
+            | Self::Malformed { .. }
+            | Self::Log(_)
+            | Self::Store(_) => 1,
         }
     }
 
@@ -50,6 +56,21 @@ impl LaunchError {
         let path = path.into();
         move |source| Self::Io { what, path, source }
     }
+}
+
+/// An error's text with those of its causes, each once.
+pub fn in_full(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = error.source();
+    }
+    text
 }
 
 fn holder(pid: Option<u32>) -> String {

@@ -58,7 +58,10 @@ pub fn is_held(folder: &RunFolder) -> bool {
     let Ok(file) = File::open(folder.lock()) else {
         return false;
     };
-    matches!(flock(&file, FlockOperation::NonBlockingLockShared), Err(Errno::WOULDBLOCK))
+    matches!(
+        flock(&file, FlockOperation::NonBlockingLockShared),
+        Err(Errno::WOULDBLOCK)
+    )
 }
 
 fn open(folder: &RunFolder) -> std::io::Result<File> {
@@ -93,7 +96,10 @@ mod tests {
         let first = RunLock::acquire(&folder).expect("free");
         assert!(is_held(&folder));
         let refusal = RunLock::acquire(&folder).expect_err("held").to_string();
-        assert!(refusal.contains(&std::process::id().to_string()), "{refusal}");
+        assert!(
+            refusal.contains(&std::process::id().to_string()),
+            "{refusal}"
+        );
         drop(first);
         assert!(!is_held(&folder));
         RunLock::acquire(&folder).expect("free again");

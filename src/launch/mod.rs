@@ -12,5 +12,5 @@ pub mod start;
 pub mod supervisor;
 pub mod worker_program;
 
-pub use error::LaunchError;
+pub use error::{LaunchError, in_full};
 pub use folder::RunFolder;

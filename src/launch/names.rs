@@ -28,7 +28,10 @@ pub enum Wanted {
 pub fn take(runs_dir: &Path, wanted: &Wanted) -> Result<RunFolder, LaunchError> {
     let (Wanted::Base(base) | Wanted::Exact(base)) = wanted;
     check(base)?;
-    private().recursive(true).create(runs_dir).map_err(LaunchError::io("the runs folder", runs_dir))?;
+    private()
+        .recursive(true)
+        .create(runs_dir)
+        .map_err(LaunchError::io("the runs folder", runs_dir))?;
     for name in candidates(base) {
         let root: PathBuf = runs_dir.join(&name);
         match private().create(&root) {
@@ -95,7 +98,10 @@ mod tests {
             .map(|_| take(runs.path(), &base("gpt")).expect("free").name())
             .collect();
         assert_eq!(names, ["gpt", "gpt-2", "gpt-3"]);
-        let mode = fs::metadata(runs.path().join("gpt")).expect("made").permissions().mode();
+        let mode = fs::metadata(runs.path().join("gpt"))
+            .expect("made")
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o700);
     }
 
@@ -125,7 +131,10 @@ mod tests {
             let racers: Vec<_> = (0..16)
                 .map(|_| scope.spawn(|| take(runs.path(), &base("r")).expect("free").name()))
                 .collect();
-            racers.into_iter().map(|racer| racer.join().expect("no panic")).collect()
+            racers
+                .into_iter()
+                .map(|racer| racer.join().expect("no panic"))
+                .collect()
         });
         assert_eq!(names.len(), 16);
     }

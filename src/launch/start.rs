@@ -40,7 +40,11 @@ pub fn create(
 ///
 /// # Errors
 /// A file can't be written.
-pub fn write_intent(folder: &RunFolder, config: &RunConfig, plan: &RunPlan) -> Result<(), LaunchError> {
+pub fn write_intent(
+    folder: &RunFolder,
+    config: &RunConfig,
+    plan: &RunPlan,
+) -> Result<(), LaunchError> {
     let mut config = config.clone();
     config.name = folder.name();
     config.schema = Some(format!("../{SCHEMA_FILE}"));
@@ -60,10 +64,14 @@ pub fn supervise(folder: &RunFolder, begin: Begin) -> Result<Child, LaunchError>
         path: folder.root().to_owned(),
         source,
     };
-    let mut child = command(folder, begin).and_then(|mut command| command.spawn()).map_err(failed)?;
+    let mut child = command(folder, begin)
+        .and_then(|mut command| command.spawn())
+        .map_err(failed)?;
     let mut answer = String::new();
     if let Some(stdout) = child.stdout.take() {
-        BufReader::new(stdout).read_line(&mut answer).map_err(failed)?;
+        BufReader::new(stdout)
+            .read_line(&mut answer)
+            .map_err(failed)?;
     }
     match Answer::parse(&answer) {
         Answer::Ready => Ok(child),
@@ -105,7 +113,9 @@ impl Answer {
     pub fn line(&self) -> String {
         match self {
             Self::Ready => "ready".to_owned(),
-            Self::Refused { code, message } => format!("error {code} {}", message.replace('\n', "; ")),
+            Self::Refused { code, message } => {
+                format!("error {code} {}", message.replace('\n', "; "))
+            }
         }
     }
 
@@ -115,7 +125,9 @@ impl Answer {
         if line == "ready" {
             return Self::Ready;
         }
-        let refused = line.strip_prefix("error ").and_then(|rest| rest.split_once(' '));
+        let refused = line
+            .strip_prefix("error ")
+            .and_then(|rest| rest.split_once(' '));
         match refused.and_then(|(code, message)| Some((code.parse().ok()?, message))) {
             Some((code, message)) => Self::Refused {
                 code,
@@ -123,7 +135,8 @@ impl Answer {
             },
             None => Self::Refused {
                 code: 70,
-                message: "the supervisor died before it took the run; worker.log may say why".to_owned(),
+                message: "the supervisor died before it took the run; worker.log may say why"
+                    .to_owned(),
             },
         }
     }
@@ -166,7 +179,10 @@ mod tests {
     #[test]
     fn silence_is_a_dead_supervisor() {
         for line in ["", "garbage", "error x y", "error 300 y"] {
-            assert!(matches!(Answer::parse(line), Answer::Refused { code: 70, .. }), "{line}");
+            assert!(
+                matches!(Answer::parse(line), Answer::Refused { code: 70, .. }),
+                "{line}"
+            );
         }
     }
 }

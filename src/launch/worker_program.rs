@@ -31,11 +31,15 @@ const DEFAULTS: [(&str, &str); 3] = [
 pub fn find() -> Result<PathBuf, LaunchError> {
     if let Some(named) = env::var_os(WORKER_VARIABLE).filter(|named| !named.is_empty()) {
         let named = PathBuf::from(named);
-        return is_program(&named).then(|| named.clone()).ok_or_else(|| LaunchError::NoWorker {
-            searched: format!("{WORKER_VARIABLE} ({})", named.display()),
-        });
+        return is_program(&named)
+            .then(|| named.clone())
+            .ok_or_else(|| LaunchError::NoWorker {
+                searched: format!("{WORKER_VARIABLE} ({})", named.display()),
+            });
     }
-    let beside = env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned));
+    let beside = env::current_exe()
+        .ok()
+        .and_then(|exe| exe.parent().map(Path::to_owned));
     let path = env::var_os("PATH").unwrap_or_default();
     let found = beside
         .iter()
@@ -58,9 +62,13 @@ pub fn environment(program: &Path) -> Vec<(OsString, OsString)> {
         .filter(|(name, _)| env::var_os(name).is_none())
         .map(|&(name, value)| (name.into(), value.into()))
         .collect();
-    let nccl = libtorch_lib(program).and_then(|lib| nccl_link(&lib, &dirs::cache_dir()).ok().flatten());
+    let nccl =
+        libtorch_lib(program).and_then(|lib| nccl_link(&lib, &dirs::cache_dir()).ok().flatten());
     if let Some(folder) = nccl {
-        variables.push(("LD_LIBRARY_PATH".into(), prepended("LD_LIBRARY_PATH", folder)));
+        variables.push((
+            "LD_LIBRARY_PATH".into(),
+            prepended("LD_LIBRARY_PATH", folder),
+        ));
     }
     variables
 }
@@ -68,7 +76,9 @@ pub fn environment(program: &Path) -> Vec<(OsString, OsString)> {
 /// The libraries of the libtorch in use: `$LIBTORCH`, else where the build linked it.
 fn libtorch_lib(program: &Path) -> Option<PathBuf> {
     let named = env::var_os("LIBTORCH").map(|torch| PathBuf::from(torch).join("lib"));
-    let linked = program.parent().map(|folder| folder.join("../libtorch/lib"));
+    let linked = program
+        .parent()
+        .map(|folder| folder.join("../libtorch/lib"));
     [named, linked]
         .into_iter()
         .flatten()
@@ -123,8 +133,13 @@ mod tests {
         fs::create_dir_all(&nccl).expect("made");
         fs::write(nccl.join("libnccl.so.2"), "nccl").expect("written");
         for _ in 0..2 {
-            let folder = nccl_link(&lib, cache.path()).expect("linked").expect("found");
-            assert_eq!(fs::read(folder.join("libnccl.so")).expect("a link"), b"nccl");
+            let folder = nccl_link(&lib, cache.path())
+                .expect("linked")
+                .expect("found");
+            assert_eq!(
+                fs::read(folder.join("libnccl.so")).expect("a link"),
+                b"nccl"
+            );
         }
     }
 }

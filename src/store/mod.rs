@@ -8,4 +8,7 @@ mod state;
 
 pub use pace::Pace;
 pub use read::{StoreError, fold_log, read_state};
-pub use state::{CheckpointSeen, Ending, EvalPoint, LastStep, Preparation, RunState, STATE_VERSION, SampleText, Status};
+pub use state::{
+    CheckpointSeen, Ending, EvalPoint, LastStep, Preparation, RunState, STATE_VERSION, SampleText,
+    Status,
+};

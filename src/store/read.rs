@@ -58,7 +58,10 @@ mod tests {
     #[test]
     fn a_damaged_state_is_folded_again() {
         let folder = tempfile::tempdir().expect("a folder");
-        let (state, events) = (folder.path().join("state.json"), folder.path().join("events.jsonl"));
+        let (state, events) = (
+            folder.path().join("state.json"),
+            folder.path().join("events.jsonl"),
+        );
         let mut log = LogWriter::open(&events).expect("a log");
         log.append(Event::Paused { step: 7 }).expect("written");
         assert_eq!(read_state(&state, &events).expect("no state yet").step, 7);
@@ -69,7 +72,10 @@ mod tests {
     #[test]
     fn no_files_are_an_empty_state() {
         let folder = tempfile::tempdir().expect("a folder");
-        let read = read_state(&folder.path().join("state.json"), &folder.path().join("events.jsonl"));
+        let read = read_state(
+            &folder.path().join("state.json"),
+            &folder.path().join("events.jsonl"),
+        );
         assert_eq!(read.expect("empty"), RunState::default());
     }
 }

@@ -204,12 +204,23 @@ impl RunState {
             Event::Run { .. } => self.take(record),
             Event::Progress { what, done, total } => self.prepare(what, *done, *total),
             Event::Step { .. } => self.advance(record),
-            Event::Eval { step, loss, is_final, .. } => self.evaluated(EvalPoint {
+            Event::Eval {
+                step,
+                loss,
+                is_final,
+                ..
+            } => self.evaluated(EvalPoint {
                 step: *step,
                 loss: *loss,
                 is_final: *is_final,
             }),
-            Event::Checkpoint { step, path, bytes, best, .. } => self.saved(CheckpointSeen {
+            Event::Checkpoint {
+                step,
+                path,
+                bytes,
+                best,
+                ..
+            } => self.saved(CheckpointSeen {
                 step: *step,
                 path: path.clone(),
                 bytes: *bytes,
@@ -230,7 +241,11 @@ impl RunState {
                 });
             }
             Event::Fault { .. } => self.pace.interrupt(),
-            Event::Ended { outcome, step, reason } => self.end(*outcome, *step, reason),
+            Event::Ended {
+                outcome,
+                step,
+                reason,
+            } => self.end(*outcome, *step, reason),
         }
     }
 
@@ -255,11 +270,21 @@ impl RunState {
 
     /// Seconds from the latest supervisor's start to the latest event.
     pub fn elapsed_s(&self) -> f64 {
-        self.taken.map_or(0.0, |taken| (self.updated - taken).max(0.0))
+        self.taken
+            .map_or(0.0, |taken| (self.updated - taken).max(0.0))
     }
 
     fn take(&mut self, record: &Record) {
-        let Event::Run { name, pid, world, strategy, total_steps, log_every, .. } = &record.event else {
+        let Event::Run {
+            name,
+            pid,
+            world,
+            strategy,
+            total_steps,
+            log_every,
+            ..
+        } = &record.event
+        else {
             return;
         };
         self.name.clone_from(name);
@@ -288,7 +313,17 @@ impl RunState {
     }
 
     fn advance(&mut self, record: &Record) {
-        let Event::Step { step, loss, lr, grad_norm, tokens, step_time_s, tokens_per_sec, mfu, .. } = &record.event
+        let Event::Step {
+            step,
+            loss,
+            lr,
+            grad_norm,
+            tokens,
+            step_time_s,
+            tokens_per_sec,
+            mfu,
+            ..
+        } = &record.event
         else {
             return;
         };
@@ -310,15 +345,19 @@ impl RunState {
 
     fn evaluated(&mut self, point: EvalPoint) {
         self.preparation = None;
-        self.evals.retain(|other| (other.step, other.is_final) != (point.step, point.is_final));
+        self.evals
+            .retain(|other| (other.step, other.is_final) != (point.step, point.is_final));
         self.evals.push(point);
     }
 
     fn saved(&mut self, checkpoint: CheckpointSeen) {
         if checkpoint.best {
-            self.checkpoints.iter_mut().for_each(|other| other.best = false);
+            self.checkpoints
+                .iter_mut()
+                .for_each(|other| other.best = false);
         }
-        self.checkpoints.retain(|other| other.step != checkpoint.step);
+        self.checkpoints
+            .retain(|other| other.step != checkpoint.step);
         self.checkpoints.push(checkpoint);
     }
 
@@ -329,8 +368,10 @@ impl RunState {
         self.step = from_step;
         self.status = Status::Starting;
         self.preparation = None;
-        self.evals.retain(|point| point.step <= from_step && !point.is_final);
-        self.checkpoints.retain(|checkpoint| checkpoint.step <= from_step);
+        self.evals
+            .retain(|point| point.step <= from_step && !point.is_final);
+        self.checkpoints
+            .retain(|checkpoint| checkpoint.step <= from_step);
         self.pace.interrupt();
     }
 
@@ -424,27 +465,54 @@ mod tests {
     #[test]
     fn steps_advance_and_estimate_the_rest() {
         let state = fold(vec![run(), step(1, 4.0), step(2, 3.0)]);
-        assert_eq!((state.status, state.step, state.tokens), (Status::Running, 2, 200));
+        assert_eq!(
+            (state.status, state.step, state.tokens),
+            (Status::Running, 2, 200)
+        );
         assert_eq!(state.last.map(|last| last.loss), Some(3.0));
         assert_eq!(state.remaining_s(), Some(8.0));
     }
 
     #[test]
     fn after_a_restart_the_last_of_each_step_counts() {
-        let before = vec![run(), step(1, 4.0), checkpoint(1, true), step(2, 3.0), eval(2, 9.0)];
+        let before = vec![
+            run(),
+            step(1, 4.0),
+            checkpoint(1, true),
+            step(2, 3.0),
+            eval(2, 9.0),
+        ];
         let mut events = before;
         events.extend([restart(1), step(2, 2.5), eval(2, 2.4)]);
         let state = fold(events);
         assert_eq!((state.step, state.restarts), (2, 1));
         assert_eq!(state.last.map(|last| last.loss), Some(2.5));
-        assert_eq!(state.evals.iter().map(|point| point.loss).collect::<Vec<_>>(), [2.4]);
-        assert_eq!(state.newest_checkpoint().map(|checkpoint| checkpoint.step), Some(1));
+        assert_eq!(
+            state
+                .evals
+                .iter()
+                .map(|point| point.loss)
+                .collect::<Vec<_>>(),
+            [2.4]
+        );
+        assert_eq!(
+            state.newest_checkpoint().map(|checkpoint| checkpoint.step),
+            Some(1)
+        );
     }
 
     #[test]
     fn a_restart_from_an_older_checkpoint_forgets_the_newer() {
-        let state = fold(vec![run(), checkpoint(1, false), checkpoint(2, true), restart(1)]);
-        assert_eq!(state.newest_checkpoint().map(|checkpoint| checkpoint.step), Some(1));
+        let state = fold(vec![
+            run(),
+            checkpoint(1, false),
+            checkpoint(2, true),
+            restart(1),
+        ]);
+        assert_eq!(
+            state.newest_checkpoint().map(|checkpoint| checkpoint.step),
+            Some(1)
+        );
         assert_eq!((state.step, state.status), (1, Status::Starting));
     }
 
@@ -464,7 +532,10 @@ mod tests {
         };
         assert_eq!(fold(vec![run(), progress(1)]).status, Status::Preparing);
         assert_eq!(fold(vec![run(), progress(2)]).preparation, None);
-        assert_eq!(fold(vec![run(), step(1, 1.0), progress(1)]).status, Status::Running);
+        assert_eq!(
+            fold(vec![run(), step(1, 1.0), progress(1)]).status,
+            Status::Running
+        );
     }
 
     #[test]
@@ -476,12 +547,19 @@ mod tests {
         };
         assert_eq!(fold(vec![run(), ended.clone()]).status, Status::Stopped);
         let state = fold(vec![run(), step(3, 1.0), ended, run()]);
-        assert_eq!((state.status, state.ended, state.step), (Status::Starting, None, 3));
+        assert_eq!(
+            (state.status, state.ended, state.step),
+            (Status::Starting, None, 3)
+        );
     }
 
     #[test]
     fn the_state_survives_json_with_non_finite_losses() {
-        let state = fold(vec![run(), step(1, f64::INFINITY), eval(1, f64::NEG_INFINITY)]);
+        let state = fold(vec![
+            run(),
+            step(1, f64::INFINITY),
+            eval(1, f64::NEG_INFINITY),
+        ]);
         let text = serde_json::to_string(&state).expect("serializable");
         let read: RunState = serde_json::from_str(&text).expect("readable");
         assert_eq!(read.last, state.last);

@@ -29,7 +29,9 @@ pub struct Cause {
 ///
 /// `out_of_memory`: the kernel counted a kill while the worker lived. `last_line`: of worker.log.
 pub fn of_exit(status: ExitStatus, out_of_memory: bool, last_line: Option<&str>) -> Cause {
-    let quoted = last_line.map(|line| format!(": {line}")).unwrap_or_default();
+    let quoted = last_line
+        .map(|line| format!(": {line}"))
+        .unwrap_or_default();
     if let Some(signal) = status.signal() {
         return Cause {
             text: of_signal(signal, out_of_memory, &quoted),
@@ -42,11 +44,31 @@ pub fn of_exit(status: ExitStatus, out_of_memory: bool, last_line: Option<&str>)
         0 => ("the worker left without its last event".to_owned(), true, 1),
         101 => (format!("a panic (exit code 101){quoted}"), true, 1),
         // The dynamic loader's: a library is missing.
-        127 => (format!("the worker could not be loaded (exit code 127){quoted}"), false, 4),
-        2 => (format!("the worker refused its config (exit code 2){quoted}"), false, 2),
-        3 => (format!("the plan does not fit (exit code 3){quoted}"), false, 3),
-        4 => (format!("a driver, device or library is missing (exit code 4){quoted}"), false, 4),
-        5 => (format!("the data can't be read (exit code 5){quoted}"), false, 5),
+        127 => (
+            format!("the worker could not be loaded (exit code 127){quoted}"),
+            false,
+            4,
+        ),
+        2 => (
+            format!("the worker refused its config (exit code 2){quoted}"),
+            false,
+            2,
+        ),
+        3 => (
+            format!("the plan does not fit (exit code 3){quoted}"),
+            false,
+            3,
+        ),
+        4 => (
+            format!("a driver, device or library is missing (exit code 4){quoted}"),
+            false,
+            4,
+        ),
+        5 => (
+            format!("the data can't be read (exit code 5){quoted}"),
+            false,
+            5,
+        ),
         _ => (format!("exit code {code}{quoted}"), true, 1),
     };
     Cause { text, retry, code }
@@ -60,7 +82,9 @@ fn of_signal(signal: i32, out_of_memory: bool, quoted: &str) -> String {
         SIGKILL => killed,
         SIGABRT => format!("{killed}, an abort or an uncaught C++ exception{quoted}"),
         SIGSEGV => format!("{killed}, an access to memory that is not its own{quoted}"),
-        SIGBUS => format!("{killed}, an access to a file that became shorter, or to broken memory{quoted}"),
+        SIGBUS => format!(
+            "{killed}, an access to a file that became shorter, or to broken memory{quoted}"
+        ),
         SIGILL => format!("{killed}, an instruction that this processor does not have{quoted}"),
         _ => format!("{killed}{quoted}"),
     }
@@ -70,7 +94,8 @@ fn of_signal(signal: i32, out_of_memory: bool, quoted: &str) -> String {
 pub fn last_line(log: &Path, from: u64) -> Option<String> {
     let mut file = File::open(log).ok()?;
     let end = file.metadata().ok()?.len();
-    file.seek(SeekFrom::Start(from.max(end.saturating_sub(TAIL_BYTES)))).ok()?;
+    file.seek(SeekFrom::Start(from.max(end.saturating_sub(TAIL_BYTES))))
+        .ok()?;
     let mut tail = Vec::new();
     file.take(TAIL_BYTES).read_to_end(&mut tail).ok()?;
     let tail = String::from_utf8_lossy(&tail);
@@ -95,11 +120,17 @@ mod tests {
 
     #[test]
     fn signals_are_named() {
-        assert_eq!(of_exit(signal(9), false, Some("x")).text, "killed by signal 9 (SIGKILL)");
+        assert_eq!(
+            of_exit(signal(9), false, Some("x")).text,
+            "killed by signal 9 (SIGKILL)"
+        );
         let oom = of_exit(signal(9), true, None).text;
         assert!(oom.contains("out-of-memory killer"), "{oom}");
         let abort = of_exit(signal(6), true, Some("what(): bad size")).text;
-        assert!(abort.contains("SIGABRT") && abort.ends_with("what(): bad size"), "{abort}");
+        assert!(
+            abort.contains("SIGABRT") && abort.ends_with("what(): bad size"),
+            "{abort}"
+        );
         assert!(of_exit(signal(11), false, None).text.contains("SIGSEGV"));
     }
 

@@ -118,7 +118,12 @@ impl Duty {
             return self.fail("no checkpoint is left in the run folder".to_owned(), 1);
         };
         let task = Task { from, cause };
-        let Means { program, folder, sender, .. } = &self.means;
+        let Means {
+            program,
+            folder,
+            sender,
+            ..
+        } = &self.means;
         let mut worker = match Worker::spawn(program, folder, &task, sender.clone()) {
             Ok(worker) => worker,
             Err(error) => {
@@ -155,7 +160,10 @@ impl Duty {
     /// Serves inputs until the worker is gone.
     fn attend(&mut self, worker: &mut Worker, heard: &mut Heard) -> Option<ExitStatus> {
         loop {
-            let due = [worker.deadline(), self.means.journal.next_tick()].into_iter().flatten().min();
+            let due = [worker.deadline(), self.means.journal.next_tick()]
+                .into_iter()
+                .flatten()
+                .min();
             match self.next_input(due) {
                 Some(Input::Said(event)) => self.hear(event, worker, heard),
                 Some(Input::Garbage(text)) => self.hear_garbage(&text, heard),
@@ -174,7 +182,9 @@ impl Duty {
 
     /// `None` when `due` came first.
     fn next_input(&self, due: Option<Instant>) -> Option<Input> {
-        let nap = due.map_or(NAP, |due| due.saturating_duration_since(Instant::now()).min(NAP));
+        let nap = due.map_or(NAP, |due| {
+            due.saturating_duration_since(Instant::now()).min(NAP)
+        });
         // A sender is kept in `means`: the channel never closes.
         self.means.inputs.recv_timeout(nap).ok()
     }
@@ -182,7 +192,11 @@ impl Duty {
     fn hear(&mut self, event: Event, worker: &mut Worker, heard: &mut Heard) {
         match &event {
             // Written when the worker is gone: nothing may follow it.
-            Event::Ended { outcome, step, reason } => {
+            Event::Ended {
+                outcome,
+                step,
+                reason,
+            } => {
                 heard.last_words = Some(Ending {
                     outcome: *outcome,
                     step: *step,
@@ -194,7 +208,13 @@ impl Duty {
             }
             // A run is the supervisor's to announce.
             Event::Run { .. } => return,
-            Event::Fault { rank, step, operation, cause, retry } => {
+            Event::Fault {
+                rank,
+                step,
+                operation,
+                cause,
+                retry,
+            } => {
                 heard.fault.get_or_insert_with(|| Cause {
                     text: format!("rank {rank} failed at step {step} in {operation}: {cause}"),
                     retry: *retry,
@@ -210,7 +230,9 @@ impl Duty {
 
     fn hear_garbage(&mut self, text: &str, heard: &mut Heard) {
         if !std::mem::replace(&mut heard.garbage, true) {
-            self.warn(format!("the worker said something that is no event: {text}"));
+            self.warn(format!(
+                "the worker said something that is no event: {text}"
+            ));
         }
     }
 
@@ -249,11 +271,20 @@ impl Duty {
         }
     }
 
-    fn judge(&mut self, worker: &Worker, heard: Heard, status: Option<ExitStatus>, kills_before: OomKills) -> Next {
+    fn judge(
+        &mut self,
+        worker: &Worker,
+        heard: Heard,
+        status: Option<ExitStatus>,
+        kills_before: OomKills,
+    ) -> Next {
         let seen = self.cause_of(worker, &heard, status, kills_before);
         if let Some(ending) = heard.last_words {
             if !status.is_some_and(|status| status.success()) && ending.outcome != Outcome::Failed {
-                self.warn(format!("after its last event the worker was not well: {}", seen.text));
+                self.warn(format!(
+                    "after its last event the worker was not well: {}",
+                    seen.text
+                ));
             }
             return Next::End(ending);
         }
@@ -271,7 +302,13 @@ impl Duty {
         self.restart_or_fail(text)
     }
 
-    fn cause_of(&self, worker: &Worker, heard: &Heard, status: Option<ExitStatus>, kills_before: OomKills) -> Cause {
+    fn cause_of(
+        &self,
+        worker: &Worker,
+        heard: &Heard,
+        status: Option<ExitStatus>,
+        kills_before: OomKills,
+    ) -> Cause {
         let Some(status) = status else {
             return died("it can't be waited for");
         };
@@ -301,7 +338,9 @@ impl Duty {
             Some(checkpoint) => format!("from the checkpoint at step {}", checkpoint.step),
             None => "from the start, there is no checkpoint yet".to_owned(),
         };
-        self.warn(format!("the worker died after step {step}: {cause}; {count}, {place}"));
+        self.warn(format!(
+            "the worker died after step {step}: {cause}; {count}, {place}"
+        ));
         Next::Again { cause, after }
     }
 
@@ -330,7 +369,12 @@ impl Duty {
     }
 
     fn end_without_worker(self) -> u8 {
-        let step = self.means.journal.state().newest_checkpoint().map(|checkpoint| checkpoint.step);
+        let step = self
+            .means
+            .journal
+            .state()
+            .newest_checkpoint()
+            .map(|checkpoint| checkpoint.step);
         let ending = match step {
             Some(step) if self.wish == Wish::Stop && self.means.folder.has_checkpoint() => Ending {
                 outcome: Outcome::Stopped,

@@ -62,7 +62,10 @@ impl Journal {
 
     /// Writes one event, or keeps it until it can be written.
     pub fn note(&mut self, event: Event) {
-        let at_once = !matches!(event, Event::Step { .. } | Event::Progress { .. } | Event::Warning { .. });
+        let at_once = !matches!(
+            event,
+            Event::Step { .. } | Event::Progress { .. } | Event::Warning { .. }
+        );
         if self.waiting.len() == MOST_WAITING {
             self.waiting.pop_front();
         }
@@ -80,7 +83,10 @@ impl Journal {
         if !self.waiting.is_empty() && Instant::now() >= self.retry_at {
             self.write_waiting();
         }
-        if self.behind_since.is_some_and(|since| since.elapsed() >= STATE_LAG) {
+        if self
+            .behind_since
+            .is_some_and(|since| since.elapsed() >= STATE_LAG)
+        {
             self.write_state();
         }
     }
@@ -166,7 +172,12 @@ mod tests {
         assert!(!folder.state().exists());
         assert!(journal.next_tick().is_some());
         journal.close();
-        assert_eq!(read_state(&folder.state(), &folder.events()).expect("written").warnings, 1);
+        assert_eq!(
+            read_state(&folder.state(), &folder.events())
+                .expect("written")
+                .warnings,
+            1
+        );
     }
 
     #[test]

@@ -29,7 +29,11 @@ impl OomKills {
 fn cgroup_events() -> Option<PathBuf> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    Some(PathBuf::from("/sys/fs/cgroup").join(own).join("memory.events"))
+    Some(
+        PathBuf::from("/sys/fs/cgroup")
+            .join(own)
+            .join("memory.events"),
+    )
 }
 
 fn field(text: &str, name: &str) -> u64 {
@@ -53,9 +57,24 @@ mod tests {
 
     #[test]
     fn either_counter_counts() {
-        let before = OomKills { machine: 4, cgroup: 1 };
-        assert!(OomKills { machine: 4, cgroup: 2 }.rose_since(before));
-        assert!(OomKills { machine: 5, cgroup: 1 }.rose_since(before));
+        let before = OomKills {
+            machine: 4,
+            cgroup: 1,
+        };
+        assert!(
+            OomKills {
+                machine: 4,
+                cgroup: 2
+            }
+            .rose_since(before)
+        );
+        assert!(
+            OomKills {
+                machine: 5,
+                cgroup: 1
+            }
+            .rose_since(before)
+        );
         assert!(!before.rose_since(before));
     }
 }

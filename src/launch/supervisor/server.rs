@@ -79,10 +79,12 @@ fn serve(listener: &UnixListener, inputs: &SyncSender<Input>) {
         }
         let (seat, inputs) = (Arc::clone(&clients), inputs.clone());
         // Without a thread the client is turned away, which closes its stream.
-        let _ = thread::Builder::new().name("client".to_owned()).spawn(move || {
-            let _seat = seat;
-            let _ = attend(stream, &inputs);
-        });
+        let _ = thread::Builder::new()
+            .name("client".to_owned())
+            .spawn(move || {
+                let _seat = seat;
+                let _ = attend(stream, &inputs);
+            });
     }
 }
 
@@ -149,9 +151,14 @@ mod tests {
         let server = Server::bind(&folder, sender).expect("bound");
         thread::spawn(move || {
             for input in inputs {
-                let Input::Asked(request, reply) = input else { continue };
+                let Input::Asked(request, reply) = input else {
+                    continue;
+                };
                 let message = format!("{:?}", request.control);
-                let _ = reply.send(ControlReply { accepted: true, message });
+                let _ = reply.send(ControlReply {
+                    accepted: true,
+                    message,
+                });
             }
         });
         (folder, server)
@@ -176,7 +183,10 @@ mod tests {
         let (folder, server) = serve_in(&deep);
         let reply = control::send(&folder, Control::Pause).expect("answered");
         assert_eq!((reply.accepted, reply.message.as_str()), (true, "Pause"));
-        let mode = fs::metadata(folder.control_socket()).expect("bound").permissions().mode();
+        let mode = fs::metadata(folder.control_socket())
+            .expect("bound")
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
         drop(server);
         assert!(matches!(
@@ -190,9 +200,19 @@ mod tests {
         let root = tempfile::tempdir().expect("a folder");
         let (folder, _server) = serve_in(root.path());
         let oversize = vec![b'x'; 2 * LONGEST_LINE];
-        for garbage in [&b"\n"[..], b"", b"\xff\xfe\n", b"{}\n", b"{\"control\":\"dance\"}\n", &oversize] {
+        for garbage in [
+            &b"\n"[..],
+            b"",
+            b"\xff\xfe\n",
+            b"{}\n",
+            b"{\"control\":\"dance\"}\n",
+            &oversize,
+        ] {
             let reply = say(&folder, garbage);
-            assert!(reply.is_empty() || reply.contains("\"accepted\":false"), "{reply}");
+            assert!(
+                reply.is_empty() || reply.contains("\"accepted\":false"),
+                "{reply}"
+            );
         }
         let reply = say(&folder, b"{\"control\":\"stop\"}\n");
         assert!(reply.contains("\"accepted\":true"), "{reply}");
@@ -205,7 +225,11 @@ mod tests {
         let (_open, path) = folder.short_socket_path().expect("open");
         let _silent = UnixStream::connect(path).expect("connected");
         let before = Instant::now();
-        assert!(control::send(&folder, Control::Checkpoint).expect("answered").accepted);
+        assert!(
+            control::send(&folder, Control::Checkpoint)
+                .expect("answered")
+                .accepted
+        );
         assert!(before.elapsed() < PATIENCE);
     }
 
@@ -216,6 +240,10 @@ mod tests {
         drop(listen(&folder).expect("bound"));
         assert!(folder.control_socket().exists());
         let (folder, _server) = serve_in(root.path());
-        assert!(control::send(&folder, Control::Stop).expect("answered").accepted);
+        assert!(
+            control::send(&folder, Control::Stop)
+                .expect("answered")
+                .accepted
+        );
     }
 }

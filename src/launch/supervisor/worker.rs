@@ -65,7 +65,12 @@ impl Worker {
     ///
     /// # Errors
     /// The program can't be started.
-    pub fn spawn(program: &Path, folder: &RunFolder, task: &Task, inputs: SyncSender<Input>) -> io::Result<Self> {
+    pub fn spawn(
+        program: &Path,
+        folder: &RunFolder,
+        task: &Task,
+        inputs: SyncSender<Input>,
+    ) -> io::Result<Self> {
         let (socket, theirs) = UnixStream::pair()?;
         socket.set_read_timeout(Some(LOOK_AFTER))?;
         socket.set_write_timeout(Some(ORDER_PATIENCE))?;
@@ -102,7 +107,10 @@ impl Worker {
     /// It has to be gone within `time`; an earlier deadline stands.
     pub fn leave_within(&mut self, time: Duration) {
         let deadline = Instant::now() + time;
-        self.deadline = Some(self.deadline.map_or(deadline, |earlier| earlier.min(deadline)));
+        self.deadline = Some(
+            self.deadline
+                .map_or(deadline, |earlier| earlier.min(deadline)),
+        );
     }
 
     /// When [`Worker::kill_if_overdue`] has something to do.
@@ -111,7 +119,10 @@ impl Worker {
     }
 
     pub fn kill_if_overdue(&mut self) {
-        if self.deadline().is_some_and(|deadline| Instant::now() >= deadline) {
+        if self
+            .deadline()
+            .is_some_and(|deadline| Instant::now() >= deadline)
+        {
             self.overdue = true;
             let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
         }
@@ -123,7 +134,12 @@ impl Worker {
     }
 }
 
-fn command(program: &Path, folder: &RunFolder, task: &Task, socket: UnixStream) -> io::Result<Command> {
+fn command(
+    program: &Path,
+    folder: &RunFolder,
+    task: &Task,
+    socket: UnixStream,
+) -> io::Result<Command> {
     let log = OpenOptions::new()
         .create(true)
         .append(true)
@@ -156,7 +172,10 @@ fn listen(mut socket: UnixStream, mut child: Child, inputs: &SyncSender<Input>) 
     loop {
         match socket.read(&mut part) {
             Ok(0) => break,
-            Ok(n) => lines.cut(&part[..n]).into_iter().for_each(|line| hear(line, inputs)),
+            Ok(n) => lines
+                .cut(&part[..n])
+                .into_iter()
+                .for_each(|line| hear(line, inputs)),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && !gone => {
                 gone = matches!(child.try_wait(), Ok(Some(_)) | Err(_));
@@ -178,12 +197,16 @@ fn hear(line: Line, inputs: &SyncSender<Input>) {
             Ok(event) => Input::Said(event),
             Err(error) => Input::Garbage(format!("{error} in: {}", quote(&line))),
         },
-        Line::Oversize(beginning) => Input::Garbage(format!("a line over 1 MiB: {}", quote(&beginning))),
+        Line::Oversize(beginning) => {
+            Input::Garbage(format!("a line over 1 MiB: {}", quote(&beginning)))
+        }
     };
     let _ = inputs.send(input);
 }
 
 fn quote(bytes: &[u8]) -> String {
     let beginning = &bytes[..bytes.len().min(QUOTE_BYTES)];
-    String::from_utf8_lossy(beginning).escape_debug().to_string()
+    String::from_utf8_lossy(beginning)
+        .escape_debug()
+        .to_string()
 }
