@@ -12,7 +12,7 @@ use super::{
 use crate::{
     base::{clock::unix_seconds, units},
     launch::{RunFolder, lock},
-    store::{RunState, read_state},
+    store::{RunState, StoreError, fold_log, read_state},
 };
 
 pub fn runs(runs_dir: &Path, args: &QueryArgs) -> anyhow::Result<u8> {
@@ -42,11 +42,20 @@ pub fn status(runs_dir: &Path, args: &RunArgs) -> anyhow::Result<u8> {
         say_json(json!({ "run": as_json(&folder) }))?;
         return Ok(0);
     }
-    let state = read_state(&folder.state(), &folder.events())?;
+    let state = see(&folder)?;
     for line in facts(&told(&folder, &state)) {
         say(&line)?;
     }
     Ok(0)
+}
+
+/// What is known of a run. The state file of a dead supervisor lags behind its log.
+fn see(folder: &RunFolder) -> Result<RunState, StoreError> {
+    let state = read_state(&folder.state(), &folder.events())?;
+    if state.ended.is_none() && !lock::is_held(folder) {
+        return fold_log(&folder.events());
+    }
+    Ok(state)
 }
 
 /// The word for a run's status; a run whose supervisor is gone without an ending was interrupted.
@@ -58,8 +67,7 @@ pub fn word(folder: &RunFolder, state: &RunState) -> &'static str {
 }
 
 fn as_json(folder: &RunFolder) -> Value {
-    let state = read_state(&folder.state(), &folder.events());
-    match state {
+    match see(folder) {
         Ok(state) => json!({
             "name": folder.name(),
             "folder": folder.root(),
@@ -78,7 +86,7 @@ fn as_json(folder: &RunFolder) -> Value {
 }
 
 fn row(folder: &RunFolder) -> Vec<String> {
-    let Ok(state) = read_state(&folder.state(), &folder.events()) else {
+    let Ok(state) = see(folder) else {
         return vec![folder.name(), "unreadable".to_owned()];
     };
     let loss = state

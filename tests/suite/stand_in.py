@@ -7,7 +7,7 @@ STAND_IN_STEPS and STAND_IN_DELAY give the number of steps and seconds a step.
 
 import json, os, select, signal, socket, sys, time
 
-mode, run = sys.argv[1], sys.argv[2]
+mode, run = (sys.argv + [""])[1:3]
 if mode == "doctor":
     print(json.dumps({"libtorch": "none", "cuda": False}))
     sys.exit(0)
@@ -24,7 +24,8 @@ if mode == "sample":
 options = dict(zip(sys.argv[3::2], sys.argv[4::2]))
 lives = os.path.join(run, "lives")
 with open(lives, "a") as file:
-    file.write(json.dumps(options) + "\n")
+    names = ("CUDA_DEVICE_ORDER", "NCCL_SOCKET_IFNAME", "CUDA_MODULE_LOADING")
+    file.write(json.dumps(options | {name: os.environ.get(name) for name in names}) + "\n")
 life = sum(1 for _ in open(lives)) - 1
 behaviours = os.environ.get("STAND_IN", "well").split(",")
 behaviour = behaviours[min(life, len(behaviours) - 1)]
@@ -91,7 +92,7 @@ def misbehave(step):
             os.setsid()
             time.sleep(4)
             os._exit(0)
-        sys.exit(3)
+        sys.exit(9)
 
 
 start = 0

@@ -33,7 +33,7 @@ pub fn briefly(state: &RunState) -> String {
         return String::new();
     };
     format!(
-        "{}  loss {:.4}  {} tok/s{}  {} gone",
+        "{}  loss {:.4}  {} tok/s{}  {} elapsed",
         of_total(state),
         last.loss,
         units::count(last.tokens_per_sec.round()),
