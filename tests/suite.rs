@@ -3,15 +3,26 @@
 //! A test that needs what this machine lacks counts as ignored and says why in its name.
 #![allow(clippy::panic)]
 
+#[path = "suite/cli.rs"]
+mod cli;
 #[path = "suite/equivalence.rs"]
 mod equivalence;
+#[path = "suite/in_process.rs"]
+mod in_process;
 #[path = "suite/reference.rs"]
 mod reference;
+#[path = "suite/supervisor.rs"]
+mod supervisor;
 #[path = "suite/support.rs"]
 mod support;
 
 fn main() {
     let arguments = libtest_mimic::Arguments::from_args();
-    let trials = [equivalence::trials(), reference::trials()];
+    let trials = [
+        cli::trials(),
+        equivalence::trials(),
+        reference::trials(),
+        supervisor::trials(),
+    ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
 }

@@ -19,7 +19,7 @@ pub enum LaunchError {
         "capstan-worker was not found in {searched}; build it (make build) or set CAPSTAN_WORKER to its path"
     )]
     NoWorker { searched: String },
-    #[error("{what} {}: {source}", path.display())]
+    #[error("{what} {}", path.display())]
     Io {
         what: &'static str,
         path: PathBuf,
@@ -56,6 +56,21 @@ impl LaunchError {
         let path = path.into();
         move |source| Self::Io { what, path, source }
     }
+}
+
+/// An error's text with those of its causes, each once.
+pub fn in_full(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = error.source();
+    }
+    text
 }
 
 fn holder(pid: Option<u32>) -> String {

@@ -13,5 +13,5 @@ pub mod supervisor;
 pub mod worker;
 pub mod worker_program;
 
-pub use error::LaunchError;
+pub use error::{LaunchError, in_full};
 pub use folder::RunFolder;

@@ -54,7 +54,8 @@ pub struct RunState {
     pub next_seq: u64,
     pub ended: Option<Ending>,
     #[serde(skip)]
-    pace: Pace,
+    /// What `seconds_per_step` comes from; not written.
+    pub pace: Pace,
 }
 
 /// What a run is doing, in one word.

@@ -2,7 +2,7 @@
 
 use libtest_mimic::{Failed, Trial};
 
-use crate::support::{Bench, Setting, apart};
+use crate::in_process::{Bench, Setting, apart};
 
 /// Promise P6 in fp64: rounding leaves 1e-13, a mistake 1e-4 and more.
 const FP64_STEP_1: f64 = 1e-9;

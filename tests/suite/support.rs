@@ -1,186 +1,278 @@
-//! Runs in this process: the engine on rank threads, without supervisor or files of a run.
+//! A workplace for tests of the two programs: its own runs, cache and data.
 
 use std::{
+    fs::{self, File},
     path::{Path, PathBuf},
-    sync::mpsc::channel,
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
 };
 
-use capstan::{
-    checkpoint::{self, Loaded},
-    config::{self, Assignment, RunConfig},
-    data,
-    engine::{self, Ending, Finish, Injection, Job},
-    event::{Control, Event},
-    hw::Machine,
-    plan::{self, DataSummary, RunPlan},
-};
+use libtest_mimic::{Failed, Trial};
+use serde_json::{Value, json};
+use tempfile::TempDir;
 
-/// A small GPT on a text of uneven length, so that the last window of an epoch is partial.
-const CONFIG: &str = r#"{
-  "name": "tiny",
-  "model": { "gpt": { "n_layer": 2, "n_head": 2, "d_model": 32, "seq_len": 16 } },
-  "data": { "text": { "path": "text.txt", "tokenizer": "char" } },
-  "batch": { "global": 8 },
-  "stop": { "steps": 6 },
-  "optimizer": { "adamw": { "lr": 1e-3, "betas": [0.9, 0.99] } },
-  "precision": "fp64",
-  "parallel": { "dp": 1 },
-  "devices": ["cpu", "cpu", "cpu", "cpu"],
-  "threads_per_rank": 1,
-  "eval": { "every": 1000, "batches": 2 },
-  "checkpoint": { "every": 1000 }
-}"#;
+/// Longest that a test waits for anything.
+const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A folder with a text and a cache, for any number of runs.
-pub struct Bench {
-    pub folder: tempfile::TempDir,
+/// A trial that is ignored where the stand-in worker can't run.
+pub fn with_stand_in(name: &str, test: fn() -> Result<(), Failed>) -> Trial {
+    let has_python = Command::new("python3").arg("--version").output().is_ok();
+    Trial::test(name, test).with_ignored_flag(!has_python)
 }
 
-/// What a run said.
-pub struct Told {
-    pub events: Vec<Event>,
-    pub ending: Ending,
+/// Fails with a message.
+pub fn check(holds: bool, message: impl Into<String>) -> Result<(), Failed> {
+    if holds {
+        Ok(())
+    } else {
+        Err(message.into().into())
+    }
 }
 
-/// What a run is given besides its config.
-#[derive(Default)]
-pub struct Setting<'a> {
-    pub checkpoints: Option<PathBuf>,
-    pub resume: Option<Loaded>,
-    pub inject: Option<&'a str>,
-    /// Orders that are there before the first step.
-    pub controls: Vec<Control>,
-    pub bucket_bytes: Option<u64>,
+/// Folders that vanish with it; runs that still go on are killed first.
+pub struct Workplace {
+    root: TempDir,
+    pub config: PathBuf,
+    variables: Vec<(&'static str, String)>,
 }
 
-impl Bench {
-    /// A text of 2 003 characters over 27 letters.
-    pub fn new() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let text: String = (0..2_003u32)
-            .map(|i| char::from_u32(97 + (i * i / 7 + i) % 26).unwrap_or(' '))
-            .collect();
-        std::fs::write(folder.path().join("text.txt"), text).expect("written");
-        Self { folder }
-    }
-
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    pub fn config(&self, changes: &[&str]) -> RunConfig {
-        let changes: Vec<_> = changes
-            .iter()
-            .map(|text| Assignment::parse(text).expect("well-formed"))
-            .collect();
-        config::load_text(CONFIG, "tiny", self.folder.path(), &changes, None)
-            .expect("a good config")
-            .config
-    }
-
-    pub fn plan(&self, config: &RunConfig) -> (RunPlan, data::Prepared) {
-        let data = data::prepare(&config.data, &self.path("cache"), &|_| ()).expect("good data");
-        let machine = Machine {
-            cores: 2,
-            memory_bytes: 1 << 34,
-            gpus: Vec::new(),
-            no_gpus_because: None,
-        };
-        let plan = plan::resolve(config, &machine, &DataSummary::from(&data)).expect("a plan");
-        (plan, data)
-    }
-
-    /// Trains with `changes` to the config.
-    pub fn run(&self, changes: &[&str], setting: Setting<'_>) -> Told {
-        let config = self.config(changes);
-        let (mut plan, data) = self.plan(&config);
-        plan.bucket_bytes = setting.bucket_bytes;
-        let inject = setting
-            .inject
-            .map(|text| text.parse::<Injection>().expect("well-formed"));
-        let (orders, controls) = channel();
-        for control in setting.controls {
-            orders.send(control).expect("heard");
-        }
-        if let Some(folder) = &setting.checkpoints {
-            std::fs::create_dir_all(folder).expect("created");
-        }
-        let job = Job {
+impl Workplace {
+    /// `behaviour` is the stand-in worker's, life by life; see `stand_in.py`.
+    pub fn new(behaviour: &str) -> Result<Self, Failed> {
+        let root = tempfile::tempdir()?;
+        let text = "To be, or not to be, that is the question.\n".repeat(100);
+        fs::write(root.path().join("input.txt"), text)?;
+        let config = root.path().join("config.json");
+        let workplace = Self {
+            root,
             config,
-            plan,
-            data,
-            resume: setting.resume,
-            checkpoints: setting.checkpoints,
-            inject,
+            variables: vec![("STAND_IN", behaviour.to_owned())],
         };
-        let mut events = Vec::new();
-        let ending = engine::run(job, &controls, &mut |event| events.push(event)).expect("started");
-        Told { events, ending }
+        workplace.write_config(json!({}))?;
+        Ok(workplace)
     }
 
-    /// Trains and returns the losses, step by step.
-    pub fn losses(&self, changes: &[&str]) -> Vec<f64> {
-        self.run(changes, Setting::default()).losses()
+    pub fn with(mut self, name: &'static str, value: &str) -> Self {
+        self.variables.push((name, value.to_owned()));
+        self
     }
 
-    /// The newest checkpoint below a folder.
-    pub fn newest(&self, folder: &Path) -> Loaded {
-        checkpoint::newest_valid(folder)
-            .expect("readable")
-            .loaded
-            .expect("a checkpoint")
+    /// A run that goes on until it is told otherwise.
+    pub fn long(behaviour: &str) -> Result<Self, Failed> {
+        Ok(Self::new(behaviour)?
+            .with("STAND_IN_STEPS", "100000")
+            .with("STAND_IN_DELAY", "0.02"))
+    }
+
+    /// The config of a tiny run, with some keys replaced.
+    pub fn write_config(&self, changes: Value) -> Result<(), Failed> {
+        let mut config = json!({
+            "name": "tiny",
+            "model": { "gpt": { "preset": "gpt-nano" } },
+            "data": { "text": { "path": "input.txt" } },
+            "batch": { "global": 4 },
+            "stop": { "steps": 4 },
+            "devices": ["cpu", "cpu"],
+            "log": { "every": 2 },
+        });
+        if let (Some(config), Value::Object(changes)) = (config.as_object_mut(), changes) {
+            config.extend(changes);
+        }
+        fs::write(&self.config, config.to_string())?;
+        Ok(())
+    }
+
+    pub fn runs(&self) -> PathBuf {
+        self.root.path().join("runs")
+    }
+
+    pub fn run(&self, name: &str) -> PathBuf {
+        self.runs().join(name)
+    }
+
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_capstan"));
+        command
+            .args(arguments)
+            .env("CAPSTAN_RUNS_DIR", self.runs())
+            .env("XDG_CACHE_HOME", self.root.path().join("cache"))
+            .env(
+                "CAPSTAN_WORKER",
+                Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite/stand_in.py"),
+            )
+            .env_remove("WORLD_SIZE")
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null());
+        command
+    }
+
+    pub fn capstan(&self, arguments: &[&str]) -> Result<Said, Failed> {
+        Ok(Said::from(self.command(arguments).output()?))
+    }
+
+    pub fn train(&self, arguments: &[&str]) -> Result<Said, Failed> {
+        Ok(Said::from(self.train_command(arguments).output()?))
+    }
+
+    pub fn train_command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.command(&["train"]);
+        command.arg(&self.config).args(arguments);
+        command
+    }
+
+    /// A front in the background, its output in a file.
+    pub fn train_aside(&self, arguments: &[&str]) -> Result<Front, Failed> {
+        let output = self.root.path().join("front.txt");
+        let child = self
+            .train_command(arguments)
+            .stdout(File::create(&output)?)
+            .stderr(Stdio::null())
+            .spawn()?;
+        Ok(Front { child, output })
+    }
+
+    /// The run's log so far, a whole record an entry.
+    pub fn events(&self, name: &str) -> Vec<Value> {
+        let text = fs::read_to_string(self.run(name).join("events.jsonl")).unwrap_or_default();
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole
+            .lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
+    }
+
+    pub fn events_named(&self, name: &str, event: &str) -> Vec<Value> {
+        let mut events = self.events(name);
+        events.retain(|record| record["event"] == event);
+        events
+    }
+
+    /// What the worker was started with, life by life.
+    pub fn lives(&self, name: &str) -> Vec<Value> {
+        let text = fs::read_to_string(self.run(name).join("lives")).unwrap_or_default();
+        text.lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
+    }
+
+    pub fn step(&self, name: &str) -> u64 {
+        let steps = self.events_named(name, "step");
+        steps
+            .last()
+            .and_then(|record| record["step"].as_u64())
+            .unwrap_or(0)
+    }
+
+    pub fn wait_for_step(&self, name: &str, step: u64) -> Result<(), Failed> {
+        wait(&format!("step {step} of {name}"), || {
+            self.step(name) >= step
+        })
+    }
+
+    /// The outcome and reason of the run's last event, once it has ended.
+    pub fn wait_for_end(&self, name: &str) -> Result<(String, String), Failed> {
+        wait(&format!("the end of {name}"), || {
+            !self.events_named(name, "ended").is_empty()
+        })?;
+        let ended = self.events_named(name, "ended").pop().unwrap_or_default();
+        let field = |key: &str| ended[key].as_str().unwrap_or_default().to_owned();
+        Ok((field("outcome"), field("reason")))
+    }
+
+    pub fn supervisor(&self, name: &str) -> Result<rustix::process::Pid, Failed> {
+        wait("the supervisor", || {
+            !self.events_named(name, "run").is_empty()
+        })?;
+        let run = self.events_named(name, "run").pop().unwrap_or_default();
+        let pid = run["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok());
+        pid.and_then(rustix::process::Pid::from_raw)
+            .ok_or_else(|| "no process id".into())
     }
 }
 
-impl Told {
-    pub fn losses(&self) -> Vec<f64> {
-        assert!(
-            matches!(self.ending, Ending::Finished(_)),
-            "{:?}",
-            self.ending
-        );
-        self.steps(|loss, _| loss)
-    }
-
-    pub fn grad_norms(&self) -> Vec<f64> {
-        self.steps(|_, norm| norm)
-    }
-
-    pub fn final_eval(&self) -> f64 {
-        let eval = self.events.iter().find_map(|event| match event {
-            Event::Eval {
-                loss,
-                is_final: true,
-                ..
-            } => Some(*loss),
-            _ => None,
-        });
-        eval.expect("a final evaluation")
-    }
-
-    pub fn finish(&self) -> &Finish {
-        match &self.ending {
-            Ending::Finished(finish) => finish,
-            other => panic!("{other:?}"),
+impl Drop for Workplace {
+    fn drop(&mut self) {
+        for run in fs::read_dir(self.runs()).into_iter().flatten().flatten() {
+            if run.path().join("control.sock").exists() {
+                let _ = self.command(&["kill"]).arg(run.path()).output();
+            }
         }
     }
+}
 
-    fn steps(&self, pick: impl Fn(f64, f64) -> f64) -> Vec<f64> {
-        let steps = self.events.iter().filter_map(|event| match event {
-            Event::Step {
-                loss, grad_norm, ..
-            } => Some(pick(*loss, *grad_norm)),
-            _ => None,
-        });
-        steps.collect()
+/// What a command printed, and its exit code.
+#[derive(Debug)]
+pub struct Said {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+impl From<Output> for Said {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            out: String::from_utf8_lossy(&output.stdout).into_owned(),
+            err: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
     }
 }
 
-/// The largest relative difference.
-pub fn apart(a: &[f64], b: &[f64]) -> f64 {
-    assert_eq!(a.len(), b.len());
-    a.iter()
-        .zip(b)
-        .map(|(a, b)| (a - b).abs() / b.abs())
-        .fold(0.0, f64::max)
+impl Said {
+    pub fn ended_with(self, code: i32) -> Result<Self, Failed> {
+        check(
+            self.code == Some(code),
+            format!("exit code {code} expected: {self:#?}"),
+        )?;
+        Ok(self)
+    }
+
+    /// Every part stands somewhere in what was printed.
+    pub fn says(self, parts: &[&str]) -> Result<Self, Failed> {
+        for part in parts {
+            let said = self.out.contains(part) || self.err.contains(part);
+            check(said, format!("{part:?} expected: {self:#?}"))?;
+        }
+        Ok(self)
+    }
+
+    pub fn json(&self) -> Result<Value, Failed> {
+        Ok(serde_json::from_str(&self.out)?)
+    }
+}
+
+/// A front that follows a run.
+pub struct Front {
+    pub child: Child,
+    output: PathBuf,
+}
+
+impl Front {
+    pub fn pid(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_child(&self.child)
+    }
+
+    pub fn said(&self) -> String {
+        fs::read_to_string(&self.output).unwrap_or_default()
+    }
+
+    pub fn code(&mut self) -> Result<Option<i32>, Failed> {
+        let child = &mut self.child;
+        wait("the front's end", || {
+            matches!(child.try_wait(), Ok(Some(_)))
+        })?;
+        Ok(self.child.wait()?.code())
+    }
+}
+
+/// Polls until `holds`; a test never sleeps for a fixed time instead.
+pub fn wait(what: &str, mut holds: impl FnMut() -> bool) -> Result<(), Failed> {
+    let until = Instant::now() + PATIENCE;
+    while !holds() {
+        if Instant::now() > until {
+            return Err(format!("waited in vain for {what}").into());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }

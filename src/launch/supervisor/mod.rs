@@ -26,7 +26,7 @@ use signal_hook::{
 };
 
 use self::{duty::Duty, journal::Journal, restarts::Restarts};
-use super::{LaunchError, RunFolder, lock::RunLock, start::Answer, worker_program};
+use super::{LaunchError, RunFolder, in_full, lock::RunLock, start::Answer, worker_program};
 use crate::{
     config::RunConfig,
     event::{ControlReply, ControlRequest, EVENT_VERSION, Event},
@@ -71,7 +71,7 @@ pub fn run(root: &Path, begin: Begin) -> u8 {
         }
         Err(error) => {
             let code = error.exit_code();
-            let message = error.to_string();
+            let message = in_full(&error);
             answer(&Answer::Refused { code, message });
             code
         }

@@ -1,0 +1,121 @@
+//! `sample` and `eval`: a worker's answer from a checkpoint.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use anyhow::Context;
+
+use super::{
+    cli::{RunArgs, SampleArgs},
+    find::find,
+    outcome::{USAGE, refusal},
+    text::{printable, say},
+};
+use crate::{
+    base::units,
+    config::{RunConfig, SampleConfig},
+    event::Event,
+    launch::{RunFolder, worker_program},
+};
+
+pub fn sample(runs_dir: &Path, args: &SampleArgs) -> anyhow::Result<u8> {
+    let folder = find(runs_dir, args.run.as_deref())?;
+    let settings = settings(&folder, args)?;
+    let mut command = worker("sample", &folder)?;
+    command
+        .args(["--prompt", &settings.prompt])
+        .args(["--tokens", &settings.tokens.to_string()])
+        .args(["--temperature", &settings.temperature.to_string()])
+        .args(["--seed", &settings.seed.to_string()]);
+    if let Some(top_k) = settings.top_k {
+        command.args(["--top-k", &top_k.to_string()]);
+    }
+    ask(command, args.json)
+}
+
+pub fn eval(runs_dir: &Path, args: &RunArgs) -> anyhow::Result<u8> {
+    let folder = find(runs_dir, args.run.as_deref())?;
+    ask(worker("eval", &folder)?, args.json)
+}
+
+/// What the command line leaves out, the run's config says.
+fn settings(folder: &RunFolder, args: &SampleArgs) -> anyhow::Result<SampleConfig> {
+    let path = folder.config();
+    let text = fs::read(&path).with_context(|| path.display().to_string())?;
+    let config: RunConfig =
+        serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
+    let own = config.sample.unwrap_or_default();
+    let temperature = args.temperature.unwrap_or(own.temperature);
+    if !(temperature.is_finite() && temperature >= 0.0) {
+        return Err(refusal(
+            USAGE,
+            format!("--temperature {temperature}: give at least 0"),
+        ));
+    }
+    Ok(SampleConfig {
+        prompt: args.prompt.clone().unwrap_or(own.prompt),
+        tokens: args.tokens.unwrap_or(own.tokens),
+        temperature,
+        top_k: args.top_k.or(own.top_k),
+        seed: args.seed.unwrap_or(own.seed),
+    })
+}
+
+fn worker(task: &str, folder: &RunFolder) -> anyhow::Result<Command> {
+    if !folder.has_checkpoint() {
+        return Err(refusal(
+            USAGE,
+            format!("{} has no checkpoint yet", folder.name()),
+        ));
+    }
+    let program = worker_program::find()?;
+    let mut command = Command::new(&program);
+    command
+        .arg(task)
+        .arg(folder.root())
+        .envs(worker_program::environment(&program))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped());
+    Ok(command)
+}
+
+/// Shows what the worker says as it says it, and takes its exit code.
+fn ask(mut command: Command, json: bool) -> anyhow::Result<u8> {
+    let mut child = command.spawn().context("starting capstan-worker")?;
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).lines() {
+            show(&line?, json)?;
+        }
+    }
+    let status = child.wait()?;
+    Ok(status
+        .code()
+        .map_or(1, |code| u8::try_from(code).unwrap_or(1)))
+}
+
+fn show(line: &str, json: bool) -> anyhow::Result<()> {
+    if json {
+        say(line)?;
+        return Ok(());
+    }
+    match serde_json::from_str(line) {
+        Ok(Event::Sample { prompt, text, .. }) => say(&printable(&format!("{prompt}{text}")))?,
+        Ok(Event::Eval {
+            step,
+            loss,
+            targets,
+            seconds,
+            ..
+        }) => say(&format!(
+            "loss {loss:.4} over {targets} held-out targets, after step {step} ({})",
+            units::seconds(seconds)
+        ))?,
+        Ok(Event::Warning { text, .. }) => say(&format!("warning: {text}"))?,
+        _ => {}
+    }
+    Ok(())
+}

@@ -1,0 +1,302 @@
+//! The arguments as written.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::config::{Assignment, ConfigError, ParallelConfig, layout_from_text};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+    0  done
+    1  the run failed, or the command could not do its work
+    2  usage or config
+    3  the plan does not fit
+    4  a driver, device or program is missing
+    5  data unreadable
+   70  internal error
+   75  stopped with a complete checkpoint: capstan resume goes on
+  130, 143  killed without one
+
+RUN is a run's name, its folder, or absent: the latest run.";
+
+/// Trains models over the GPUs of one workstation, or its cores.
+#[derive(Debug, Parser)]
+#[command(name = "capstan", version, after_help = EXIT_CODES, arg_required_else_help = true)]
+pub struct Cli {
+    /// Folder of the runs [default: $CAPSTAN_RUNS_DIR, else $XDG_DATA_HOME/capstan/runs]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub runs_dir: Option<PathBuf>,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a run and follow it
+    Train(TrainArgs),
+    /// List the runs, the latest first
+    Runs(QueryArgs),
+    /// Say how a run stands
+    Status(RunArgs),
+    /// Follow a run; Ctrl-C leaves it running
+    Attach(AttachArgs),
+    /// Print what the worker printed
+    Logs(LogsArgs),
+    /// Save a checkpoint after the current step
+    Checkpoint(RunArgs),
+    /// Hold a run after the current step
+    Pause(RunArgs),
+    /// Let a paused run go on
+    Continue(RunArgs),
+    /// Finish the step, save a checkpoint, end; a second stop ends at once
+    Stop(RunArgs),
+    /// End a run at once; what came after its last checkpoint is lost
+    Kill(RunArgs),
+    /// Go on with a run from its last checkpoint
+    Resume(ResumeArgs),
+    /// Generate text with a run's last checkpoint
+    Sample(SampleArgs),
+    /// Evaluate a run's last checkpoint on the whole validation split
+    Eval(RunArgs),
+    /// Delete a run and its checkpoints
+    Delete(DeleteArgs),
+    /// Look at data, or tokenize it beforehand
+    Data(DataArgs),
+    /// Print the JSON Schema of a config
+    Schema(QueryArgs),
+    /// Print a config as capstan reads it
+    Config(ConfigArgs),
+    /// Check this machine and this installation
+    Doctor(QueryArgs),
+    /// Print where capstan keeps things
+    Paths(QueryArgs),
+    /// Print a shell's completion script
+    Completions(CompletionsArgs),
+    /// Print the manual page
+    Man(ManArgs),
+    #[command(hide = true)]
+    Supervise(SuperviseArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    /// The config, a JSON file
+    pub config: PathBuf,
+    #[command(flatten)]
+    pub changes: ChangeArgs,
+    /// Name of the run; refused where it exists (the config's own name gets -2, -3, ...)
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Print the plan and start nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub view: ViewArgs,
+    /// Return once the run has started
+    #[arg(long)]
+    pub detach: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ResumeArgs {
+    /// Name or folder of the run; absent: the latest
+    pub run: Option<String>,
+    #[command(flatten)]
+    pub changes: ChangeArgs,
+    #[command(flatten)]
+    pub view: ViewArgs,
+    /// Return once the run has started
+    #[arg(long)]
+    pub detach: bool,
+}
+
+/// Changes of a config.
+#[derive(Debug, Args)]
+pub struct ChangeArgs {
+    /// Change a value of the config (JSON, else a string); may be given more than once
+    #[arg(long, value_name = "KEY.PATH=VALUE", value_parser = Assignment::parse)]
+    pub set: Vec<Assignment>,
+    /// Replace the config's split, such as dp=2
+    #[arg(long, value_name = "AXIS=N,...", value_parser = layout)]
+    pub layout: Option<ParallelConfig>,
+}
+
+/// How a run is shown.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct ViewArgs {
+    /// Lines without a progress bar
+    #[arg(long, conflicts_with = "json")]
+    pub plain: bool,
+    /// The run's events, one JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct AttachArgs {
+    /// Name or folder of the run; absent: the latest
+    pub run: Option<String>,
+    #[command(flatten)]
+    pub view: ViewArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Name or folder of the run; absent: the latest
+    pub run: Option<String>,
+    /// Answer in JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct QueryArgs {
+    /// Answer in JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// Name or folder of the run; absent: the latest
+    pub run: Option<String>,
+    /// Wait for more until the run has ended
+    #[arg(short, long)]
+    pub follow: bool,
+    /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct SampleArgs {
+    /// Name or folder of the run; absent: the latest
+    pub run: Option<String>,
+    /// Text to go on from [default: the config's sample.prompt, else a line break]
+    #[arg(long)]
+    pub prompt: Option<String>,
+    /// Tokens to generate
+    #[arg(long)]
+    pub tokens: Option<usize>,
+    /// 0 takes the likeliest token, 1 samples the model's distribution
+    #[arg(long)]
+    pub temperature: Option<f64>,
+    /// Sample among the K likeliest tokens
+    #[arg(long, value_name = "K")]
+    pub top_k: Option<usize>,
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// The events, one JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DeleteArgs {
+    /// Name or folder of the run
+    pub run: String,
+    /// The run's name once more
+    #[arg(long, value_name = "NAME")]
+    pub confirm: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct DataArgs {
+    #[command(subcommand)]
+    pub command: DataCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DataCommand {
+    /// Say what data holds: files, tokens, vocabulary
+    Inspect(SourceArgs),
+    /// Tokenize data into the cache, as training would
+    Tokenize(SourceArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct SourceArgs {
+    /// A config (.json), JSON Lines (.jsonl), or a text file or folder
+    pub source: PathBuf,
+    /// Change a value of the config
+    #[arg(long, value_name = "KEY.PATH=VALUE", value_parser = Assignment::parse)]
+    pub set: Vec<Assignment>,
+    /// For a text: bytes, char, or a tokenizer.json
+    #[arg(long, default_value = "bytes")]
+    pub tokenizer: String,
+    /// For JSON Lines: the field with the text
+    #[arg(long, default_value = "text")]
+    pub field: String,
+    /// Answer in JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// The config, a JSON file
+    pub config: PathBuf,
+    #[command(flatten)]
+    pub changes: ChangeArgs,
+    /// One value a line, with who set it
+    #[arg(long)]
+    pub explain: bool,
+    /// Answer in JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    pub shell: Shell,
+}
+
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Write a page for each command into this folder instead
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct SuperviseArgs {
+    pub folder: PathBuf,
+    #[arg(long)]
+    pub resume: bool,
+}
+
+fn layout(text: &str) -> Result<ParallelConfig, ConfigError> {
+    layout_from_text(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_query_answers_in_json() {
+        let queries = [
+            "runs", "status", "logs", "schema", "config", "doctor", "paths", "sample", "eval",
+            "attach",
+        ];
+        let cli = Cli::command();
+        for query in queries {
+            let command = cli.find_subcommand(query).expect(query);
+            assert!(
+                command
+                    .get_arguments()
+                    .any(|arg| arg.get_long() == Some("json")),
+                "{query}"
+            );
+        }
+    }
+}

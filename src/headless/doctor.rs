@@ -1,0 +1,197 @@
+//! `doctor`: can this machine train, and if not, what to do.
+
+use std::{
+    path::Path,
+    process::{Command, Stdio},
+};
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::{
+    cli::QueryArgs,
+    outcome::MISSING,
+    text::{printable, say, say_json, table},
+};
+use crate::{
+    base::{fs::free_bytes, units},
+    hw::{Gpu, Machine},
+    launch::{dirs, in_full, worker_program},
+};
+
+/// Less free space than this is worth a word.
+const LITTLE_SPACE: u64 = 2 * units::GIB;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Health {
+    Good,
+    /// Training works, but not as well as it could.
+    Note,
+    /// Training does not work.
+    Bad,
+}
+
+#[derive(Debug, Serialize)]
+struct Check {
+    name: &'static str,
+    health: Health,
+    found: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    remedy: Option<String>,
+}
+
+pub fn doctor(runs_dir: &Path, args: &QueryArgs) -> anyhow::Result<u8> {
+    let machine = Machine::probe();
+    let worker = ask_worker();
+    let checks = checks(&machine, runs_dir, &worker);
+    if args.json {
+        say_json(json!({ "machine": machine, "worker": worker.ok(), "checks": checks }))?;
+    } else {
+        for line in told(&checks) {
+            say(&line)?;
+        }
+    }
+    let is_ill = checks.iter().any(|check| check.health == Health::Bad);
+    Ok(if is_ill { MISSING } else { 0 })
+}
+
+fn checks(machine: &Machine, runs_dir: &Path, worker: &Result<Value, String>) -> Vec<Check> {
+    let mut checks = vec![
+        good("cores", machine.cores.to_string()),
+        good("memory", units::bytes(machine.memory_bytes)),
+        space("disk of runs", runs_dir),
+        space("disk of cache", &dirs::cache_dir()),
+    ];
+    checks.extend(gpus(machine));
+    match worker {
+        Ok(facts) => checks.extend(worker_facts(facts)),
+        Err(problem) => checks.push(Check {
+            name: "worker",
+            health: Health::Bad,
+            found: problem.clone(),
+            remedy: Some("make build, or set CAPSTAN_WORKER to its path".to_owned()),
+        }),
+    }
+    checks
+}
+
+fn gpus(machine: &Machine) -> Vec<Check> {
+    if !machine.gpus.is_empty() {
+        return machine.gpus.iter().map(gpu).collect();
+    }
+    let reason = machine.no_gpus_because.clone();
+    vec![Check {
+        name: "GPUs",
+        health: Health::Note,
+        found: reason.unwrap_or_else(|| "the driver shows none".to_owned()),
+        remedy: Some(
+            "ranks run on CPU; for GPUs install the NVIDIA driver, 580 or later".to_owned(),
+        ),
+    }]
+}
+
+fn gpu(gpu: &Gpu) -> Check {
+    let [major, minor] = gpu.compute_capability;
+    let memory = units::bytes(gpu.memory_bytes);
+    good(
+        "GPU",
+        format!(
+            "{}, {memory}, sm_{major}{minor}, driver {}",
+            gpu.name, gpu.driver
+        ),
+    )
+}
+
+/// The nearest folder that exists stands for one that doesn't yet.
+fn space(name: &'static str, folder: &Path) -> Check {
+    let present = folder
+        .ancestors()
+        .find(|folder| folder.exists())
+        .unwrap_or(folder);
+    match free_bytes(present) {
+        Ok(bytes) if bytes >= LITTLE_SPACE => good(name, format!("{} free", units::bytes(bytes))),
+        Ok(bytes) => Check {
+            name,
+            health: Health::Note,
+            found: format!("{} free", units::bytes(bytes)),
+            remedy: Some(format!("make room on the disk of {}", present.display())),
+        },
+        Err(error) => Check {
+            name,
+            health: Health::Bad,
+            found: format!("{}: {error}", present.display()),
+            remedy: Some("choose another folder with --runs-dir or XDG_CACHE_HOME".to_owned()),
+        },
+    }
+}
+
+/// What the worker says of itself: whatever it reports, a line each.
+fn ask_worker() -> Result<Value, String> {
+    let program = worker_program::find().map_err(|error| in_full(&error))?;
+    let output = Command::new(&program)
+        .arg("doctor")
+        .envs(worker_program::environment(&program))
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| format!("{}: {error}", program.display()))?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let facts = said
+        .lines()
+        .find_map(|line| serde_json::from_str(line).ok());
+    facts.ok_or_else(|| {
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        let complaint = complaint.lines().last().unwrap_or("it says nothing");
+        format!(
+            "{} ({}): {}",
+            program.display(),
+            output.status,
+            printable(complaint)
+        )
+    })
+}
+
+fn worker_facts(facts: &Value) -> Vec<Check> {
+    let mut checks = Vec::new();
+    if let Ok(program) = worker_program::find() {
+        checks.push(good("worker", program.display().to_string()));
+    }
+    for (key, value) in facts.as_object().into_iter().flatten() {
+        let value = value.as_str().map_or_else(|| value.to_string(), printable);
+        checks.push(good("worker says", format!("{key}: {value}")));
+    }
+    checks
+}
+
+const fn good(name: &'static str, found: String) -> Check {
+    Check {
+        name,
+        health: Health::Good,
+        found,
+        remedy: None,
+    }
+}
+
+fn told(checks: &[Check]) -> Vec<String> {
+    let row = |check: &Check| {
+        let health = match check.health {
+            Health::Good => "ok",
+            Health::Note => "note",
+            Health::Bad => "BAD",
+        };
+        let remedy = check
+            .remedy
+            .as_ref()
+            .map(|remedy| format!("; {remedy}"))
+            .unwrap_or_default();
+        vec![
+            check.name.to_owned(),
+            health.to_owned(),
+            format!("{}{remedy}", check.found),
+        ]
+    };
+    table(
+        &["CHECK", "", "FOUND"],
+        &checks.iter().map(row).collect::<Vec<_>>(),
+    )
+}

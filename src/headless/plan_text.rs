@@ -1,0 +1,99 @@
+//! A plan in a few lines.
+
+use super::text::facts;
+use crate::{
+    arch::ModelShape,
+    base::units,
+    plan::{Communicator, RunPlan, StopPlan},
+};
+
+/// The plan, a fact a line.
+pub fn lines(name: &str, plan: &RunPlan) -> Vec<String> {
+    let mut rows = vec![
+        ("run", name.to_owned()),
+        ("model", model(plan)),
+        ("data", data(plan)),
+        ("split", split(plan)),
+        ("batch", batch(plan)),
+        ("stop", stop(plan)),
+        ("memory", memory(plan)),
+    ];
+    rows.extend(plan.notes.iter().map(|note| ("note", note.clone())));
+    facts(&rows)
+}
+
+fn model(plan: &RunPlan) -> String {
+    let ModelShape::Gpt(gpt) = &plan.model;
+    format!(
+        "GPT of {} layers, {} heads, d_model {}, seq_len {}: {} parameters",
+        gpt.n_layer,
+        gpt.n_head,
+        gpt.d_model,
+        gpt.seq_len,
+        units::count(plan.n_params as f64)
+    )
+}
+
+fn data(plan: &RunPlan) -> String {
+    format!(
+        "{} tokens to train on, {} held out, a vocabulary of {}",
+        units::count(plan.data.train_tokens as f64),
+        units::count(plan.data.val_tokens as f64),
+        plan.data.vocab_size
+    )
+}
+
+fn split(plan: &RunPlan) -> String {
+    let devices: Vec<String> = plan
+        .ranks
+        .iter()
+        .map(|rank| rank.device.to_string())
+        .collect();
+    let threads = plan.ranks.first().map_or(1, |rank| rank.threads);
+    let communicator = match plan.communicator {
+        Communicator::Solo => "",
+        Communicator::Local => ", over memory",
+        Communicator::Nccl => ", over NCCL",
+    };
+    format!(
+        "{} on {} ({}), {threads} thread(s) a rank{communicator}",
+        plan.strategy.name(),
+        count(plan.world(), "rank"),
+        devices.join(", ")
+    )
+}
+
+fn batch(plan: &RunPlan) -> String {
+    format!(
+        "{} sequences a step ({} tokens); a rank takes {} in {} of {}",
+        plan.global_batch,
+        plan.global_batch * plan.model.seq_len(),
+        plan.local_batch,
+        count(plan.grad_accum_steps, "pass"),
+        plan.micro_batch
+    )
+}
+
+fn stop(plan: &RunPlan) -> String {
+    match plan.stop {
+        StopPlan::Steps { steps } => {
+            let tokens = steps as f64 * (plan.global_batch * plan.model.seq_len()) as f64;
+            format!("after {steps} steps ({} tokens)", units::count(tokens))
+        }
+        StopPlan::Seconds { seconds } => format!("after {}", units::seconds(seconds)),
+    }
+}
+
+fn memory(plan: &RunPlan) -> String {
+    let total = units::bytes(plan.memory.total());
+    format!("{total} a rank for weights, gradients and optimizer state; activations come on top")
+}
+
+fn count(n: usize, what: &str) -> String {
+    let plural = match (n, what.ends_with('s')) {
+        (1, _) => "",
+        (_, true) => "es",
+        (_, false) => "s",
+    };
+    format!("{n} {what}{plural}")
+}

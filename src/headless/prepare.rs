@@ -1,0 +1,82 @@
+//! The data floor, with its progress shown.
+
+use std::{sync::Mutex, time::Duration};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::{follow::ViewKind, text::say};
+use crate::{
+    config::DataConfig,
+    data::{self, Inspection, Progress},
+    launch::dirs,
+    plan::DataSummary,
+};
+
+const TEMPLATE: &str = "{bar:20} {bytes}/{total_bytes} {wide_msg}";
+/// Work that is done sooner needs no bar.
+const QUIET_FOR: Duration = Duration::from_millis(300);
+
+/// Makes the tokens that a run will read, or finds them in the cache.
+///
+/// # Errors
+/// As [`data::prepare`].
+pub fn prepare(config: &DataConfig, view: ViewKind) -> anyhow::Result<DataSummary> {
+    let meter = Meter::new(view);
+    let prepared = data::prepare(config, &dirs::cache_dir(), &|progress| meter.show(progress));
+    meter.bar.finish_and_clear();
+    Ok(DataSummary::from(&prepared?))
+}
+
+/// As [`prepare`], with a look at the tokens.
+///
+/// # Errors
+/// As [`data::prepare`].
+pub fn inspect(config: &DataConfig, view: ViewKind) -> anyhow::Result<Inspection> {
+    let meter = Meter::new(view);
+    let inspection = data::inspect(config, &dirs::cache_dir(), &|progress| meter.show(progress));
+    meter.bar.finish_and_clear();
+    Ok(inspection?)
+}
+
+/// A bar on a terminal, a line for each kind of work elsewhere, nothing beside JSON.
+struct Meter {
+    view: ViewKind,
+    bar: ProgressBar,
+    said: Mutex<Option<&'static str>>,
+}
+
+impl Meter {
+    fn new(view: ViewKind) -> Self {
+        let target = match view {
+            ViewKind::Bar => ProgressDrawTarget::stdout(),
+            ViewKind::Lines | ViewKind::Json => ProgressDrawTarget::hidden(),
+        };
+        let bar = ProgressBar::with_draw_target(Some(0), target);
+        if let Ok(style) = ProgressStyle::with_template(TEMPLATE) {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        Self {
+            view,
+            bar,
+            said: Mutex::new(None),
+        }
+    }
+
+    /// Called from several threads, possibly out of order.
+    fn show(&self, progress: Progress) {
+        if self.bar.elapsed() < QUIET_FOR {
+            return;
+        }
+        self.bar.set_length(progress.total);
+        self.bar.set_message(progress.what);
+        self.bar
+            .set_position(progress.done.max(self.bar.position()));
+        let Ok(mut said) = self.said.lock() else {
+            return;
+        };
+        if self.view == ViewKind::Lines && *said != Some(progress.what) {
+            *said = Some(progress.what);
+            let _ = say(&format!("data: {}", progress.what));
+        }
+    }
+}

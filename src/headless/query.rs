@@ -1,0 +1,191 @@
+//! `runs` and `status`: what is known, without asking anyone.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::{
+    cli::{QueryArgs, RunArgs},
+    find::{all, find},
+    text::{facts, say, say_json, table},
+};
+use crate::{
+    base::{clock::unix_seconds, units},
+    launch::{RunFolder, lock},
+    store::{RunState, StoreError, fold_log, read_state},
+};
+
+pub fn runs(runs_dir: &Path, args: &QueryArgs) -> anyhow::Result<u8> {
+    let runs = all(runs_dir);
+    if args.json {
+        let runs: Vec<Value> = runs.iter().map(as_json).collect();
+        say_json(json!({ "runs_dir": runs_dir, "runs": runs }))?;
+        return Ok(0);
+    }
+    if runs.is_empty() {
+        say(&format!("there are no runs in {}", runs_dir.display()))?;
+        return Ok(0);
+    }
+    let rows: Vec<Vec<String>> = runs.iter().map(row).collect();
+    for line in table(
+        &["NAME", "STATUS", "STEP", "LOSS", "BEST EVAL", "LAST EVENT"],
+        &rows,
+    ) {
+        say(&line)?;
+    }
+    Ok(0)
+}
+
+pub fn status(runs_dir: &Path, args: &RunArgs) -> anyhow::Result<u8> {
+    let folder = find(runs_dir, args.run.as_deref())?;
+    if args.json {
+        say_json(json!({ "run": as_json(&folder) }))?;
+        return Ok(0);
+    }
+    let state = see(&folder)?;
+    for line in facts(&told(&folder, &state)) {
+        say(&line)?;
+    }
+    Ok(0)
+}
+
+/// What is known of a run. The state file of a dead supervisor lags behind its log.
+fn see(folder: &RunFolder) -> Result<RunState, StoreError> {
+    let state = read_state(&folder.state(), &folder.events())?;
+    if state.ended.is_none() && !lock::is_held(folder) {
+        return fold_log(&folder.events());
+    }
+    Ok(state)
+}
+
+/// The word for a run's status; a run whose supervisor is gone without an ending was interrupted.
+pub fn word(folder: &RunFolder, state: &RunState) -> &'static str {
+    if state.ended.is_none() && !lock::is_held(folder) {
+        return "interrupted";
+    }
+    state.status.name()
+}
+
+fn as_json(folder: &RunFolder) -> Value {
+    match see(folder) {
+        Ok(state) => json!({
+            "name": folder.name(),
+            "folder": folder.root(),
+            "status": word(folder, &state),
+            "remaining_s": state.remaining_s(),
+            "best_eval": state.best_eval(),
+            "state": state,
+        }),
+        Err(error) => json!({
+            "name": folder.name(),
+            "folder": folder.root(),
+            "status": "unreadable",
+            "error": error.to_string(),
+        }),
+    }
+}
+
+fn row(folder: &RunFolder) -> Vec<String> {
+    let Ok(state) = see(folder) else {
+        return vec![folder.name(), "unreadable".to_owned()];
+    };
+    let loss = state
+        .last
+        .map_or_else(dash, |last| format!("{:.4}", last.loss));
+    let best = state
+        .best_eval()
+        .map_or_else(dash, |best| format!("{:.4}", best.loss));
+    vec![
+        folder.name(),
+        word(folder, &state).to_owned(),
+        of_total(&state),
+        loss,
+        best,
+        ago(state.updated),
+    ]
+}
+
+fn told(folder: &RunFolder, state: &RunState) -> Vec<(&'static str, String)> {
+    let mut facts = vec![
+        ("run", folder.name()),
+        ("status", told_status(folder, state)),
+    ];
+    facts.push(("step", told_step(state)));
+    if let Some(work) = &state.preparation {
+        facts.push(("doing", super::follow::told_work(work)));
+    }
+    if let Some(last) = state.last {
+        let text = format!(
+            "{:.4} (lr {:.2e}, grad_norm {:.3})",
+            last.loss, last.lr, last.grad_norm
+        );
+        facts.push(("loss", text));
+        facts.push(("speed", told_speed(last.tokens_per_sec, last.mfu)));
+    }
+    if let (Some(latest), Some(best)) = (state.evals.last(), state.best_eval()) {
+        let text = format!(
+            "{:.4} at step {} (best {:.4} at step {})",
+            latest.loss, latest.step, best.loss, best.step
+        );
+        facts.push(("eval", text));
+    }
+    if let Some(checkpoint) = state.newest_checkpoint() {
+        let size = units::bytes(checkpoint.bytes);
+        facts.push(("checkpoint", format!("step {} ({size})", checkpoint.step)));
+    }
+    if let Some(cause) = &state.last_restart {
+        facts.push(("restarts", format!("{} (last: {cause})", state.restarts)));
+    }
+    if let Some(warning) = &state.last_warning {
+        facts.push(("warnings", format!("{} (last: {warning})", state.warnings)));
+    }
+    facts.push(("last event", ago(state.updated)));
+    facts.push(("folder", folder.root().display().to_string()));
+    facts
+}
+
+fn told_status(folder: &RunFolder, state: &RunState) -> String {
+    let word = word(folder, state);
+    match &state.ended {
+        Some(ending) => format!("{word}: {}", ending.reason),
+        None if word == "interrupted" => {
+            format!("{word}: its supervisor is gone; capstan resume goes on")
+        }
+        None => word.to_owned(),
+    }
+}
+
+fn told_step(state: &RunState) -> String {
+    let left = match state.remaining_s() {
+        Some(seconds) if state.ended.is_none() => {
+            format!(", about {} left", units::seconds(seconds))
+        }
+        _ => String::new(),
+    };
+    format!("{}{left}", of_total(state))
+}
+
+fn told_speed(tokens_per_sec: f64, mfu: Option<f64>) -> String {
+    let mfu = mfu
+        .map(|mfu| format!(", MFU {:.1} %", mfu * 100.0))
+        .unwrap_or_default();
+    format!("{} tokens/s{mfu}", units::count(tokens_per_sec.round()))
+}
+
+fn of_total(state: &RunState) -> String {
+    match state.total_steps {
+        Some(total) => format!("{}/{total}", state.step),
+        None => state.step.to_string(),
+    }
+}
+
+fn ago(time: f64) -> String {
+    if time == 0.0 {
+        return dash();
+    }
+    format!("{} ago", units::seconds((unix_seconds() - time).max(0.0)))
+}
+
+fn dash() -> String {
+    "-".to_owned()
+}

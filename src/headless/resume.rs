@@ -1,0 +1,100 @@
+//! `resume`: on from the last checkpoint, perhaps under another split.
+
+use std::{fs, path::Path};
+
+use super::{
+    cli::{ChangeArgs, ResumeArgs},
+    find::{find, shortly},
+    follow::{self, History, Interrupts, ViewKind},
+    outcome::{USAGE, refusal},
+    text::say,
+    train,
+};
+use crate::{
+    config::{self, RunConfig},
+    event::Outcome,
+    launch::{RunFolder, lock, lock::RunLock, start, supervisor::Begin},
+    plan::RunPlan,
+    store::{RunState, fold_log},
+};
+
+pub fn resume(runs_dir: &Path, args: ResumeArgs) -> anyhow::Result<u8> {
+    train::refuse_other_launchers()?;
+    let view = ViewKind::choose(args.view);
+    let folder = find(runs_dir, args.run.as_deref())?;
+    let name = shortly(runs_dir, &folder);
+    let changed = !args.changes.set.is_empty() || args.changes.layout.is_some();
+    check(&folder, &name, changed)?;
+    if changed {
+        change(&folder, &args.changes, view)?;
+    }
+    let history = History::read(&folder)?;
+    let interrupts = Interrupts::listen()?;
+    let supervisor = start::supervise(&folder, Begin::Resume)?;
+    if args.detach {
+        return train::show_detached(runs_dir, &folder, args.view.json);
+    }
+    if view != ViewKind::Json {
+        say(&format!(
+            "resuming {name} after step {}",
+            history.state().step
+        ))?;
+    }
+    follow::own(
+        runs_dir,
+        &folder,
+        view,
+        supervisor,
+        interrupts,
+        Some(history),
+    )
+}
+
+fn check(folder: &RunFolder, name: &str, changed: bool) -> anyhow::Result<()> {
+    if lock::is_held(folder) {
+        let remedy = format!("follow it: capstan attach {name}");
+        return Err(refusal(USAGE, format!("{name} is running; {remedy}")));
+    }
+    if !folder.has_checkpoint() {
+        let config = folder.config();
+        let remedy = format!("to start from scratch: capstan train {}", config.display());
+        return Err(refusal(
+            USAGE,
+            format!("{name} has no checkpoint to go on from; {remedy}"),
+        ));
+    }
+    let state = fold_log(&folder.events())?;
+    if !changed && is_complete(&state) {
+        let more = state.total_steps.unwrap_or(state.step) * 2;
+        let remedy = format!("to train on: capstan resume {name} --set stop.steps={more}");
+        return Err(refusal(USAGE, format!("{name} has completed; {remedy}")));
+    }
+    Ok(())
+}
+
+fn is_complete(state: &RunState) -> bool {
+    state
+        .ended
+        .as_ref()
+        .is_some_and(|ending| ending.outcome == Outcome::Completed)
+}
+
+/// Rewrites what the run is to do; a changed model could not load the checkpoint.
+fn change(folder: &RunFolder, changes: &ChangeArgs, view: ViewKind) -> anyhow::Result<()> {
+    let config: RunConfig =
+        config::load_file(&folder.config(), &changes.set, changes.layout)?.config;
+    let before: RunPlan = serde_json::from_slice(&fs::read(folder.plan())?)?;
+    let plan = train::plan(&config, view)?;
+    if plan.model != before.model {
+        let (old, new) = (
+            serde_json::to_string(&before.model)?,
+            serde_json::to_string(&plan.model)?,
+        );
+        let message =
+            format!("the checkpoints hold another model: {old}, not {new}; start a new run for it");
+        return Err(refusal(USAGE, message));
+    }
+    let _lock = RunLock::acquire(folder)?;
+    start::write_intent(folder, &config, &plan)?;
+    Ok(())
+}

@@ -1,0 +1,137 @@
+#!/usr/bin/env python3
+"""A worker without libtorch, for tests of the supervisor: speaks its protocol over fd 0, and misbehaves on request.
+
+Environment: STAND_IN names the behaviour of each life, separated by commas (the last one repeats);
+STAND_IN_STEPS and STAND_IN_DELAY give the number of steps and seconds a step.
+"""
+
+import json, os, select, signal, socket, sys, time
+
+mode, run = (sys.argv + [""])[1:3]
+if mode == "doctor":
+    print(json.dumps({"libtorch": "none", "cuda": False}))
+    sys.exit(0)
+if mode == "eval":
+    print(json.dumps({"event": "eval", "step": 4, "loss": 1.25, "targets": 64, "seconds": 0.1, "final": True}))
+    sys.exit(0)
+if mode == "sample":
+    if sys.argv[sys.argv.index("--prompt") + 1] == "bad":
+        print("the prompt is bad", file=sys.stderr)
+        sys.exit(5)
+    print(json.dumps({"event": "sample", "step": 4, "prompt": "Ab", "text": "c\x1b[2Jd"}))
+    sys.exit(0)
+
+options = dict(zip(sys.argv[3::2], sys.argv[4::2]))
+lives = os.path.join(run, "lives")
+with open(lives, "a") as file:
+    names = ("CUDA_DEVICE_ORDER", "NCCL_SOCKET_IFNAME", "CUDA_MODULE_LOADING")
+    file.write(json.dumps(options | {name: os.environ.get(name) for name in names}) + "\n")
+life = sum(1 for _ in open(lives)) - 1
+behaviours = os.environ.get("STAND_IN", "well").split(",")
+behaviour = behaviours[min(life, len(behaviours) - 1)]
+n_steps = int(os.environ.get("STAND_IN_STEPS", "4"))
+delay = float(os.environ.get("STAND_IN_DELAY", "0.01"))
+wire = socket.socket(fileno=os.dup(0))
+controls = b""
+
+
+def say(event, **fields):
+    wire.sendall((json.dumps({"event": event, **fields}) + "\n").encode())
+
+
+def heard(timeout):
+    """The next order, or None."""
+    global controls
+    until = time.monotonic() + timeout
+    while b"\n" not in controls:
+        left = max(0.0, until - time.monotonic())
+        if not select.select([wire], [], [], left)[0]:
+            return None
+        part = wire.recv(4096)
+        if not part:
+            sys.exit(1)
+        controls += part
+    line, controls = controls.split(b"\n", 1)
+    return json.loads(line)
+
+
+def checkpoint(step):
+    folder = os.path.join(run, "checkpoints", f"step-{step:08}")
+    os.makedirs(folder, exist_ok=True)
+    say("checkpoint", step=step, path=f"checkpoints/step-{step:08}", bytes=1024, seconds=0.01, best=True)
+
+
+def end(outcome, step):
+    say("ended", outcome=outcome, step=step, reason="as asked")
+    if behaviour == "hang-at-end":
+        time.sleep(60)
+    sys.exit(0)
+
+
+def misbehave(step):
+    if behaviour.startswith("signal-"):
+        print("terminate called: bad thing", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), int(behaviour.removeprefix("signal-")))
+    elif behaviour.startswith("exit-"):
+        print("last words", file=sys.stderr, flush=True)
+        sys.exit(int(behaviour.removeprefix("exit-")))
+    elif behaviour in ("fault", "fault-for-good", "fault-and-hang"):
+        retry = behaviour != "fault-for-good"
+        say("fault", rank=1, step=step, operation="all_reduce", cause="NaN in the gradient", retry=retry)
+        time.sleep(60 if behaviour == "fault-and-hang" else 0)
+        sys.exit(1)
+    elif behaviour == "garbage":
+        wire.sendall(b"\xff\xfe not json\n" + b"x" * (2 << 20) + b"\n[1]\n")
+    elif behaviour == "hang-up":
+        wire.shutdown(socket.SHUT_RDWR)
+        os.close(0)
+        wire.close()
+        time.sleep(60)
+    elif behaviour == "child-keeps-socket":
+        if os.fork() == 0:
+            os.setsid()
+            time.sleep(4)
+            os._exit(0)
+        sys.exit(9)
+
+
+start = 0
+if options["--from"] == "checkpoint":
+    start = max(int(name[5:]) for name in os.listdir(os.path.join(run, "checkpoints")))
+if "--cause" in options:
+    say("restart", from_step=start, cause=options["--cause"])
+if behaviour == "early":
+    sys.exit(2)
+print("the stand-in starts", flush=True)
+step = start
+while step < n_steps:
+    order = heard(delay)
+    while order == "pause" or order == "checkpoint":
+        if order == "checkpoint":
+            checkpoint(step)
+            order = heard(0)
+            continue
+        say("paused", step=step)
+        while (order := heard(60)) not in ("continue", "stop", "kill"):
+            pass
+        if order == "continue":
+            say("continued", step=step)
+    if order == "kill":
+        if behaviour == "deaf":
+            time.sleep(60)
+        end("killed", step)
+    if order == "stop" and behaviour not in ("deaf", "ignore-stop"):
+        checkpoint(step)
+        end("stopped", step)
+    step += 1
+    say("step", step=step, loss=5.0 / step, lr=0.001, grad_norm=1.0, tokens=step * 64, step_time_s=delay,
+        tokens_per_sec=64 / max(delay, 1e-3), phases=dict(data=0, forward=0, backward=0, comm=0, optimizer=0, other=0))
+    if step == 2:
+        say("eval", step=2, loss=2.5, targets=64, seconds=0.1, final=False)
+        checkpoint(2)
+    if step == 3:
+        misbehave(step)
+say("eval", step=step, loss=1.25, targets=64, seconds=0.1, final=True)
+checkpoint(step)
+say("sample", step=step, prompt="\n", text="To be\x1b[31m or not\n")
+end("completed", step)

@@ -1,0 +1,417 @@
+//! Workers that crash, hang, talk garbage; fronts that vanish; users who stop and kill.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    time::{Duration, Instant},
+};
+
+use libtest_mimic::{Failed, Trial};
+use rustix::process::{Signal, kill_process, test_kill_process};
+use serde_json::json;
+
+use super::support::{Workplace, check, wait, with_stand_in};
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        with_stand_in(
+            "supervisor::a_killed_worker_goes_on_from_its_checkpoint",
+            killed_worker,
+        ),
+        with_stand_in("supervisor::every_death_is_named", deaths_are_named),
+        with_stand_in(
+            "supervisor::restarts_are_counted_anew_after_a_checkpoint",
+            restarts_run_out,
+        ),
+        with_stand_in(
+            "supervisor::a_fault_without_remedy_ends_the_run",
+            fault_for_good,
+        ),
+        with_stand_in(
+            "supervisor::a_worker_that_hangs_after_its_fault_is_killed",
+            hang_after_fault,
+        ),
+        with_stand_in(
+            "supervisor::a_worker_that_hangs_after_its_end_has_completed",
+            hang_at_end,
+        ),
+        with_stand_in(
+            "supervisor::garbage_from_the_worker_is_one_warning",
+            garbage,
+        ),
+        with_stand_in(
+            "supervisor::a_childs_hold_on_the_socket_delays_nothing",
+            child_keeps_socket,
+        ),
+        with_stand_in("supervisor::a_stop_saves_a_checkpoint", stop),
+        with_stand_in("supervisor::a_second_stop_ends_a_deaf_worker", second_stop),
+        with_stand_in("supervisor::signals_stop_and_kill", signals),
+        with_stand_in("supervisor::the_run_survives_its_front", front_killed),
+        with_stand_in(
+            "supervisor::a_dead_supervisor_is_reported_and_the_run_resumes",
+            supervisor_killed,
+        ),
+        with_stand_in(
+            "supervisor::two_supervisors_never_share_a_folder",
+            two_supervisors,
+        ),
+        with_stand_in(
+            "supervisor::garbage_on_the_control_socket_harms_nothing",
+            socket_garbage,
+        ),
+        with_stand_in(
+            "supervisor::lost_checkpoints_never_mean_from_scratch",
+            lost_checkpoints,
+        ),
+        with_stand_in(
+            "supervisor::the_state_is_the_fold_of_the_log",
+            state_is_fold,
+        ),
+        with_stand_in(
+            "supervisor::the_worker_gets_the_environment_it_needs",
+            environment,
+        ),
+    ]
+}
+
+fn killed_worker() -> Result<(), Failed> {
+    let place = Workplace::new("signal-9,well")?;
+    place
+        .train(&["--plain"])?
+        .ended_with(0)?
+        .says(&["killed by signal 9 (SIGKILL)"])?;
+    let restart = place
+        .events_named("tiny", "restart")
+        .pop()
+        .unwrap_or_default();
+    check(restart["from_step"] == 2, format!("{restart}"))?;
+    let steps: Vec<_> = place
+        .events_named("tiny", "step")
+        .iter()
+        .map(|record| record["step"].clone())
+        .collect();
+    check(steps == [1, 2, 3, 3, 4], format!("{steps:?}"))?;
+    let lives = place.lives("tiny");
+    check(
+        lives[0]["--from"] == "fresh" && lives[1]["--from"] == "checkpoint",
+        format!("{lives:?}"),
+    )
+}
+
+fn deaths_are_named() -> Result<(), Failed> {
+    for (behaviour, code, words) in [
+        ("signal-11", 1, "SIGSEGV"),
+        (
+            "signal-6",
+            1,
+            "uncaught C++ exception: terminate called: bad thing",
+        ),
+        ("exit-101", 1, "a panic (exit code 101): last words"),
+        ("exit-127", 4, "could not be loaded"),
+        ("exit-5", 5, "data can't be read"),
+    ] {
+        let place = Workplace::new(behaviour)?;
+        place.write_config(json!({ "restart": { "max": 0 } }))?;
+        place
+            .train(&["--plain"])?
+            .ended_with(code)?
+            .says(&[words, "capstan resume"])?;
+        let (outcome, reason) = place.wait_for_end("tiny")?;
+        check(outcome == "failed" && reason.contains(words), reason)?;
+    }
+    Ok(())
+}
+
+fn restarts_run_out() -> Result<(), Failed> {
+    // Lives 1 and 2 die before any checkpoint follows theirs: two restarts, the second in vain.
+    let place = Workplace::new("signal-9")?;
+    place.write_config(json!({ "restart": { "max": 2 } }))?;
+    place
+        .train(&["--plain"])?
+        .ended_with(1)?
+        .says(&["gave up after 2 restart(s)"])?;
+    check(place.lives("tiny").len() == 3, "three lives")
+}
+
+fn fault_for_good() -> Result<(), Failed> {
+    let place = Workplace::new("fault-for-good")?;
+    let words = "rank 1 failed at step 3 in all_reduce: NaN in the gradient";
+    place.train(&["--plain"])?.ended_with(1)?.says(&[words])?;
+    check(place.lives("tiny").len() == 1, "one life")
+}
+
+fn hang_after_fault() -> Result<(), Failed> {
+    let place = Workplace::new("fault-and-hang,well")?;
+    let start = Instant::now();
+    place.train(&["--plain"])?.ended_with(0)?;
+    check(place.lives("tiny").len() == 2, "two lives")?;
+    check(
+        start.elapsed() < Duration::from_secs(15),
+        "killed after 5 s",
+    )
+}
+
+fn hang_at_end() -> Result<(), Failed> {
+    let place = Workplace::new("hang-at-end")?;
+    place
+        .train(&["--plain"])?
+        .ended_with(0)?
+        .says(&["did not leave within 5 s"])?;
+    let (outcome, _) = place.wait_for_end("tiny")?;
+    let last = place.events("tiny").pop().unwrap_or_default();
+    check(
+        outcome == "completed" && last["event"] == "ended",
+        format!("{last}"),
+    )
+}
+
+fn garbage() -> Result<(), Failed> {
+    let place = Workplace::new("garbage")?;
+    place.train(&["--plain"])?.ended_with(0)?;
+    let warnings = place.events_named("tiny", "warning");
+    check(
+        warnings.len() == 1 && warnings[0].to_string().contains("no event"),
+        format!("{warnings:?}"),
+    )
+}
+
+fn child_keeps_socket() -> Result<(), Failed> {
+    let place = Workplace::new("child-keeps-socket,well")?;
+    place
+        .train(&["--plain"])?
+        .ended_with(0)?
+        .says(&["exit code 9"])?;
+    Ok(())
+}
+
+fn stop() -> Result<(), Failed> {
+    let place = Workplace::long("well")?;
+    let mut front = place.train_aside(&["--plain"])?;
+    place.wait_for_step("tiny", 3)?;
+    place
+        .capstan(&["stop", "tiny"])?
+        .ended_with(0)?
+        .says(&["saving a checkpoint"])?;
+    check(front.code()? == Some(75), front.said())?;
+    place
+        .capstan(&["checkpoint", "tiny"])?
+        .ended_with(1)?
+        .says(&["not running"])?;
+    let said = place
+        .capstan(&["resume", "tiny", "--detach"])?
+        .ended_with(0)?;
+    check(said.out.contains("started tiny"), said.out)?;
+    wait("the restart", || {
+        !place.events_named("tiny", "restart").is_empty()
+    })?;
+    let restart = place
+        .events_named("tiny", "restart")
+        .pop()
+        .unwrap_or_default();
+    check(
+        restart["cause"] == "resumed" && restart["from_step"].as_u64() >= Some(3),
+        format!("{restart}"),
+    )
+}
+
+fn second_stop() -> Result<(), Failed> {
+    let place = Workplace::long("deaf")?;
+    let mut front = place.train_aside(&["--plain"])?;
+    place.wait_for_step("tiny", 1)?;
+    place.capstan(&["stop", "tiny"])?.ended_with(0)?;
+    let start = Instant::now();
+    place
+        .capstan(&["stop", "tiny"])?
+        .ended_with(0)?
+        .says(&["at once"])?;
+    check(front.code()? == Some(143), front.said())?;
+    check(start.elapsed() < Duration::from_secs(5), "killed after 1 s")?;
+    let (outcome, _) = place.wait_for_end("tiny")?;
+    check(outcome == "killed", outcome)
+}
+
+fn signals() -> Result<(), Failed> {
+    for signal in [Signal::TERM, Signal::INT, Signal::USR1] {
+        let place = Workplace::long("well")?;
+        let mut front = place.train_aside(&["--plain"])?;
+        place.wait_for_step("tiny", 1)?;
+        kill_process(place.supervisor("tiny")?, Signal::HUP)?;
+        kill_process(front.pid(), signal)?;
+        check(
+            front.code()? == Some(75),
+            format!("{signal:?}: {}", front.said()),
+        )?;
+    }
+    let place = Workplace::long("ignore-stop")?;
+    let mut front = place.train_aside(&["--plain"])?;
+    place.wait_for_step("tiny", 1)?;
+    kill_process(front.pid(), Signal::INT)?;
+    let asked = Instant::now();
+    wait("a word on the first Ctrl-C", || {
+        front.said().contains("a second Ctrl-C ends at once")
+    })?;
+    check(
+        asked.elapsed() < Duration::from_millis(500),
+        format!("{:?}", asked.elapsed()),
+    )?;
+    kill_process(front.pid(), Signal::INT)?;
+    check(front.code()? == Some(130), front.said())
+}
+
+fn front_killed() -> Result<(), Failed> {
+    for signal in [Signal::KILL, Signal::HUP] {
+        let place = Workplace::long("well")?;
+        let mut front = place.train_aside(&["--plain"])?;
+        place.wait_for_step("tiny", 2)?;
+        kill_process(front.pid(), signal)?;
+        front.code()?;
+        let step = place.step("tiny");
+        place.wait_for_step("tiny", step + 5)?;
+    }
+    Ok(())
+}
+
+fn supervisor_killed() -> Result<(), Failed> {
+    let place = Workplace::long("well")?;
+    let mut front = place.train_aside(&["--plain"])?;
+    place.wait_for_step("tiny", 3)?;
+    let supervisor = place.supervisor("tiny")?;
+    kill_process(supervisor, Signal::KILL)?;
+    check(front.code()? == Some(1), front.said())?;
+    check(
+        front.said().contains("supervisor of") && front.said().contains("capstan resume"),
+        front.said(),
+    )?;
+    place
+        .capstan(&["status", "tiny"])?
+        .ended_with(0)?
+        .says(&["interrupted"])?;
+
+    place
+        .capstan(&["resume", "tiny", "--detach"])?
+        .ended_with(0)?;
+    wait("the restart", || {
+        !place.events_named("tiny", "restart").is_empty()
+    })?;
+    place.wait_for_step("tiny", 3)?;
+    let seqs: Vec<_> = place
+        .events("tiny")
+        .iter()
+        .map(|record| record["seq"].as_u64())
+        .collect();
+    check(
+        seqs.iter()
+            .enumerate()
+            .all(|(i, &seq)| seq == Some(i as u64)),
+        format!("{seqs:?}"),
+    )
+}
+
+fn two_supervisors() -> Result<(), Failed> {
+    let place = Workplace::long("well")?;
+    place.train(&["--detach"])?.ended_with(0)?;
+    let first = place.supervisor("tiny")?;
+    let folder = place.run("tiny");
+    let second = place
+        .command(&["supervise"])
+        .arg(&folder)
+        .arg("--resume")
+        .output()?;
+    let said = String::from_utf8_lossy(&second.stdout).into_owned();
+    check(second.status.code() == Some(2), said.clone())?;
+    check(said.contains(&first.as_raw_nonzero().to_string()), said)?;
+    test_kill_process(first)?;
+    check(
+        place.events_named("tiny", "run").len() == 1,
+        "one supervisor took the run",
+    )
+}
+
+fn socket_garbage() -> Result<(), Failed> {
+    let place = Workplace::long("well")?;
+    place.train(&["--detach"])?.ended_with(0)?;
+    let path = place.run("tiny").join("control.sock");
+    let mut silent = Vec::new();
+    for _ in 0..4 {
+        silent.push(UnixStream::connect(&path)?);
+    }
+    for garbage in [
+        &b"\xff\xff\n"[..],
+        b"{\"control\":\"dance\"}\n",
+        &[b'x'; 10_000],
+    ] {
+        let mut stream = UnixStream::connect(&path)?;
+        // It may be refused before it is written to its end.
+        let _ = stream.write_all(garbage);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let mut reply = String::new();
+        let _ = stream.read_to_string(&mut reply);
+        check(!reply.contains("\"accepted\":true"), reply)?;
+    }
+    place.capstan(&["pause", "tiny"])?.ended_with(0)?;
+    wait("the pause", || {
+        !place.events_named("tiny", "paused").is_empty()
+    })?;
+    place.capstan(&["continue", "tiny"])?.ended_with(0)?;
+    let step = place.step("tiny");
+    place.wait_for_step("tiny", step + 2)
+}
+
+fn lost_checkpoints() -> Result<(), Failed> {
+    let place = Workplace::long("well")?;
+    place.train(&["--detach"])?.ended_with(0)?;
+    place.wait_for_step("tiny", 3)?;
+    place.capstan(&["kill", "tiny"])?.ended_with(0)?;
+    place.wait_for_end("tiny")?;
+    fs::remove_dir_all(place.run("tiny").join("checkpoints"))?;
+    wait("the supervisor's end", || {
+        !place.run("tiny").join("control.sock").exists()
+    })?;
+    place
+        .capstan(&["resume", "tiny"])?
+        .ended_with(2)?
+        .says(&["no checkpoint", "capstan train"])?;
+    let supervised = place
+        .command(&["supervise"])
+        .arg(place.run("tiny"))
+        .arg("--resume")
+        .output()?;
+    check(
+        supervised.status.code() == Some(1),
+        format!("{supervised:?}"),
+    )?;
+    check(
+        place.lives("tiny").len() == 1,
+        "no worker starts from scratch",
+    )
+}
+
+fn state_is_fold() -> Result<(), Failed> {
+    let place = Workplace::new("signal-9,well")?;
+    place.train(&["--plain"])?.ended_with(0)?;
+    let written: capstan::store::RunState =
+        serde_json::from_slice(&fs::read(place.run("tiny").join("state.json"))?)?;
+    let folded = capstan::store::fold_log(&place.run("tiny").join("events.jsonl"))?;
+    let (written, folded) = (
+        serde_json::to_value(&written)?,
+        serde_json::to_value(&folded)?,
+    );
+    check(written == folded, format!("{written}\n{folded}"))?;
+    check(
+        written["status"] == "completed" && written["restarts"] == 1,
+        written.to_string(),
+    )
+}
+
+fn environment() -> Result<(), Failed> {
+    let place = Workplace::new("well")?.with("NCCL_SOCKET_IFNAME", "eth7");
+    place.train(&["--plain"])?.ended_with(0)?;
+    let life = place.lives("tiny").pop().unwrap_or_default();
+    check(life["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID", life.to_string())?;
+    check(life["CUDA_MODULE_LOADING"] == "EAGER", life.to_string())?;
+    check(
+        life["NCCL_SOCKET_IFNAME"] == "eth7",
+        "the user's own word stands",
+    )
+}
