@@ -20,3 +20,4 @@ pub mod parallel;
 pub mod plan;
 pub mod store;
 pub mod torch;
+pub mod worker;

@@ -1,5 +1,5 @@
 //! The worker: libtorch lives here.
 
 fn main() {
-    capstan::launch::worker::main()
+    capstan::worker::main()
 }

@@ -1,6 +1,6 @@
-//! Running the ranks: the run folder, the supervisor, the worker process.
+//! Running a job: the run folder, the supervisor, and how a worker is started.
 //!
-//! Nothing here but the worker's own part names libtorch: the front and the supervisor are one small binary.
+//! Nothing here names libtorch: the front and the supervisor are one small binary.
 
 pub mod control;
 pub mod dirs;
@@ -10,7 +10,6 @@ pub mod lock;
 pub mod names;
 pub mod start;
 pub mod supervisor;
-pub mod worker;
 pub mod worker_program;
 
 pub use error::{LaunchError, in_full};
