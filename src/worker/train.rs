@@ -1,6 +1,6 @@
 //! Training under a supervisor.
 
-use std::{cell::RefCell, env, sync::Mutex, time::Instant};
+use std::{cell::RefCell, env, fs, sync::Mutex, time::Instant};
 
 use anyhow::{Context, Result, bail};
 
@@ -65,6 +65,7 @@ fn train(
     let names = optim::state_names(&config.optimizer);
     let facts = RunFacts::of(&plan, config.seed, names);
     let checkpoints = folder.checkpoints();
+    fs::create_dir_all(&checkpoints).with_context(|| format!("can't make {}", checkpoints.display()))?;
     checkpoint::remove_leftovers(&checkpoints)?;
     let resume = if from_checkpoint {
         Some(newest(folder, &facts, link)?)
