@@ -129,6 +129,9 @@ while step < n_steps:
     if step == 2:
         say("eval", step=2, loss=2.5, targets=64, seconds=0.1, final=False)
         checkpoint(2)
+    if behaviour == "advance":
+        checkpoint(step)
+        os.kill(os.getpid(), signal.SIGKILL)
     if step == 3:
         misbehave(step)
 say("eval", step=step, loss=1.25, targets=64, seconds=0.1, final=True)
