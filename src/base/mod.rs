@@ -1,9 +1,11 @@
 //! Small parts that every floor uses: units, counter-based randomness, files, clocks.
 
 pub mod clock;
+pub mod fault;
 pub mod fs;
 pub mod mmap;
 pub mod nonfinite;
 pub mod permute;
 pub mod random;
+pub mod rendezvous;
 pub mod units;

@@ -1,1 +1,5 @@
-fn main() {}
+//! The worker: libtorch lives here.
+
+fn main() {
+    capstan::launch::worker::main()
+}

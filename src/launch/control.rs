@@ -43,7 +43,10 @@ fn exchange(mut stream: UnixStream, control: Control) -> io::Result<ControlReply
     let mut reply = Vec::new();
     stream.take(LONGEST_LINE as u64).read_to_end(&mut reply)?;
     if reply.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::ResourceBusy, "the supervisor serves too many others"));
+        return Err(io::Error::new(
+            io::ErrorKind::ResourceBusy,
+            "the supervisor serves too many others",
+        ));
     }
     Ok(serde_json::from_slice(&reply)?)
 }

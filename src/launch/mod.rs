@@ -10,6 +10,7 @@ pub mod lock;
 pub mod names;
 pub mod start;
 pub mod supervisor;
+pub mod worker;
 pub mod worker_program;
 
 pub use error::{LaunchError, in_full};

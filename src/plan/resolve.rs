@@ -66,6 +66,10 @@ impl Resolver<'_> {
         let memory = MemoryPlan::of(&model, self.config.precision, &self.config.optimizer);
         self.check_memory(&memory, &devices);
         let threads = self.threads(devices.len());
+        let bucket_bytes = devices
+            .iter()
+            .any(|device| *device != Device::Cpu)
+            .then_some(BUCKET_BYTES);
         RunPlan {
             n_params: model.n_params(),
             flops_per_token: model.flops_per_token(),
@@ -83,7 +87,7 @@ impl Resolver<'_> {
             local_batch,
             micro_batch,
             grad_accum_steps: local_batch / micro_batch.max(1),
-            bucket_bytes: BUCKET_BYTES,
+            bucket_bytes,
             data: self.data.clone(),
             memory,
             notes: std::mem::take(&mut self.notes),

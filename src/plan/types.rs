@@ -26,8 +26,9 @@ pub struct RunPlan {
     /// Forward passes per step of one rank.
     pub grad_accum_steps: usize,
     pub stop: StopPlan,
-    /// Smallest size of a gradient bucket whose reduction starts during the backward pass.
-    pub bucket_bytes: u64,
+    /// Smallest size of a gradient bucket whose reduction starts during the backward pass; absent: one
+    /// bucket, as on CPU ranks, where nothing runs beside the backward pass.
+    pub bucket_bytes: Option<u64>,
     pub data: DataSummary,
     pub memory: MemoryPlan,
     /// Peak FLOP/s of all ranks together, only where every card's is known.

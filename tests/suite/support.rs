@@ -112,7 +112,11 @@ impl Workplace {
 
     /// Trains on a terminal, which `script` (util-linux) provides.
     pub fn train_on_terminal(&self, term: &str) -> Result<Said, Failed> {
-        let line = format!("{} train {}", env!("CARGO_BIN_EXE_capstan"), self.config.display());
+        let line = format!(
+            "{} train {}",
+            env!("CARGO_BIN_EXE_capstan"),
+            self.config.display()
+        );
         let mut script = self.program("script");
         script.env("TERM", term).args(["-qec", &line, "/dev/null"]);
         Ok(Said::from(script.output()?))

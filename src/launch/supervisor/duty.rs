@@ -330,7 +330,9 @@ impl Duty {
             Some(checkpoint) if checkpoint.step == state.step => Next::End(Ending {
                 outcome: Outcome::Stopped,
                 step: state.step,
-                reason: format!("stopped on request; after its checkpoint the worker died: {cause}"),
+                reason: format!(
+                    "stopped on request; after its checkpoint the worker died: {cause}"
+                ),
                 code,
             }),
             _ => self.fail(format!("while stopping: {cause}"), code),

@@ -1,0 +1,41 @@
+# The commands of this repository. Everything is built in release: libtorch's bindings compile for minutes, once.
+CARGO ?= cargo
+CAPSTAN := target/release/capstan
+
+# A libtorch named by the user is for scripts/setup.sh, which checks it and links target/libtorch to it. Cargo must not see the
+# variable: .cargo/config.toml gives it the link, and another value would compile the bindings again.
+unexport LIBTORCH
+
+.PHONY: help run build setup test check bench gpu-check
+
+help:
+	@echo "make run        set up, build, train a small GPT on capstan's own source (ARGS='--set stop.steps=100' adds arguments)"
+	@echo 'make test       set up, build, run every test'
+	@echo 'make build      set up, build target/release/capstan and capstan-worker'
+	@echo 'make check      formatting, clippy, every test'
+	@echo 'make bench      speed and memory against PyTorch 2.11 (ARGS=--full adds three full trainings)'
+	@echo 'make gpu-check  what can only be checked on an NVIDIA GPU'
+	@echo 'make setup      fetch libtorch into target/libtorch (LIBTORCH=DIR uses an installed torch 2.11)'
+
+setup:
+	@LIBTORCH='$(LIBTORCH)' scripts/setup.sh
+
+build: setup
+	$(CARGO) build --release --bins
+
+run: build
+	@$(CAPSTAN) train configs/hello.json $(ARGS)
+
+test: setup
+	$(CARGO) test --release $(ARGS)
+
+check: setup
+	$(CARGO) fmt --check
+	$(CARGO) clippy --release --all-targets -- -D warnings
+	$(CARGO) test --release
+
+bench: build
+	@python3 benches/bench.py $(ARGS)
+
+gpu-check:
+	@scripts/gpu-check.sh $(ARGS)

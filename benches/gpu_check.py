@@ -1,0 +1,282 @@
+"""The part of `make gpu-check` that compares numbers: parity on one GPU, and GPT-2 124M in bf16 against PyTorch 2.11.
+
+Parity: two ranks on one GPU against one rank, and fp32 on the GPU against the CPU, losses step by step; and that the comparison
+would notice a difference. Speed: tokens per second, MFU against a matrix product measured on the same card, peak memory as
+nvidia-smi sees it, and joules per token, in turn with PyTorch eager and compiled.
+Writes benches/results/gpu-<name>-<date>.json. Runs on the first GPU of nvidia-smi's list.
+"""
+
+import argparse
+import array
+import contextlib
+import datetime
+import json
+import os
+import random
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import bench
+from bench import BenchError, say
+
+PARITY_STEPS = 20
+# Relative differences of fp32 losses, at a learning rate where rounding does not grow: at the first step, and over all steps.
+FIRST_STEP_TOLERANCE, LATER_TOLERANCE = 1e-5, 1e-4
+
+STEPS, GRAD_ACCUM, SEQ_LEN, VOCAB_SIZE = 60, 4, 1024, 50304  # the vocabulary padded as nanoGPT pads it
+N_LAYER, N_HEAD, D_MODEL = 12, 12, 768
+N_TOKENS = 4_000_000
+MICRO_BATCH_BY_GIB = ((70, 32), (40, 16), (20, 8), (10, 4), (0, 2))  # what fits with fp32 logits
+SAMPLE_INTERVAL_MS = 100
+
+PEAK_PROGRAM = """
+import statistics, torch
+n = 8192
+a, b = (torch.randn(n, n, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+times = []
+for _ in range(60):
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record(); a @ b; end.record(); end.synchronize()
+    times.append(start.elapsed_time(end) / 1e3)
+print(2 * n**3 / statistics.median(times[20:]))
+"""
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="alternations of capstan, eager, compiled")
+    parser.add_argument("--capstan", type=Path, default=bench.ROOT / "target" / "release" / "capstan", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # nvidia-smi's order
+    try:
+        check_parity(args.capstan)
+        compare_speed(args.capstan, args.rounds)
+    except BenchError as error:
+        sys.exit(f"gpu-check: {error}")
+
+
+# Parity -------------------------------------------------------------------------------------------------------------------
+
+
+def check_parity(capstan):
+    def losses(devices, layout, micro, seed=1337):
+        options = [
+            "--layout", layout, "--set", f"devices={json.dumps(devices)}", "--set", "data.builtin=hello",
+            "--set", f"batch.micro={micro}", "--set", f"stop.steps={PARITY_STEPS}", "--set", "optimizer.adamw.lr=1e-4",
+            "--set", "precision=fp32", "--set", f"seed={seed}",
+        ]
+        events, _, _ = bench.run_capstan(capstan, bench.CONFIG, options)
+        return [event["loss"] for event in events if event["event"] == "step"]
+
+    one_rank = losses([0], "dp=1", 12)
+    say("4. two ranks on one GPU against one rank")
+    expect_equal(one_rank, losses([0, 0], "dp=2", 6))
+    say("5. fp32 on the GPU against the CPU")
+    expect_equal(one_rank, losses(["cpu"], "dp=1", 12))
+    if equal(one_rank, losses([0], "dp=1", 12, seed=1338)):
+        raise BenchError("the parity check does not notice another seed: it checks nothing")
+
+
+def relative_differences(ours, theirs):
+    if len(ours) != PARITY_STEPS or len(theirs) != PARITY_STEPS:
+        raise BenchError(f"{PARITY_STEPS} steps expected, {len(ours)} and {len(theirs)} seen")
+    return [abs(a - b) / abs(b) for a, b in zip(ours, theirs)]
+
+
+def equal(ours, theirs):
+    differences = relative_differences(ours, theirs)
+    return differences[0] <= FIRST_STEP_TOLERANCE and max(differences) <= LATER_TOLERANCE
+
+
+def expect_equal(ours, theirs):
+    differences = relative_differences(ours, theirs)
+    text = f"losses differ by {differences[0]:.1e} at step 1, {max(differences):.1e} over {PARITY_STEPS} (relative)"
+    if not equal(ours, theirs):
+        raise BenchError(f"{text}: more than {FIRST_STEP_TOLERANCE:.0e} and {LATER_TOLERANCE:.0e}")
+    say(f"   {text}")
+
+
+# Speed --------------------------------------------------------------------------------------------------------------------
+
+
+def compare_speed(capstan, rounds):
+    python = bench.find_python()
+    gpu = describe_gpu()
+    micro = next(batch for gib, batch in MICRO_BATCH_BY_GIB if gpu["memory_bytes"] / 2**30 >= gib)
+    say(f"6. GPT-2 124M, bf16, {SEQ_LEN} tokens, {GRAD_ACCUM} micro-batches of {micro}, on {gpu['name']}")
+    peak_flops = measured_peak_flops(python)
+    say(f"   measured peak: {peak_flops / 1e12:.0f} TFLOP/s in a bf16 matrix product")
+
+    with tempfile.TemporaryDirectory(prefix="capstan-bench-") as folder:
+        tokens = Path(folder) / "tokens.bin"
+        write_random_tokens(tokens)
+        sides = {
+            "capstan": lambda: capstan_run(capstan, tokens, micro),
+            "eager": lambda: pytorch_run(python, micro),
+            "compiled": lambda: pytorch_run(python, micro, "--compile"),
+        }
+        runs = {side: [] for side in sides}
+        for round_idx in range(rounds):
+            for side, run in sides.items():
+                runs[side].append(run())
+                say(f"   round {round_idx + 1} of {rounds}, {side}: {runs[side][-1]['tokens_per_sec']:,.0f} tokens/s")
+
+    n_params = runs["eager"][0]["n_params"]
+    flops_per_token = 6 * n_params + 12 * N_LAYER * D_MODEL * SEQ_LEN  # PaLM's rule; n_params with embeddings, the tied one once
+    table = {side: medians(side_runs, flops_per_token, peak_flops) for side, side_runs in runs.items()}
+    print_table(table)
+    save(gpu, {
+        "measured_peak_flops": peak_flops, "flops_per_token": flops_per_token, "n_params": n_params,
+        "micro_batch": micro, "grad_accum_steps": GRAD_ACCUM, "seq_len": SEQ_LEN, "vocab_size": VOCAB_SIZE,
+        "table": table, "runs": runs,
+    })
+
+
+def capstan_run(capstan, tokens, micro):
+    options = [
+        "--layout", "dp=1", "--set", "devices=[0]", "--set", "precision=bf16",
+        "--set", f"data.tokens.train={tokens}", "--set", f"data.tokens.vocab_size={VOCAB_SIZE}",
+        "--set", "data.tokens.windows=random", "--set", "data.tokens.val_fraction=0.02",
+        "--set", f"batch.global={micro * GRAD_ACCUM}", "--set", f"batch.micro={micro}", "--set", f"stop.steps={STEPS}",
+        "--set", f"eval.every={bench.NEVER}", "--set", f"checkpoint.every={bench.NEVER}",
+    ]
+    with GpuSampler() as sampler:
+        events, first_step_s, _ = bench.run_capstan(capstan, "configs/gpt2-124m.json", options)
+    steps = [event for event in events if event["event"] == "step"]
+    steady = steps[bench.WARMUP_STEPS:]
+    return {
+        "tokens_per_sec": micro * GRAD_ACCUM * SEQ_LEN / statistics.median(step["step_time_s"] for step in steady[1:]),
+        "first_step_s": first_step_s,
+        "losses": [[step["step"], step["loss"]] for step in steps],
+        "peak_gpu_bytes": sampler.peak_bytes(),
+        "joules_per_token": quotient(
+            sampler.joules(steady[0]["time"], steady[-1]["time"]), steady[-1]["tokens"] - steady[0]["tokens"]
+        ),
+    }
+
+
+def pytorch_run(python, micro, *options):
+    with GpuSampler() as sampler:
+        result = bench.run_pytorch(python, [
+            "--data", "synthetic", "--vocab", str(VOCAB_SIZE), "--device", "cuda", "--precision", "bf16", "--bias",
+            "--n-layer", str(N_LAYER), "--n-head", str(N_HEAD), "--d-model", str(D_MODEL), "--seq-len", str(SEQ_LEN),
+            "--batch", str(micro * GRAD_ACCUM), "--grad-accum", str(GRAD_ACCUM), "--steps", str(STEPS), *options,
+        ])
+    steady = result["steady"]
+    return {
+        "tokens_per_sec": result["tokens_per_sec"],
+        "first_step_s": result["first_step_s"],
+        "losses": result["losses"],
+        "n_params": result["n_params"],
+        "peak_gpu_bytes": sampler.peak_bytes(),
+        "allocator_peak_bytes": result["peak_gpu_bytes"],
+        "joules_per_token": quotient(sampler.joules(steady["from_unix"], steady["to_unix"]), steady["tokens"]),
+    }
+
+
+def quotient(joules, tokens):
+    return None if joules is None else joules / tokens
+
+
+class GpuSampler:
+    """Power and memory in use of the first GPU, ten times a second, while the block runs. Memory counts from what it was before."""
+
+    QUERY = ["nvidia-smi", "--id=0", "--query-gpu=timestamp,power.draw,memory.used", "--format=csv,noheader,nounits"]
+
+    def __enter__(self):
+        self.samples = []  # (Unix seconds, watts or None, bytes)
+        self.baseline_bytes = parse_sample(subprocess.run(self.QUERY, capture_output=True, text=True).stdout)[2]
+        self.process = subprocess.Popen([*self.QUERY, f"--loop-ms={SAMPLE_INTERVAL_MS}"], stdout=subprocess.PIPE, text=True)
+        self.thread = threading.Thread(target=self.read)
+        self.thread.start()
+        return self
+
+    def read(self):
+        for line in self.process.stdout:
+            with contextlib.suppress(ValueError, IndexError):
+                self.samples.append(parse_sample(line))
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait()
+        self.thread.join()
+
+    def peak_bytes(self):
+        return max((sample[2] for sample in self.samples), default=self.baseline_bytes) - self.baseline_bytes
+
+    def joules(self, from_unix, to_unix):
+        """Mean power times time; None where the card reports no power."""
+        watts = [watts for unix, watts, _ in self.samples if from_unix <= unix <= to_unix and watts is not None]
+        return statistics.mean(watts) * (to_unix - from_unix) if watts else None
+
+
+def parse_sample(line):
+    """Unix seconds, watts (None where the card can't tell) and bytes of one line."""
+    timestamp, power, memory_mib = (field.strip() for field in line.split(","))
+    unix = datetime.datetime.strptime(timestamp, "%Y/%m/%d %H:%M:%S.%f").timestamp()
+    return unix, float(power) if re.fullmatch(r"[0-9.]+", power) else None, int(memory_mib) * 2**20
+
+
+def describe_gpu():
+    fields = ("name", "driver_version", "memory.total", "power.limit", "clocks.max.sm", "compute_cap")
+    found = subprocess.run(
+        ["nvidia-smi", "--id=0", f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"],
+        capture_output=True, text=True, check=True,
+    ).stdout
+    gpu = dict(zip(fields, (value.strip() for value in found.split(","))))
+    return {**gpu, "memory_bytes": int(gpu["memory.total"]) * 2**20}
+
+
+def measured_peak_flops(python):
+    found = subprocess.run([python, "-c", PEAK_PROGRAM], capture_output=True, text=True)
+    if found.returncode != 0:
+        raise BenchError(f"PyTorch can't use the GPU: {bench.last_lines(found.stderr)}")
+    return float(found.stdout)
+
+
+def write_random_tokens(path):
+    """nanoGPT's format: little-endian u16. Random data costs the same as text."""
+    generator = random.Random(1337)
+    tokens = array.array("H", (generator.randrange(VOCAB_SIZE) for _ in range(N_TOKENS)))
+    if sys.byteorder == "big":
+        tokens.byteswap()
+    path.write_bytes(tokens.tobytes())
+
+
+def medians(runs, flops_per_token, peak_flops):
+    tokens_per_sec = statistics.median(run["tokens_per_sec"] for run in runs)
+    joules = [run["joules_per_token"] for run in runs if run["joules_per_token"] is not None]
+    return {
+        "tokens_per_sec": tokens_per_sec,
+        "tokens_per_sec_range": [min(run["tokens_per_sec"] for run in runs), max(run["tokens_per_sec"] for run in runs)],
+        "mfu": tokens_per_sec * flops_per_token / peak_flops,
+        "peak_gpu_bytes": max(run["peak_gpu_bytes"] for run in runs),
+        "joules_per_token": statistics.median(joules) if joules else None,
+        "first_step_s": statistics.median(run["first_step_s"] for run in runs),
+    }
+
+
+def print_table(table):
+    print("\n| | tokens/s | MFU of measured peak | peak memory, GiB | J/token | first step, s |\n|---|---|---|---|---|---|")
+    for side, row in table.items():
+        joules = "unknown" if row["joules_per_token"] is None else f"{row['joules_per_token']:.2e}"
+        print(f"| {side} | {row['tokens_per_sec']:,.0f} | {row['mfu']:.1%} | {row['peak_gpu_bytes'] / 2**30:.1f} "
+              f"| {joules} | {row['first_step_s']:.1f} |")
+
+
+def save(gpu, document):
+    name = re.sub(r"[^a-z0-9]+", "-", gpu["name"].lower()).strip("-")
+    date = datetime.date.today().isoformat()
+    bench.RESULTS.mkdir(parents=True, exist_ok=True)
+    path = bench.RESULTS / f"gpu-{name}-{date}.json"
+    path.write_text(json.dumps({"date": date, "gpu": gpu, "machine": bench.describe_machine(), **document}, indent=1) + "\n")
+    print(f"\nwritten to {path.relative_to(bench.ROOT)}")
+
+
+if __name__ == "__main__":
+    main()

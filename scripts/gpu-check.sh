@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# `make gpu-check`: what can only be checked on an NVIDIA GPU. Without one it says so and succeeds.
+#
+#   1 capstan doctor        3 NCCL with a world of one          5 fp32 on the GPU = fp32 on the CPU
+#   2 hello on CUDA         4 two ranks on one GPU = one rank   6 GPT-2 124M in bf16 against PyTorch (benches/gpu_check.py)
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+if ! nvidia-smi --list-gpus 2>/dev/null | grep -q '^GPU'; then
+  echo "gpu-check: no GPU: nothing checked"
+  exit 0
+fi
+nvidia-smi --list-gpus
+
+make build
+readonly CAPSTAN=target/release/capstan
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+step() { printf '\ngpu-check: %s\n' "$*"; }
+
+step "1. capstan doctor"
+"$CAPSTAN" doctor
+
+step "2. hello on CUDA"
+"$CAPSTAN" train configs/hello.json --layout dp=1 --set 'devices=[0]' --plain --runs-dir "$scratch"
+
+step "3. NCCL with a world of one"
+env -u LIBTORCH cargo test --release --test suite -- nccl_world_of_one | tee "$scratch/nccl.log"
+if ! grep -qE '^test result: ok\. [1-9][0-9]* passed' "$scratch/nccl.log"; then
+  echo "gpu-check: the test of NCCL did not run" >&2
+  exit 1
+fi
+
+# 4 to 6, which compare numbers.
+python3 benches/gpu_check.py "$@"

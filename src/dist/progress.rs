@@ -1,0 +1,164 @@
+//! How far each rank is, for the watchdog and for fault reports.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+/// One rank's position, written by its thread and read by the watchdog.
+#[derive(Debug)]
+pub struct Progress {
+    began: Instant,
+    last_beat_ms: AtomicU64,
+    step: AtomicU64,
+    collective: AtomicU64,
+    in_collective: AtomicBool,
+    idle: AtomicBool,
+    operation: Mutex<&'static str>,
+}
+
+/// What the watchdog read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RankProgress {
+    pub rank: usize,
+    pub step: u64,
+    pub collective: u64,
+    pub in_collective: bool,
+    pub operation: &'static str,
+    pub silent_for: Duration,
+    /// The rank waits on purpose (paused).
+    pub idle: bool,
+}
+
+impl Default for Progress {
+    fn default() -> Self {
+        Self {
+            began: Instant::now(),
+            last_beat_ms: AtomicU64::new(0),
+            step: AtomicU64::new(0),
+            collective: AtomicU64::new(0),
+            in_collective: AtomicBool::new(false),
+            idle: AtomicBool::new(false),
+            operation: Mutex::new("starting"),
+        }
+    }
+}
+
+impl Progress {
+    /// Says what the rank does next.
+    pub fn enter(&self, operation: &'static str) {
+        *self
+            .operation
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = operation;
+        self.beat();
+    }
+
+    /// Says that a step begins.
+    pub fn enter_step(&self, step: u64) {
+        self.step.store(step, Ordering::Relaxed);
+        self.beat();
+    }
+
+    /// Says that the rank is inside its `sequence`-th collective.
+    pub fn enter_collective(&self, sequence: u64) {
+        self.collective.store(sequence, Ordering::Relaxed);
+        self.in_collective.store(true, Ordering::Relaxed);
+        self.beat();
+    }
+
+    /// Says that the collective is over.
+    pub fn leave_collective(&self) {
+        self.in_collective.store(false, Ordering::Relaxed);
+        self.beat();
+    }
+
+    /// Says that the rank waits on purpose, or no longer.
+    pub fn set_idle(&self, idle: bool) {
+        self.idle.store(idle, Ordering::Relaxed);
+        self.beat();
+    }
+
+    /// What the rank is doing.
+    pub fn operation(&self) -> &'static str {
+        *self
+            .operation
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The step under way.
+    pub fn step(&self) -> u64 {
+        self.step.load(Ordering::Relaxed)
+    }
+
+    fn beat(&self) {
+        self.last_beat_ms
+            .store(self.began.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    fn read(&self, rank: usize) -> RankProgress {
+        let last_beat = Duration::from_millis(self.last_beat_ms.load(Ordering::Relaxed));
+        RankProgress {
+            rank,
+            step: self.step(),
+            collective: self.collective.load(Ordering::Relaxed),
+            in_collective: self.in_collective.load(Ordering::Relaxed),
+            operation: self.operation(),
+            silent_for: self.began.elapsed().saturating_sub(last_beat),
+            idle: self.idle.load(Ordering::Relaxed),
+        }
+    }
+}
+
+impl RankProgress {
+    /// The rank furthest behind, where every rank has been silent for `limit`.
+    ///
+    /// A stuck rank stops the others at their next meeting, so all fall silent; the one to blame has
+    /// made the least progress and does not stand in a collective.
+    pub fn stuck(ranks: &[Arc<Progress>], limit: Duration) -> Option<Self> {
+        let read: Vec<Self> = ranks
+            .iter()
+            .enumerate()
+            .map(|(rank, progress)| progress.read(rank))
+            .collect();
+        let all_silent = read
+            .iter()
+            .all(|rank| rank.silent_for >= limit && !rank.idle);
+        let furthest_behind = read
+            .into_iter()
+            .min_by_key(|rank| (rank.step, rank.collective, rank.in_collective));
+        furthest_behind.filter(|_| all_silent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rank_furthest_behind_is_named() {
+        let ranks: Vec<_> = (0..3).map(|_| Arc::new(Progress::default())).collect();
+        for (rank, progress) in ranks.iter().enumerate() {
+            progress.enter_step(7);
+            progress.enter("backward");
+            if rank != 1 {
+                progress.enter_collective(3);
+            }
+        }
+        let stuck = RankProgress::stuck(&ranks, Duration::ZERO).expect("all are silent");
+        assert_eq!(
+            (stuck.rank, stuck.step, stuck.operation),
+            (1, 7, "backward")
+        );
+        assert_eq!(
+            RankProgress::stuck(&ranks, Duration::from_secs(3_600)),
+            None
+        );
+        ranks.iter().for_each(|rank| rank.set_idle(true));
+        assert_eq!(RankProgress::stuck(&ranks, Duration::ZERO), None);
+    }
+}

@@ -1,0 +1,35 @@
+//! The communicator of a world of one: every sum is there already.
+
+use tch::Tensor;
+
+use super::{CommError, Communicator};
+
+/// Does nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SoloComm;
+
+impl Communicator for SoloComm {
+    fn rank(&self) -> usize {
+        0
+    }
+
+    fn world(&self) -> usize {
+        1
+    }
+
+    fn start_all_reduce(&mut self, _: &Tensor) -> Result<(), CommError> {
+        Ok(())
+    }
+
+    fn start_reduce(&mut self, _: &Tensor, _: usize) -> Result<(), CommError> {
+        Ok(())
+    }
+
+    fn start_broadcast(&mut self, _: &Tensor, _: usize) -> Result<(), CommError> {
+        Ok(())
+    }
+
+    fn wait(&mut self) -> Result<(), CommError> {
+        Ok(())
+    }
+}

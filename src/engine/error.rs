@@ -1,0 +1,59 @@
+//! Why a rank can't go on.
+
+use crate::{
+    base::rendezvous::Poisoned, checkpoint::CheckpointError, data::DataError, dist::CommError,
+    torch::TorchError, torch::peers::PeerError,
+};
+
+/// A rank's error.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The consequence of another rank's error, which is reported instead.
+    #[error(transparent)]
+    Poisoned(#[from] Poisoned),
+    #[error(transparent)]
+    Comm(CommError),
+    #[error(transparent)]
+    Torch(#[from] TorchError),
+    #[error(transparent)]
+    Data(#[from] DataError),
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Training has diverged; the weights are those before the bad step.
+    #[error("the {what} is no finite number; {place}")]
+    NotFinite { what: &'static str, place: String },
+}
+
+impl EngineError {
+    /// Whether starting again from a checkpoint may help.
+    pub fn may_help_to_retry(&self) -> bool {
+        match self {
+            Self::Torch(_) | Self::Comm(CommError::Torch(_)) => true,
+            Self::Poisoned(_)
+            | Self::Comm(_)
+            | Self::Data(_)
+            | Self::Checkpoint(_)
+            | Self::NotFinite { .. } => false,
+        }
+    }
+
+    /// Whether another rank's error is behind it.
+    pub fn is_consequence(&self) -> bool {
+        matches!(self, Self::Poisoned(_))
+    }
+}
+
+impl From<CommError> for EngineError {
+    fn from(error: CommError) -> Self {
+        match error {
+            CommError::Peer(PeerError::Poisoned(poisoned)) => Self::Poisoned(poisoned),
+            other => Self::Comm(other),
+        }
+    }
+}
+
+impl From<tch::TchError> for EngineError {
+    fn from(error: tch::TchError) -> Self {
+        Self::Torch(error.into())
+    }
+}

@@ -1,0 +1,26 @@
+//! The ranks at work: loop, step, evaluation, meters, guards.
+//!
+//! [`run`] starts a thread for each rank and watches over them. Events are its only output.
+
+mod batch;
+mod clock;
+mod device;
+mod error;
+mod evaluate;
+mod generate;
+mod guard;
+mod inject;
+mod rank;
+mod run;
+mod save;
+mod step;
+
+pub use clock::StepClock;
+pub use device::RankDevice;
+pub use error::EngineError;
+pub use evaluate::{Evaluated, evaluate};
+pub use generate::generate;
+pub use inject::Injection;
+pub use rank::Finish;
+pub use run::{Ending, Job, run};
+pub use step::{Backward, Stepper};

@@ -1,0 +1,144 @@
+//! Checkpoints from rank 0: when there is space, in the background, reported as events.
+
+use std::{
+    path::Path,
+    sync::mpsc::{Receiver, RecvTimeoutError},
+    time::Duration,
+};
+
+use super::EngineError;
+use crate::{
+    base::{fs, units},
+    checkpoint::{self, Manifest, Report, Snapshot, Writer},
+    dist::Progress,
+    event::{Control, Event},
+};
+
+/// How often a paused run looks for space.
+const SPACE_CHECK: Duration = Duration::from_secs(1);
+
+/// Rank 0's way to durable checkpoints.
+pub struct Saver {
+    folder: std::path::PathBuf,
+    writer: Writer,
+    /// Steps with a save that began, the newest last.
+    last_step: Option<u64>,
+    last_failed: Option<String>,
+}
+
+impl Saver {
+    /// Saves below `folder`, which exists.
+    pub fn new(folder: &Path, keep: usize) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            writer: Writer::new(folder, keep),
+            last_step: None,
+            last_failed: None,
+        }
+    }
+
+    /// Whether a save of this step has begun.
+    pub fn has_saved(&self, step: u64) -> bool {
+        self.last_step == Some(step)
+    }
+
+    /// Why the last save failed, where it did.
+    pub fn failure(&self) -> Option<&str> {
+        self.last_failed.as_deref()
+    }
+
+    /// Waits until `n_bytes` more can be written, paused and saying so; a stop ends the wait.
+    ///
+    /// Returns whether there is space.
+    ///
+    /// # Errors
+    /// The folder is gone.
+    pub fn wait_for_space(
+        &mut self,
+        n_bytes: u64,
+        step: u64,
+        progress: &Progress,
+        controls: &Receiver<Control>,
+        emit: &dyn Fn(Event),
+    ) -> Result<bool, EngineError> {
+        let needed = checkpoint::needed_bytes(n_bytes);
+        let free =
+            || fs::free_bytes(&self.folder).map_err(checkpoint::CheckpointError::io(&self.folder));
+        if free()? >= needed {
+            return Ok(true);
+        }
+        let text = format!(
+            "no space for a checkpoint: {} needed, {} free at {}; the run is paused until there is, or until it is stopped",
+            units::bytes(needed),
+            units::bytes(free()?),
+            self.folder.display()
+        );
+        emit(Event::Warning {
+            text,
+            rank: Some(0),
+        });
+        emit(Event::Paused { step });
+        progress.set_idle(true);
+        let has_space = loop {
+            match controls.recv_timeout(SPACE_CHECK) {
+                Ok(Control::Stop | Control::Kill) | Err(RecvTimeoutError::Disconnected) => {
+                    break false;
+                }
+                Ok(_) | Err(RecvTimeoutError::Timeout) if free()? >= needed => break true,
+                Ok(_) | Err(RecvTimeoutError::Timeout) => {}
+            }
+        };
+        progress.set_idle(false);
+        if has_space {
+            emit(Event::Continued { step });
+        }
+        Ok(has_space)
+    }
+
+    /// Starts to write a snapshot.
+    pub fn start(&mut self, snapshot: Snapshot, manifest: Manifest) {
+        self.last_step = Some(manifest.step);
+        self.writer.start(snapshot, manifest);
+    }
+
+    /// Waits for the save under way.
+    pub fn finish(&mut self, emit: &dyn Fn(Event)) {
+        self.writer.wait();
+        self.report(emit);
+    }
+
+    /// Tells how the saves went that ended meanwhile. A failed one is a warning: the last good one is still there.
+    pub fn report(&mut self, emit: &dyn Fn(Event)) {
+        for Report {
+            step,
+            best,
+            seconds,
+            result,
+        } in self.writer.reports()
+        {
+            match result {
+                Ok(published) => {
+                    self.last_failed = None;
+                    let path = published.path.display().to_string();
+                    emit(Event::Checkpoint {
+                        step,
+                        path,
+                        bytes: published.bytes,
+                        seconds,
+                        best,
+                    });
+                }
+                Err(error) => {
+                    let text = format!(
+                        "the checkpoint of step {step} failed, those before it are untouched: {error}"
+                    );
+                    self.last_failed = Some(error.to_string());
+                    emit(Event::Warning {
+                        text,
+                        rank: Some(0),
+                    });
+                }
+            }
+        }
+    }
+}

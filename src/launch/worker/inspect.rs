@@ -1,0 +1,166 @@
+//! Tasks on a run's newest checkpoint, and on libtorch itself. Results are events on standard output.
+
+use std::{
+    io::{self, Write},
+    time::Instant,
+};
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use super::job::{self, Material};
+use crate::{
+    base::fault::FaultCell,
+    checkpoint::{self, Loaded},
+    config::SampleConfig,
+    data::EvalWindows,
+    dist::HostGroup,
+    engine::{self, RankDevice, Stepper},
+    event::Event,
+    hw::Device,
+    launch::RunFolder,
+    plan::RunPlan,
+    torch::runtime,
+};
+
+/// Exit codes as in the README.
+const DONE: i32 = 0;
+const FAILED: i32 = 1;
+
+/// Generates text; returns the process's exit code.
+pub fn sample(folder: &RunFolder, config: &SampleConfig) -> i32 {
+    ending(|| {
+        let (material, loaded, stepper) = open(folder)?;
+        let tokenizer = material.data.tokenizer.as_ref();
+        let tokenizer = tokenizer.context("the data has no tokenizer: text can't become tokens")?;
+        let prompt = tokenizer.encode(&config.prompt)?;
+        let (seq_len, vocab_size) = (material.plan.model.seq_len(), material.data.vocab_size);
+        let mut meter = Meter::new("sampling", config.tokens as u64);
+        let ids = engine::generate(&stepper, &prompt, seq_len, vocab_size, config, |n| {
+            meter.done(n as u64)
+        })?;
+        let text = tokenizer.decode(&ids);
+        say(&Event::Sample {
+            step: loaded.manifest.step,
+            prompt: config.prompt.clone(),
+            text,
+        })
+    })
+}
+
+/// Evaluates; returns the process's exit code.
+pub fn evaluate(folder: &RunFolder) -> i32 {
+    ending(|| {
+        let (material, loaded, stepper) = open(folder)?;
+        let began = Instant::now();
+        let val = &material.data.val;
+        let windows = EvalWindows::all(val.len(), material.plan.model.seq_len())?;
+        let seats = HostGroup::seats(1, &FaultCell::default().into());
+        let group = seats.into_iter().next().context("a group of one")?;
+        let mut meter = Meter::new("evaluating", 0);
+        let evaluated = engine::evaluate(
+            &stepper,
+            val,
+            &windows,
+            material.plan.micro_batch,
+            (0, 1),
+            &group,
+            |done, total| {
+                meter.total = total;
+                meter.done(done);
+            },
+        )?;
+        say(&Event::Eval {
+            step: loaded.manifest.step,
+            loss: evaluated.loss,
+            targets: evaluated.targets,
+            seconds: began.elapsed().as_secs_f64(),
+            is_final: true,
+        })
+    })
+}
+
+/// Says what libtorch offers; returns the process's exit code.
+pub fn doctor() -> i32 {
+    ending(|| {
+        job::ready_this_thread()?;
+        let cuda = runtime::load_cuda(None);
+        let report = json!({
+            "libtorch": env!("CAPSTAN_LIBTORCH"),
+            "threads": std::thread::available_parallelism().map_or(1, usize::from),
+            "cuda_devices": tch::Cuda::device_count(),
+            "cuda": cuda.as_ref().map_or_else(ToString::to_string, |()| "loaded".to_owned()),
+            "nccl": crate::torch::nccl::probe().unwrap_or_else(|error| error.to_string()),
+        });
+        Ok(writeln!(io::stdout().lock(), "{report}")?)
+    })
+}
+
+fn ending(task: impl FnOnce() -> Result<()>) -> i32 {
+    match task() {
+        Ok(()) => DONE,
+        Err(error) => {
+            eprintln!("{error:#}");
+            FAILED
+        }
+    }
+}
+
+/// The newest checkpoint of a run as a model on the run's first device.
+fn open(folder: &RunFolder) -> Result<(Material, Loaded, Stepper)> {
+    let material = job::read(folder, &|_| ())?;
+    let device = material
+        .plan
+        .ranks
+        .first()
+        .map_or(Device::Cpu, |rank| rank.device);
+    job::ready_libtorch(&material.plan)?;
+    let loaded = checkpoint::newest_valid(&folder.checkpoints())?.loaded;
+    let loaded = loaded.context("the run has no checkpoint yet")?;
+    let mut stepper = stepper(&material.plan, device)?;
+    checkpoint::restore(&loaded, &mut stepper.store, None)?;
+    Ok((material, loaded, stepper))
+}
+
+fn stepper(plan: &RunPlan, device: Device) -> Result<Stepper> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let device = RankDevice::enter(device, threads)?;
+    Ok(Stepper::new(plan, 0, device, false)?)
+}
+
+fn say(event: &Event) -> Result<()> {
+    Ok(writeln!(
+        io::stdout().lock(),
+        "{}",
+        serde_json::to_string(event)?
+    )?)
+}
+
+/// Says how far a task is, twice a second.
+struct Meter {
+    what: &'static str,
+    total: u64,
+    last_word: Instant,
+}
+
+impl Meter {
+    fn new(what: &'static str, total: u64) -> Self {
+        Self {
+            what,
+            total,
+            last_word: Instant::now(),
+        }
+    }
+
+    fn done(&mut self, done: u64) {
+        if self.last_word.elapsed().as_secs_f64() > 0.5 {
+            self.last_word = Instant::now();
+            // A reader that has gone away ends the task at its result.
+            let _ = say(&Event::Progress {
+                what: self.what.to_owned(),
+                done,
+                total: Some(self.total),
+            });
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The worker process: the only one that links libtorch.
+//!
+//! `train` speaks JSON lines over file descriptor 0, a socket to the supervisor: events up, controls
+//! down. The other tasks print events to standard output.
+
+mod inspect;
+mod job;
+mod link;
+mod train;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::{config::SampleConfig, launch::RunFolder, torch::process::exit_now};
+
+/// The worker's command line; people use `capstan`.
+#[derive(Debug, Parser)]
+#[command(name = "capstan-worker", version)]
+pub struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Train a run, under its supervisor.
+    Train {
+        folder: PathBuf,
+        #[arg(long)]
+        from: Origin,
+        /// Why the run starts again.
+        #[arg(long)]
+        cause: Option<String>,
+    },
+    /// Generate text from the newest checkpoint.
+    Sample {
+        folder: PathBuf,
+        #[arg(long, default_value = "\n")]
+        prompt: String,
+        #[arg(long)]
+        tokens: usize,
+        #[arg(long)]
+        temperature: f64,
+        #[arg(long)]
+        top_k: Option<usize>,
+        #[arg(long)]
+        seed: u64,
+    },
+    /// Evaluate the newest checkpoint over the whole held-out split.
+    Eval { folder: PathBuf },
+    /// Say what libtorch offers here.
+    Doctor,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Origin {
+    Fresh,
+    Checkpoint,
+}
+
+/// Does what the command line says and ends the process.
+pub fn main() -> ! {
+    let code = match Arguments::parse().task {
+        Task::Train {
+            folder,
+            from,
+            cause,
+        } => train::main(
+            &RunFolder::new(folder),
+            from == Origin::Checkpoint,
+            cause.as_deref(),
+        ),
+        Task::Sample {
+            folder,
+            prompt,
+            tokens,
+            temperature,
+            top_k,
+            seed,
+        } => {
+            let config = SampleConfig {
+                prompt,
+                tokens,
+                temperature,
+                top_k,
+                seed,
+            };
+            inspect::sample(&RunFolder::new(folder), &config)
+        }
+        Task::Eval { folder } => inspect::evaluate(&RunFolder::new(folder)),
+        Task::Doctor => inspect::doctor(),
+    };
+    exit_now(code)
+}

@@ -1,0 +1,85 @@
+//! Models as lists of segments: single-device code that knows its own shard's shapes.
+//!
+//! A segment is `join(x, core(pre(x)))`. The engine, not the model, decides where graphs are cut.
+
+mod gpt;
+
+use tch::Tensor;
+
+use crate::{arch::ModelShape, nn::Weights, torch::TorchError};
+
+/// What a forward pass needs besides weights and input.
+#[derive(Clone, Copy)]
+pub struct Context<'a> {
+    /// Targets `[b, t]` for the head's loss; absent: the head returns logits.
+    pub targets: Option<&'a Tensor>,
+    pub dropout: Option<Dropout<'a>>,
+}
+
+/// The counters that masks are drawn from.
+#[derive(Clone, Copy)]
+pub struct Dropout<'a> {
+    pub seed: u64,
+    pub step: u64,
+    /// Global index of each sample of the batch.
+    pub samples: &'a [u64],
+}
+
+/// One piece of a model.
+///
+/// `pre` and `join` work on each token alone and have replicated parameters; `core` has those that
+/// tensor parallelism shards, and then its output is a partial sum. No method communicates.
+pub trait Segment: Send {
+    /// The name in reports.
+    fn name(&self) -> &str;
+
+    /// What comes before the core: a norm, or nothing.
+    ///
+    /// # Errors
+    /// Whatever libtorch throws.
+    fn pre(&self, weights: Weights<'_>, x: &Tensor) -> Result<Tensor, TorchError>;
+
+    /// The matrix products.
+    ///
+    /// # Errors
+    /// Whatever libtorch throws.
+    fn core(
+        &self,
+        weights: Weights<'_>,
+        h: &Tensor,
+        context: &Context<'_>,
+    ) -> Result<Tensor, TorchError>;
+
+    /// What comes after the core: bias, dropout, and the residual addition of the segment's input.
+    ///
+    /// # Errors
+    /// Whatever libtorch throws.
+    fn join(
+        &self,
+        weights: Weights<'_>,
+        x: &Tensor,
+        y: Tensor,
+        context: &Context<'_>,
+    ) -> Result<Tensor, TorchError>;
+
+    /// The three in a row.
+    ///
+    /// # Errors
+    /// Whatever libtorch throws.
+    fn forward(
+        &self,
+        weights: Weights<'_>,
+        x: &Tensor,
+        context: &Context<'_>,
+    ) -> Result<Tensor, TorchError> {
+        let y = self.core(weights, &self.pre(weights, x)?, context)?;
+        self.join(weights, x, y, context)
+    }
+}
+
+/// The segments of a model, in forward order; as many, and as named, as [`ModelShape::segments`].
+pub fn build(shape: &ModelShape) -> Vec<Box<dyn Segment>> {
+    match shape {
+        ModelShape::Gpt(shape) => gpt::segments(shape),
+    }
+}

@@ -1,0 +1,117 @@
+//! Layers as functions. Letters in names: b batch, t time, d model width, v vocabulary.
+
+use tch::{Device, Kind, Reduction, Tensor};
+
+use super::Weights;
+use crate::{data::IGNORED_TARGET, torch::TorchError};
+
+/// GPT-2's epsilon of layer normalisation.
+const LAYER_NORM_EPS: f64 = 1e-5;
+/// `x @ weight + bias` over the last dimension; weight `[in, out]`, bias optional.
+///
+/// # Errors
+/// Shapes that don't fit.
+pub fn linear(weights: Weights<'_>, name: &str, x: &Tensor) -> Result<Tensor, TorchError> {
+    let weight = weights.get(&format!("{name}.weight"))?;
+    let mut shape = x.size();
+    let rows = x.f_reshape([-1, weight.size()[0]])?;
+    let y = match weights.find(&format!("{name}.bias")) {
+        Some(bias) => bias.f_addmm(&rows, weight)?,
+        None => rows.f_mm(weight)?,
+    };
+    if let Some(last) = shape.last_mut() {
+        *last = weight.size()[1];
+    }
+    Ok(y.f_view(shape.as_slice())?)
+}
+
+/// Layer normalisation over the last dimension; bias optional.
+///
+/// # Errors
+/// Shapes that don't fit.
+pub fn layer_norm(weights: Weights<'_>, name: &str, x: &Tensor) -> Result<Tensor, TorchError> {
+    let weight = weights.get(&format!("{name}.weight"))?;
+    let bias = weights.find(&format!("{name}.bias"));
+    Ok(x.f_layer_norm(
+        weight.size().as_slice(),
+        Some(weight),
+        bias,
+        LAYER_NORM_EPS,
+        false,
+    )?)
+}
+
+/// Causal attention; q, k, v and the result are `[batch, heads, time, head_dim]`.
+///
+/// On a CPU bf16 is computed in fp32: libtorch's bf16 backward is five times slower there.
+///
+/// # Errors
+/// Shapes that don't fit.
+pub fn causal_attention(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor, TorchError> {
+    let kind = q.kind();
+    if q.device() == Device::Cpu && kind == Kind::BFloat16 {
+        let wide = |x: &Tensor| x.f_to_kind(Kind::Float);
+        return Ok(attention(&wide(q)?, &wide(k)?, &wide(v)?)?.f_to_kind(kind)?);
+    }
+    attention(q, k, v)
+}
+
+fn attention(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor, TorchError> {
+    Ok(Tensor::f_scaled_dot_product_attention(
+        q,
+        k,
+        v,
+        None::<&Tensor>,
+        0.0,
+        true,
+        None,
+        false,
+    )?)
+}
+
+/// Causal attention written out, with `mask` (0 or 1 / keep probability) on its weights.
+///
+/// # Errors
+/// Shapes that don't fit.
+pub fn masked_causal_attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    mask: &Tensor,
+) -> Result<Tensor, TorchError> {
+    let size = q.size();
+    let (time, head_dim) = (size[2], size[3]);
+    let scores = q
+        .f_matmul(&k.f_transpose(-2, -1)?)?
+        .f_div_scalar((head_dim as f64).sqrt())?;
+    let future = Tensor::f_ones([time, time], (Kind::Bool, q.device()))?.f_triu(1)?;
+    let weights = scores
+        .f_masked_fill(&future, f64::NEG_INFINITY)?
+        .f_softmax(-1, Kind::Float)?;
+    let weights = weights
+        .f_to_kind(q.kind())?
+        .f_mul(&mask.f_to_kind(q.kind())?)?;
+    Ok(weights.f_matmul(v)?)
+}
+
+/// Sum over valid targets of the cross-entropy; logits `[b, t, v]`, targets `[b, t]`.
+///
+/// # Errors
+/// Shapes that don't fit, or a target outside the vocabulary.
+pub fn cross_entropy_sum(logits: &Tensor, targets: &Tensor) -> Result<Tensor, TorchError> {
+    let vocab = logits.size().last().copied().unwrap_or(0);
+    let rows = logits.f_view([-1, vocab])?;
+    let rows = if rows.kind() == Kind::BFloat16 {
+        rows.f_to_kind(Kind::Float)?
+    } else {
+        rows
+    };
+    let targets = targets.f_view([-1])?;
+    Ok(rows.f_cross_entropy_loss(
+        &targets,
+        None::<&Tensor>,
+        Reduction::Sum,
+        IGNORED_TARGET,
+        0.0,
+    )?)
+}

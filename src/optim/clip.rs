@@ -1,0 +1,64 @@
+//! The global gradient norm and the factor that clipping asks for, both on the device.
+
+use tch::{Kind, Tensor};
+
+use crate::torch::TorchError;
+
+/// PyTorch's guard against a norm of 0 in `clip_grad_norm_`.
+const NORM_EPS: f64 = 1e-6;
+
+/// What the optimizer needs to know about all gradients together; no host synchronisation.
+pub struct GradStats {
+    /// Euclidean norm before clipping, one number.
+    pub norm: Tensor,
+    /// Gradients are to be divided by this, one fp32 number of at least 1.
+    pub divisor: Tensor,
+    /// 1 where the norm is no number, else 0; one fp32 number.
+    pub found_inf: Tensor,
+}
+
+/// Reads the flat gradients once.
+///
+/// # Errors
+/// Whatever libtorch throws.
+pub fn grad_stats(grads: &Tensor, clip: Option<f64>) -> Result<GradStats, TorchError> {
+    let norm = grads.f_norm()?;
+    let divisor = match clip {
+        Some(clip) => norm
+            .f_add_scalar(NORM_EPS)?
+            .f_div_scalar(clip)?
+            .f_clamp_min(1.0)?,
+        None => norm.f_ones_like()?,
+    };
+    let found_inf = norm.f_isfinite()?.f_logical_not()?.f_to_kind(Kind::Float)?;
+    Ok(GradStats {
+        divisor: divisor.f_to_kind(Kind::Float)?,
+        norm,
+        found_inf,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_gradients_are_divided_to_the_clip() {
+        let stats = grad_stats(&Tensor::from_slice(&[3.0f32, 4.0]), Some(1.0)).expect("readable");
+        assert!((stats.norm.double_value(&[]) - 5.0).abs() < 1e-6);
+        assert!((stats.divisor.double_value(&[]) - 5.0).abs() < 1e-5);
+    }
+
+    #[test]
+    fn short_gradients_stay() {
+        let stats = grad_stats(&Tensor::from_slice(&[0.3f32, 0.4]), Some(1.0)).expect("readable");
+        assert_eq!(stats.divisor.double_value(&[]), 1.0);
+        assert_eq!(stats.found_inf.double_value(&[]), 0.0);
+    }
+
+    #[test]
+    fn a_norm_that_is_no_number_is_found() {
+        let stats = grad_stats(&Tensor::from_slice(&[f32::NAN, 0.4]), None).expect("readable");
+        assert_eq!(stats.found_inf.double_value(&[]), 1.0);
+    }
+}

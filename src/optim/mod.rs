@@ -1,0 +1,55 @@
+//! Optimizers over the flat store, clipping, learning-rate schedules.
+
+mod adamw;
+mod clip;
+mod schedule;
+mod sgd;
+
+use tch::Tensor;
+
+use crate::{config::OptimizerConfig, nn::ParamStore, torch::TorchError};
+
+pub use clip::{GradStats, grad_stats};
+pub use schedule::lr_at;
+
+/// What updates the master weights.
+pub trait Optimizer {
+    /// Updates `store`'s master weights from its gradients; a non-finite norm leaves all untouched.
+    ///
+    /// `step` counts from 1.
+    ///
+    /// # Errors
+    /// Whatever libtorch throws.
+    fn update(
+        &mut self,
+        store: &ParamStore,
+        step: u64,
+        lr: f64,
+        grads: &GradStats,
+    ) -> Result<(), TorchError>;
+
+    /// The state as named flat buffers of the store's layout, for checkpoints.
+    fn state(&self) -> Vec<(&'static str, &Tensor)>;
+}
+
+/// Makes the optimizer of a run, with empty state.
+///
+/// # Errors
+/// The device has no room.
+pub fn build(
+    config: &OptimizerConfig,
+    store: &ParamStore,
+) -> Result<Box<dyn Optimizer>, TorchError> {
+    Ok(match config {
+        OptimizerConfig::Adamw(config) => Box::new(adamw::Adamw::new(*config, store)?),
+        OptimizerConfig::Sgd(config) => Box::new(sgd::Sgd::new(*config, store)?),
+    })
+}
+
+/// The names of an optimizer's state, as [`Optimizer::state`] gives them.
+pub fn state_names(config: &OptimizerConfig) -> &'static [&'static str] {
+    match config {
+        OptimizerConfig::Adamw(_) => &adamw::STATE,
+        OptimizerConfig::Sgd(_) => &sgd::STATE,
+    }
+}

@@ -1,0 +1,47 @@
+//! The textbook parameter server: gradients go to rank 0, which updates and sends the weights back.
+
+use tch::Tensor;
+
+use super::Strategy;
+use crate::{
+    dist::{CommError, Communicator},
+    nn::ParamStore,
+};
+
+/// The rank that updates.
+const ROOT: usize = 0;
+
+/// Gather, update, broadcast; nothing overlaps.
+pub struct Primary;
+
+impl Strategy for Primary {
+    fn reduces_by_bucket(&self) -> bool {
+        false
+    }
+
+    fn grads_ready(&mut self, _: &Tensor, _: &mut dyn Communicator) -> Result<(), CommError> {
+        Ok(())
+    }
+
+    fn before_update(
+        &mut self,
+        store: &ParamStore,
+        comm: &mut dyn Communicator,
+    ) -> Result<(), CommError> {
+        comm.start_reduce(store.grads(), ROOT)?;
+        comm.wait()
+    }
+
+    fn updates(&self, rank: usize) -> bool {
+        rank == ROOT
+    }
+
+    fn after_update(
+        &mut self,
+        store: &ParamStore,
+        comm: &mut dyn Communicator,
+    ) -> Result<(), CommError> {
+        comm.start_broadcast(store.master(), ROOT)?;
+        comm.wait()
+    }
+}

@@ -1,0 +1,19 @@
+//! The unsafe floor: everything that reaches libtorch past tch, NCCL, or another rank's memory.
+//!
+//! Each function makes one raw call, checks its result and returns a safe type.
+#![allow(unsafe_code)]
+
+mod autograd;
+mod error;
+mod fused;
+pub mod nccl;
+pub mod peers;
+pub mod process;
+pub mod raw;
+pub mod runtime;
+mod shim;
+pub mod stream;
+
+pub use autograd::vjp;
+pub use error::TorchError;
+pub use fused::{AdamwScalars, AdamwTensors, fused_adamw};

@@ -1,0 +1,172 @@
+//! NCCL through cudarc's raw layer. The library is opened at run time.
+
+use std::{ffi::c_void, ptr};
+
+use cudarc::nccl::{result, sys};
+use tch::{Kind, Tensor};
+
+use super::{TorchError, stream::Stream};
+
+/// Opens NCCL, or says why not: cudarc panics at its first call where it finds nothing.
+///
+/// # Errors
+/// No `libnccl.so` on the loader's path.
+pub fn probe() -> Result<String, TorchError> {
+    // SAFETY: opens and closes the library; NCCL's initialisers have no preconditions.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(TorchError::new("libnccl.so is not on the loader's path"));
+    }
+    let version = result::get_nccl_version().map_err(|error| failed("version", &error))?;
+    Ok(format!(
+        "{}.{}.{}",
+        version / 10_000,
+        version / 100 % 100,
+        version % 100
+    ))
+}
+
+/// What all ranks need to find each other; made by one, handed to all.
+#[derive(Clone, Copy)]
+pub struct UniqueId(sys::ncclUniqueId);
+
+impl UniqueId {
+    /// Makes the id of a new communicator.
+    ///
+    /// # Errors
+    /// NCCL can't open its bootstrap socket.
+    pub fn new() -> Result<Self, TorchError> {
+        result::get_uniqueid()
+            .map(Self)
+            .map_err(|error| failed("ncclGetUniqueId", &error))
+    }
+}
+
+/// One rank's handle. It stays on the thread that made it.
+pub struct Handle {
+    comm: sys::ncclComm_t,
+    stream: Stream,
+    stream_handle: *mut c_void,
+}
+
+impl Handle {
+    /// Joins the communicator; blocks until all ranks have.
+    ///
+    /// The current device must be this rank's. All later calls launch on `stream`.
+    ///
+    /// # Errors
+    /// NCCL's own, such as two ranks on one GPU.
+    pub fn join(
+        id: UniqueId,
+        rank: usize,
+        world: usize,
+        stream: Stream,
+    ) -> Result<Self, TorchError> {
+        let mut comm = ptr::null_mut();
+        // SAFETY: `comm` outlives the call.
+        unsafe { result::comm_init_rank(&raw mut comm, world as i32, id.0, rank as i32) }
+            .map_err(|error| failed("ncclCommInitRank", &error))?;
+        Ok(Self {
+            comm,
+            stream,
+            stream_handle: stream.handle()?,
+        })
+    }
+
+    /// The communication stream.
+    pub fn stream(&self) -> Stream {
+        self.stream
+    }
+
+    /// Launches a sum over ranks, in place. The tensor must outlive the operation on the stream.
+    ///
+    /// # Errors
+    /// A type that NCCL can't sum, or NCCL's own.
+    pub fn all_reduce(&self, tensor: &Tensor) -> Result<(), TorchError> {
+        let (data, len, kind) = buffer(tensor)?;
+        // SAFETY: a live contiguous CUDA buffer of `len` elements; in place is allowed.
+        unsafe {
+            result::all_reduce(
+                data,
+                data,
+                len,
+                kind,
+                sys::ncclRedOp_t::ncclSum,
+                self.comm,
+                self.stream_handle.cast(),
+            )
+        }
+        .map_err(|error| failed("ncclAllReduce", &error))?;
+        Ok(())
+    }
+
+    /// Launches a sum over ranks that only `root` keeps, in place.
+    ///
+    /// # Errors
+    /// As [`Self::all_reduce`].
+    pub fn reduce(&self, tensor: &Tensor, root: usize) -> Result<(), TorchError> {
+        let (data, len, kind) = buffer(tensor)?;
+        let op = sys::ncclRedOp_t::ncclSum;
+        // SAFETY: a live contiguous CUDA buffer of `len` elements; in place is allowed.
+        unsafe {
+            result::reduce(
+                data,
+                data,
+                len,
+                kind,
+                op,
+                root as i32,
+                self.comm,
+                self.stream_handle.cast(),
+            )
+        }
+        .map_err(|error| failed("ncclReduce", &error))?;
+        Ok(())
+    }
+
+    /// Launches a copy of `root`'s buffer to all ranks.
+    ///
+    /// # Errors
+    /// As [`Self::all_reduce`].
+    pub fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<(), TorchError> {
+        let (data, len, kind) = buffer(tensor)?;
+        // SAFETY: a live contiguous CUDA buffer of `len` elements; in place is allowed.
+        unsafe {
+            result::broadcast(
+                data,
+                data,
+                len,
+                kind,
+                root as i32,
+                self.comm,
+                self.stream_handle.cast(),
+            )
+        }
+        .map_err(|error| failed("ncclBroadcast", &error))?;
+        Ok(())
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // SAFETY: made by `join`, destroyed once, on the thread that made it.
+        let _ = unsafe { result::comm_destroy(self.comm) };
+    }
+}
+
+fn buffer(tensor: &Tensor) -> Result<(*mut c_void, usize, sys::ncclDataType_t), TorchError> {
+    let kind = match tensor.kind() {
+        Kind::Float => sys::ncclDataType_t::ncclFloat32,
+        Kind::Double => sys::ncclDataType_t::ncclFloat64,
+        Kind::BFloat16 => sys::ncclDataType_t::ncclBfloat16,
+        Kind::Int64 => sys::ncclDataType_t::ncclInt64,
+        other => return Err(TorchError::new(&format!("NCCL can't sum {other:?}"))),
+    };
+    if !tensor.device().is_cuda() || !tensor.is_contiguous() {
+        return Err(TorchError::new("NCCL needs a contiguous CUDA tensor"));
+    }
+    Ok((tensor.data_ptr(), tensor.numel(), kind))
+}
+
+fn failed(call: &str, error: &result::NcclError) -> TorchError {
+    TorchError::new(&format!("{call}: {:?}", error.0))
+}

@@ -1,0 +1,200 @@
+//! The same numbers as PyTorch 2.11 (promise P7). `tests/reference/gpt.py` made them.
+
+use std::path::Path;
+
+use capstan::{
+    arch::{ModelShape, gpt::GptShape},
+    config::{AdamwConfig, OptimizerConfig, Precision},
+    data::HostBatch,
+    dist::SoloComm,
+    engine::{Backward, RankDevice, StepClock, Stepper},
+    hw::Device,
+    optim, parallel,
+    plan::Strategy,
+};
+use libtest_mimic::{Failed, Trial};
+use safetensors::SafeTensors;
+use tch::{Kind, Tensor};
+
+const LOSS: f64 = 1e-6;
+const GRADIENT: f64 = 1e-5;
+/// Weights after ten updates: an element whose gradient is near zero moves by rounding.
+const WEIGHTS_AFTER_10: f64 = 1e-5;
+const SEQ_LEN: usize = 16;
+const ADAMW: AdamwConfig = AdamwConfig {
+    lr: 1e-3,
+    betas: [0.9, 0.99],
+    eps: 1e-8,
+    weight_decay: 0.1,
+    clip: Some(1.0),
+};
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        Trial::test(
+            "reference::gpt_forward_gradients_and_ten_steps_equal_pytorch",
+            || equals_pytorch(None),
+        ),
+        Trial::test("reference::a_planted_difference_is_seen", || {
+            let seen = std::panic::catch_unwind(|| equals_pytorch(Some("h.1.mlp.c_fc.weight")));
+            assert!(seen.is_err(), "one weight off by 1e-3 passes");
+            Ok(())
+        }),
+    ]
+}
+
+/// Compares; `planted` names a tensor whose first value is moved beforehand.
+fn equals_pytorch(planted: Option<&str>) -> Result<(), Failed> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference");
+    let bytes = std::fs::read(folder.join("gpt-tiny.safetensors"))?;
+    let file = SafeTensors::deserialize(&bytes)?;
+    let json: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.join("gpt-tiny.json"))?)?;
+    let losses: Vec<f64> = serde_json::from_value(json["loss"].clone())?;
+    let norms: Vec<f64> = serde_json::from_value(json["grad_norm"].clone())?;
+
+    let mut stepper = model(&file, planted)?;
+    let tokens = stored(&file, "tokens")?;
+    let logits = stepper.logits(&tokens.select(0, 0).narrow(1, 0, SEQ_LEN as i64))?;
+    assert_close("logits", &logits, &stored(&file, "logits")?, GRADIENT);
+
+    let mut optimizer = optim::build(&OptimizerConfig::Adamw(ADAMW), &stepper.store)?;
+    for (step, (loss, norm)) in losses.iter().zip(&norms).enumerate() {
+        let ours = passes(
+            &mut stepper,
+            &tokens.select(0, step as i64),
+            step as u64 + 1,
+        )?;
+        assert!(
+            (ours - loss).abs() <= LOSS * loss.abs() * 2.0,
+            "step {step}: loss {ours}, PyTorch's {loss}"
+        );
+        if step == 0 {
+            for spec in stepper.store.specs() {
+                let ours = stepper
+                    .store
+                    .named_view(stepper.store.grads(), &spec.name)?;
+                assert_close(
+                    &spec.name,
+                    &ours,
+                    &stored(&file, &format!("grad.{}", spec.name))?,
+                    GRADIENT,
+                );
+            }
+        }
+        let stats = optim::grad_stats(stepper.store.grads(), ADAMW.clip)?;
+        let ours = stats.norm.double_value(&[]);
+        assert!(
+            (ours - norm).abs() <= GRADIENT * norm,
+            "step {step}: gradient norm {ours}, PyTorch's {norm}"
+        );
+        optimizer.update(&stepper.store, step as u64 + 1, ADAMW.lr, &stats)?;
+    }
+    for spec in stepper.store.specs() {
+        let ours = stepper
+            .store
+            .named_view(stepper.store.master(), &spec.name)?;
+        let theirs = stored(&file, &format!("after10.{}", spec.name))?;
+        let (ours, theirs) = without_key_bias(&spec.name, &ours, &theirs);
+        assert_close(
+            &format!("{} after 10 steps", spec.name),
+            &ours,
+            &theirs,
+            WEIGHTS_AFTER_10,
+        );
+    }
+    Ok(())
+}
+
+fn model(file: &SafeTensors<'_>, planted: Option<&str>) -> Result<Stepper, Failed> {
+    let shape = GptShape {
+        n_layer: 2,
+        n_head: 2,
+        d_model: 32,
+        seq_len: SEQ_LEN,
+        vocab_size: 37,
+        bias: true,
+        dropout: 0.0,
+    };
+    let device = RankDevice::enter(Device::Cpu, 1)?;
+    let stepper = Stepper::of_model(&ModelShape::Gpt(shape), Precision::Fp32, 0, device, None)?;
+    let _guard = tch::no_grad_guard();
+    for spec in stepper.store.specs() {
+        let mut view = stepper
+            .store
+            .named_view(stepper.store.master(), &spec.name)?;
+        view.copy_(&stored(file, &format!("param.{}", spec.name))?);
+        if planted == Some(spec.name.as_str()) {
+            let _ = view.view([-1]).get(0).f_add_scalar_(0.5)?;
+        }
+    }
+    Ok(stepper)
+}
+
+/// Forward and backward over tokens `[rows, seq_len + 1]`; the mean loss.
+fn passes(stepper: &mut Stepper, tokens: &Tensor, step: u64) -> Result<f64, Failed> {
+    let rows = tokens.size()[0] as usize;
+    let part = |start| {
+        Vec::<i64>::try_from(
+            tokens
+                .narrow(1, start, SEQ_LEN as i64)
+                .contiguous()
+                .view([-1]),
+        )
+    };
+    let n_valid = (rows * SEQ_LEN) as u64;
+    let batch = HostBatch {
+        inputs: part(0)?,
+        targets: part(1)?,
+        sample_indices: (0..rows as u64).collect(),
+        n_valid,
+        rows,
+        seq_len: SEQ_LEN,
+    };
+    stepper.store.begin_step();
+    let device = RankDevice::enter(Device::Cpu, 1)?;
+    let mut strategy = parallel::build(Strategy::Single);
+    let mut cx = Backward {
+        strategy: strategy.as_mut(),
+        comm: &mut SoloComm,
+        clock: &mut StepClock::new(&device),
+        step,
+        global_valid: n_valid,
+        is_last: true,
+    };
+    Ok(stepper.train(batch, &mut cx)?.double_value(&[]) / n_valid as f64)
+}
+
+fn stored(file: &SafeTensors<'_>, name: &str) -> Result<Tensor, Failed> {
+    let view = file.tensor(name)?;
+    let kind = match view.dtype() {
+        safetensors::Dtype::I64 => Kind::Int64,
+        _ => Kind::Float,
+    };
+    let shape: Vec<i64> = view.shape().iter().map(|&size| size as i64).collect();
+    Ok(Tensor::f_from_data_size(view.data(), &shape, kind)?)
+}
+
+/// A key bias has no effect on softmax: its gradient is rounding noise, which AdamW makes a full step of.
+fn without_key_bias(name: &str, ours: &Tensor, theirs: &Tensor) -> (Tensor, Tensor) {
+    if !name.ends_with("attn.c_attn.bias") {
+        return (ours.shallow_clone(), theirs.shallow_clone());
+    }
+    let keep = |bias: &Tensor| {
+        let third = bias.size()[0] / 3;
+        Tensor::cat(
+            &[bias.narrow(0, 0, third), bias.narrow(0, 2 * third, third)],
+            0,
+        )
+    };
+    (keep(ours), keep(theirs))
+}
+
+fn assert_close(what: &str, ours: &Tensor, theirs: &Tensor, tolerance: f64) {
+    let norm = |x: &Tensor| x.to_kind(Kind::Double).norm().double_value(&[]);
+    let (apart, size) = (norm(&(ours - theirs)), norm(theirs));
+    assert!(
+        apart <= tolerance * size,
+        "{what}: |a - b| = {apart:e}, |b| = {size:e}"
+    );
+}
