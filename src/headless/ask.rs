@@ -27,7 +27,8 @@ pub fn sample(runs_dir: &Path, args: &SampleArgs) -> anyhow::Result<u8> {
     let settings = settings(&folder, args)?;
     let mut command = worker("sample", &folder)?;
     command
-        .args(["--prompt", &settings.prompt])
+        // In one argument: a prompt may start with a dash.
+        .arg(format!("--prompt={}", settings.prompt))
         .args(["--tokens", &settings.tokens.to_string()])
         .args(["--temperature", &settings.temperature.to_string()])
         .args(["--seed", &settings.seed.to_string()]);
