@@ -12,7 +12,7 @@ use anyhow::Context;
 use super::{
     cli::{RunArgs, SampleArgs},
     find::find,
-    outcome::{USAGE, refusal},
+    outcome::{FAILED, USAGE, refusal},
     text::{printable, say},
 };
 use crate::{
@@ -27,7 +27,8 @@ pub fn sample(runs_dir: &Path, args: &SampleArgs) -> anyhow::Result<u8> {
     let settings = settings(&folder, args)?;
     let mut command = worker("sample", &folder)?;
     command
-        .args(["--prompt", &settings.prompt])
+        // In one argument: a prompt may start with a dash.
+        .arg(format!("--prompt={}", settings.prompt))
         .args(["--tokens", &settings.tokens.to_string()])
         .args(["--temperature", &settings.temperature.to_string()])
         .args(["--seed", &settings.seed.to_string()]);
@@ -60,7 +61,7 @@ fn settings(folder: &RunFolder, args: &SampleArgs) -> anyhow::Result<SampleConfi
         prompt: args.prompt.clone().unwrap_or(own.prompt),
         tokens: args.tokens.unwrap_or(own.tokens),
         temperature,
-        top_k: args.top_k.or(own.top_k),
+        top_k: args.top_k.or(own.top_k).filter(|&k| k > 0),
         seed: args.seed.unwrap_or(own.seed),
     })
 }
@@ -92,9 +93,10 @@ fn ask(mut command: Command, json: bool) -> anyhow::Result<u8> {
         }
     }
     let status = child.wait()?;
-    Ok(status
-        .code()
-        .map_or(1, |code| u8::try_from(code).unwrap_or(1)))
+    match status.code() {
+        Some(code) => Ok(u8::try_from(code).unwrap_or(FAILED)),
+        None => Err(refusal(FAILED, format!("the worker died ({status})"))),
+    }
 }
 
 fn show(line: &str, json: bool) -> anyhow::Result<()> {

@@ -183,7 +183,7 @@ pub struct SampleArgs {
     /// 0 takes the likeliest token, 1 samples the model's distribution
     #[arg(long)]
     pub temperature: Option<f64>,
-    /// Sample among the K likeliest tokens
+    /// Sample among the K likeliest tokens; 0: among all
     #[arg(long, value_name = "K")]
     pub top_k: Option<usize>,
     #[arg(long)]

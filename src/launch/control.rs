@@ -42,5 +42,11 @@ fn exchange(mut stream: UnixStream, control: Control) -> io::Result<ControlReply
     stream.write_all(&line)?;
     let mut reply = Vec::new();
     stream.take(LONGEST_LINE as u64).read_to_end(&mut reply)?;
+    if reply.is_empty() {
+        return Err(io::Error::new(
+            io::ErrorKind::ResourceBusy,
+            "the supervisor serves too many others",
+        ));
+    }
     Ok(serde_json::from_slice(&reply)?)
 }

@@ -75,7 +75,8 @@ fn candidates(base: &str) -> impl Iterator<Item = String> {
     std::iter::once(base.to_owned()).chain((2..=u32::MAX).map(move |n| format!("{base}-{n}")))
 }
 
-fn private() -> DirBuilder {
+/// Makes folders that only their owner may enter.
+pub(super) fn private() -> DirBuilder {
     let mut builder = DirBuilder::new();
     builder.mode(0o700);
     builder

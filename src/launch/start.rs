@@ -31,6 +31,10 @@ pub fn create(
 ) -> Result<RunFolder, LaunchError> {
     worker_program::find()?;
     let folder = names::take(runs_dir, wanted)?;
+    let checkpoints = folder.checkpoints();
+    names::private()
+        .create(&checkpoints)
+        .map_err(LaunchError::io("the folder", checkpoints))?;
     write_schema(runs_dir)?;
     write_intent(&folder, config, plan)?;
     Ok(folder)

@@ -1,6 +1,9 @@
 //! Every command, good and bad input, what is printed and which exit code follows.
 
-use std::{fs, process::Stdio};
+use std::{
+    fs,
+    process::{Command, Stdio},
+};
 
 use libtest_mimic::{Failed, Trial};
 use rustix::process::{Pid, Signal, kill_process};
@@ -34,6 +37,7 @@ pub fn trials() -> Vec<Trial> {
         Trial::test("cli::data_is_inspected_and_tokenized", data),
         Trial::test("cli::paths_completions_man_schema_help", install),
         Trial::test("cli::a_closed_pipe_is_no_error", closed_pipe),
+        with_script("cli::a_terminal_gets_a_bar", terminal),
         Trial::test("cli::the_front_needs_no_libtorch", front_needs_no_libtorch),
     ]
 }
@@ -218,6 +222,7 @@ fn attach() -> Result<(), Failed> {
     let mut viewer = place
         .command(&["attach", "--json"])
         .stdout(Stdio::piped())
+        .stderr(Stdio::null())
         .spawn()?;
     let mut first = String::new();
     if let Some(stdout) = viewer.stdout.as_mut() {
@@ -558,8 +563,28 @@ fn closed_pipe() -> Result<(), Failed> {
     check(said.err.is_empty(), said.err)
 }
 
+/// `script` (util-linux) gives a command a terminal.
+fn with_script(name: &str, test: fn() -> Result<(), Failed>) -> Trial {
+    let has_script = Command::new("script").arg("--version").output().is_ok();
+    let trial = with_stand_in(name, test);
+    let is_ignored = trial.has_ignored_flag() || !has_script;
+    trial.with_ignored_flag(is_ignored)
+}
+
+fn terminal() -> Result<(), Failed> {
+    let place = Workplace::new("well")?
+        .with("STAND_IN_STEPS", "40")
+        .with("NO_COLOR", "1");
+    place.write_config(json!({ "stop": { "steps": 40 } }))?;
+    let bar = place.train_on_terminal("xterm-256color")?.ended_with(0)?.out;
+    check(bar.contains('\x1b') && bar.contains("=>") && bar.contains("loss"), bar.clone())?;
+    check(!bar.contains("\x1b[3") && !bar.contains("\x1b[1m"), "NO_COLOR means no colours")?;
+    let dumb = place.train_on_terminal("dumb")?.ended_with(0)?.out;
+    check(!dumb.contains('\x1b') && dumb.contains("step 40/40"), dumb)
+}
+
 fn front_needs_no_libtorch() -> Result<(), Failed> {
-    let Ok(output) = std::process::Command::new("readelf")
+    let Ok(output) = Command::new("readelf")
         .args(["-d", env!("CARGO_BIN_EXE_capstan")])
         .output()
     else {

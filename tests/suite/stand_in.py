@@ -7,7 +7,8 @@ STAND_IN_STEPS and STAND_IN_DELAY give the number of steps and seconds a step.
 
 import json, os, select, signal, socket, sys, time
 
-mode, run = (sys.argv + [""])[1:3]
+arguments = [part for argument in sys.argv for part in argument.split("=", 1)] + [""]
+mode, run = arguments[1:3]
 if mode == "doctor":
     print(json.dumps({"libtorch": "none", "cuda": False}))
     sys.exit(0)
@@ -15,13 +16,13 @@ if mode == "eval":
     print(json.dumps({"event": "eval", "step": 4, "loss": 1.25, "targets": 64, "seconds": 0.1, "final": True}))
     sys.exit(0)
 if mode == "sample":
-    if sys.argv[sys.argv.index("--prompt") + 1] == "bad":
+    if arguments[arguments.index("--prompt") + 1] == "bad":
         print("the prompt is bad", file=sys.stderr)
         sys.exit(5)
     print(json.dumps({"event": "sample", "step": 4, "prompt": "Ab", "text": "c\x1b[2Jd"}))
     sys.exit(0)
 
-options = dict(zip(sys.argv[3::2], sys.argv[4::2]))
+options = dict(zip(arguments[3::2], arguments[4::2]))
 lives = os.path.join(run, "lives")
 with open(lives, "a") as file:
     names = ("CUDA_DEVICE_ORDER", "NCCL_SOCKET_IFNAME", "CUDA_MODULE_LOADING")
@@ -129,6 +130,9 @@ while step < n_steps:
     if step == 2:
         say("eval", step=2, loss=2.5, targets=64, seconds=0.1, final=False)
         checkpoint(2)
+    if behaviour == "advance":
+        checkpoint(step)
+        os.kill(os.getpid(), signal.SIGKILL)
     if step == 3:
         misbehave(step)
 say("eval", step=step, loss=1.25, targets=64, seconds=0.1, final=True)

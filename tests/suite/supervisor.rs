@@ -124,14 +124,22 @@ fn deaths_are_named() -> Result<(), Failed> {
 }
 
 fn restarts_run_out() -> Result<(), Failed> {
-    // Lives 1 and 2 die before any checkpoint follows theirs: two restarts, the second in vain.
+    // The first life saves a checkpoint, the two after it none.
     let place = Workplace::new("signal-9")?;
     place.write_config(json!({ "restart": { "max": 2 } }))?;
     place
         .train(&["--plain"])?
         .ended_with(1)?
         .says(&["gave up after 2 restart(s)"])?;
-    check(place.lives("tiny").len() == 3, "three lives")
+    check(place.lives("tiny").len() == 3, "three lives")?;
+
+    let place = Workplace::new("advance")?;
+    place.write_config(json!({ "restart": { "max": 1 } }))?;
+    place.train(&["--plain"])?.ended_with(0)?;
+    check(
+        place.lives("tiny").len() == 5,
+        "a death after each step's checkpoint",
+    )
 }
 
 fn fault_for_good() -> Result<(), Failed> {

@@ -91,19 +91,35 @@ impl Workplace {
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_capstan"));
+        let mut command = self.program(env!("CARGO_BIN_EXE_capstan"));
+        command.args(arguments);
         command
-            .args(arguments)
+    }
+
+    /// A program in this workplace's environment.
+    fn program(&self, program: &str) -> Command {
+        let worker = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite/stand_in.py");
+        let mut command = Command::new(program);
+        command
             .env("CAPSTAN_RUNS_DIR", self.runs())
             .env("XDG_CACHE_HOME", self.root.path().join("cache"))
-            .env(
-                "CAPSTAN_WORKER",
-                Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite/stand_in.py"),
-            )
+            .env("CAPSTAN_WORKER", worker)
             .env_remove("WORLD_SIZE")
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null());
         command
+    }
+
+    /// Trains on a terminal, which `script` (util-linux) provides.
+    pub fn train_on_terminal(&self, term: &str) -> Result<Said, Failed> {
+        let line = format!(
+            "{} train {}",
+            env!("CARGO_BIN_EXE_capstan"),
+            self.config.display()
+        );
+        let mut script = self.program("script");
+        script.env("TERM", term).args(["-qec", &line, "/dev/null"]);
+        Ok(Said::from(script.output()?))
     }
 
     pub fn capstan(&self, arguments: &[&str]) -> Result<Said, Failed> {

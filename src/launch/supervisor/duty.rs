@@ -294,7 +294,7 @@ impl Duty {
         }
         let Cause { text, retry, code } = heard.fault.unwrap_or(seen);
         if self.wish == Wish::Stop {
-            return self.fail(format!("while stopping: {text}"), code);
+            return self.stopped_badly(&text, code);
         }
         if !retry {
             return self.fail(text, code);
@@ -321,6 +321,22 @@ impl Duty {
         let out_of_memory = OomKills::count().rose_since(kills_before);
         let last_line = cause::last_line(&self.means.folder.worker_log(), worker.log_from);
         cause::of_exit(status, out_of_memory, last_line.as_deref())
+    }
+
+    /// A worker that dies while it stops has done its duty if the last step's checkpoint is durable.
+    fn stopped_badly(&self, cause: &str, code: u8) -> Next {
+        let state = self.means.journal.state();
+        match state.newest_checkpoint() {
+            Some(checkpoint) if checkpoint.step == state.step => Next::End(Ending {
+                outcome: Outcome::Stopped,
+                step: state.step,
+                reason: format!(
+                    "stopped on request; after its checkpoint the worker died: {cause}"
+                ),
+                code,
+            }),
+            _ => self.fail(format!("while stopping: {cause}"), code),
+        }
     }
 
     fn restart_or_fail(&mut self, cause: String) -> Next {

@@ -13,7 +13,7 @@ use std::{
         mpsc::{self, SyncSender},
     },
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::Input;
@@ -27,6 +27,7 @@ use crate::{
 
 /// Clients served at the same time; more are turned away.
 const MOST_CLIENTS: usize = 16;
+const AFTER_ERROR: Duration = Duration::from_millis(100);
 
 /// Listens as long as it lives, then removes the socket.
 pub struct Server {
@@ -73,7 +74,12 @@ fn listen(folder: &RunFolder) -> io::Result<UnixListener> {
 
 fn serve(listener: &UnixListener, inputs: &SyncSender<Input>) {
     let clients = Arc::new(());
-    for stream in listener.incoming().flatten() {
+    for stream in listener.incoming() {
+        let Ok(stream) = stream else {
+            // Out of descriptors or memory: no reason to spin.
+            thread::sleep(AFTER_ERROR);
+            continue;
+        };
         if Arc::strong_count(&clients) > MOST_CLIENTS {
             continue;
         }

@@ -159,7 +159,7 @@ fn command(
         .stdout(log.try_clone()?)
         .stderr(log);
     if let Some(cause) = &task.cause {
-        command.args(["--cause", cause]);
+        command.arg(format!("--cause={cause}"));
     }
     Ok(command)
 }
