@@ -175,7 +175,7 @@ pub struct SampleArgs {
     /// Name or folder of the run; absent: the latest
     pub run: Option<String>,
     /// Text to go on from [default: the config's sample.prompt, else a line break]
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     pub prompt: Option<String>,
     /// Tokens to generate
     #[arg(long)]

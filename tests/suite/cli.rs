@@ -576,9 +576,18 @@ fn terminal() -> Result<(), Failed> {
         .with("STAND_IN_STEPS", "40")
         .with("NO_COLOR", "1");
     place.write_config(json!({ "stop": { "steps": 40 } }))?;
-    let bar = place.train_on_terminal("xterm-256color")?.ended_with(0)?.out;
-    check(bar.contains('\x1b') && bar.contains("=>") && bar.contains("loss"), bar.clone())?;
-    check(!bar.contains("\x1b[3") && !bar.contains("\x1b[1m"), "NO_COLOR means no colours")?;
+    let bar = place
+        .train_on_terminal("xterm-256color")?
+        .ended_with(0)?
+        .out;
+    check(
+        bar.contains('\x1b') && bar.contains("=>") && bar.contains("loss"),
+        bar.clone(),
+    )?;
+    check(
+        !bar.contains("\x1b[3") && !bar.contains("\x1b[1m"),
+        "NO_COLOR means no colours",
+    )?;
     let dumb = place.train_on_terminal("dumb")?.ended_with(0)?.out;
     check(!dumb.contains('\x1b') && dumb.contains("step 40/40"), dumb)
 }

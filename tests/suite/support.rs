@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use capstan::launch::{RunFolder, lock};
 use libtest_mimic::{Failed, Trial};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -209,8 +210,11 @@ impl Workplace {
 impl Drop for Workplace {
     fn drop(&mut self) {
         for run in fs::read_dir(self.runs()).into_iter().flatten().flatten() {
-            if run.path().join("control.sock").exists() {
+            let folder = RunFolder::new(run.path());
+            if lock::is_held(&folder) {
                 let _ = self.command(&["kill"]).arg(run.path()).output();
+                // Until then it writes into the folder.
+                let _ = wait("the supervisor's end", || !lock::is_held(&folder));
             }
         }
     }

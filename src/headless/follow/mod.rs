@@ -207,7 +207,7 @@ impl Follow<'_> {
                     return Ok(End::Left);
                 }
             }
-            if over {
+            if over || (gone && self.tail.state().ended.is_some()) {
                 return Ok(End::Ended);
             }
             if gone {
