@@ -65,7 +65,7 @@ fn checks(machine: &Machine, runs_dir: &Path, worker: &Result<Value, String>) ->
     ];
     checks.extend(gpus(machine));
     match worker {
-        Ok(facts) => checks.extend(worker_facts(facts)),
+        Ok(facts) => checks.extend(worker_facts(facts, machine)),
         Err(problem) => checks.push(Check {
             name: "worker",
             health: Health::Bad,
@@ -151,14 +151,23 @@ fn ask_worker() -> Result<Value, String> {
     })
 }
 
-fn worker_facts(facts: &Value) -> Vec<Check> {
+fn worker_facts(facts: &Value, machine: &Machine) -> Vec<Check> {
     let mut checks = Vec::new();
     if let Ok(program) = worker_program::find() {
         checks.push(good("worker", program.display().to_string()));
     }
     for (key, value) in facts.as_object().into_iter().flatten() {
         let value = value.as_str().map_or_else(|| value.to_string(), printable);
-        checks.push(good("worker says", format!("{key}: {value}")));
+        // Without a GPU a missing CUDA library is nothing to mend.
+        let is_needed = !machine.gpus.is_empty() && key == "cuda";
+        let mut check = good("worker says", format!("{key}: {value}"));
+        if is_needed && value != "loaded" {
+            check.health = Health::Note;
+            check.remedy = Some(
+                "make setup fetches the libtorch for GPUs; ranks run on CPU until then".to_owned(),
+            );
+        }
+        checks.push(check);
     }
     checks
 }
