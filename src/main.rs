@@ -2,7 +2,11 @@
 //!
 //! It compiles the floors that it needs into itself, and none that names libtorch: what is not
 //! declared here can't be linked by mistake, so the front starts in a millisecond.
-#![allow(dead_code, unused_imports, reason = "the library uses what the front leaves")]
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "the library uses what the front leaves"
+)]
 
 mod arch;
 mod base;

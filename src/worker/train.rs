@@ -65,7 +65,8 @@ fn train(
     let names = optim::state_names(&config.optimizer);
     let facts = RunFacts::of(&plan, config.seed, names);
     let checkpoints = folder.checkpoints();
-    fs::create_dir_all(&checkpoints).with_context(|| format!("can't make {}", checkpoints.display()))?;
+    fs::create_dir_all(&checkpoints)
+        .with_context(|| format!("can't make {}", checkpoints.display()))?;
     checkpoint::remove_leftovers(&checkpoints)?;
     let resume = if from_checkpoint {
         Some(newest(folder, &facts, link)?)
