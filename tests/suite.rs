@@ -7,22 +7,31 @@
 mod cli;
 #[path = "suite/equivalence.rs"]
 mod equivalence;
+#[path = "suite/faults.rs"]
+mod faults;
 #[path = "suite/in_process.rs"]
 mod in_process;
 #[path = "suite/reference.rs"]
 mod reference;
+#[path = "suite/resume.rs"]
+mod resume;
 #[path = "suite/supervisor.rs"]
 mod supervisor;
 #[path = "suite/support.rs"]
 mod support;
+#[path = "suite/survival.rs"]
+mod survival;
 
 fn main() {
     let arguments = libtest_mimic::Arguments::from_args();
     let trials = [
         cli::trials(),
         equivalence::trials(),
+        faults::trials(),
         reference::trials(),
+        resume::trials(),
         supervisor::trials(),
+        survival::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
 }

@@ -47,6 +47,12 @@ impl ModelShape {
             .sum()
     }
 
+    /// Whether both compute the same function of the same parameters; dropout may differ.
+    pub fn is_same_network(&self, other: &Self) -> bool {
+        let (Self::Gpt(a), Self::Gpt(b)) = (self, other);
+        gpt::GptShape { dropout: 0.0, ..*a } == gpt::GptShape { dropout: 0.0, ..*b }
+    }
+
     /// FLOPs of forward and backward a token: 6 N + 12 L d_model seq_len (PaLM, appendix B).
     ///
     /// N counts every parameter but the positions; the causal half of attention is not taken off.

@@ -84,7 +84,7 @@ impl RunFacts {
 
     /// Why training can't go on from here under `now`, if it can't.
     pub fn obstacle(&self, now: &Self) -> Option<String> {
-        if self.model != now.model {
+        if !self.model.is_same_network(&now.model) {
             return Some(
                 "the model has changed since (start a run of its own with `capstan train`)"
                     .to_owned(),

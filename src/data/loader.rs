@@ -56,11 +56,7 @@ impl Loader {
     ///
     /// # Errors
     /// The thread has panicked.
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "an iterator would hide that the end is an error"
-    )]
-    pub fn next(&mut self) -> Result<StepBatch, DataError> {
+    pub fn next_batch(&mut self) -> Result<StepBatch, DataError> {
         self.ready
             .as_ref()
             .and_then(|ready| ready.recv().ok())
@@ -117,7 +113,7 @@ mod tests {
         let mut loader = Loader::spawn(tokens.clone(), order(100), PLAN, 7).expect("started");
         for step in 7..30 {
             let expected = StepBatch::read(&tokens, &order(100), &PLAN, step);
-            assert_eq!(loader.next().expect("read"), expected);
+            assert_eq!(loader.next_batch().expect("read"), expected);
         }
     }
 
@@ -152,6 +148,6 @@ mod tests {
             ready: Some(ready),
             thread: None,
         };
-        assert!(matches!(loader.next(), Err(DataError::LoaderEnded)));
+        assert!(matches!(loader.next_batch(), Err(DataError::LoaderEnded)));
     }
 }

@@ -235,7 +235,7 @@ impl Rank {
         self.seat.progress.enter_step(step);
         self.strike(step)?;
         self.seat.progress.enter("waiting for data");
-        let batch = self.loader.next()?;
+        let batch = self.loader.next_batch()?;
         self.clock.mark(Phase::Data)?;
         let global_valid = batch.global_valid;
         self.seat.progress.enter("forward and backward");

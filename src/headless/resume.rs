@@ -85,7 +85,7 @@ fn change(folder: &RunFolder, changes: &ChangeArgs, view: ViewKind) -> anyhow::R
         config::load_file(&folder.config(), &changes.set, changes.layout)?.config;
     let before: RunPlan = serde_json::from_slice(&fs::read(folder.plan())?)?;
     let plan = train::plan(&config, view)?;
-    if plan.model != before.model {
+    if !plan.model.is_same_network(&before.model) {
         let (old, new) = (
             serde_json::to_string(&before.model)?,
             serde_json::to_string(&plan.model)?,

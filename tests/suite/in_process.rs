@@ -51,6 +51,8 @@ pub struct Setting<'a> {
     /// Orders that are there before the first step.
     pub controls: Vec<Control>,
     pub bucket_bytes: Option<u64>,
+    /// Hears every event as it happens.
+    pub on_event: Option<Box<dyn FnMut(&Event)>>,
 }
 
 impl Bench {
@@ -114,7 +116,14 @@ impl Bench {
             inject,
         };
         let mut events = Vec::new();
-        let ending = engine::run(job, &controls, &mut |event| events.push(event)).expect("started");
+        let mut on_event = setting.on_event;
+        let mut hear = |event: Event| {
+            if let Some(on_event) = &mut on_event {
+                on_event(&event);
+            }
+            events.push(event);
+        };
+        let ending = engine::run(job, &controls, &mut hear).expect("started");
         Told { events, ending }
     }
 

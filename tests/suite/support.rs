@@ -53,6 +53,11 @@ impl Workplace {
         Ok(workplace)
     }
 
+    /// With the real worker instead of the stand-in.
+    pub fn real() -> Result<Self, Failed> {
+        Ok(Self::new("")?.with("CAPSTAN_WORKER", env!("CARGO_BIN_EXE_capstan-worker")))
+    }
+
     pub fn with(mut self, name: &'static str, value: &str) -> Self {
         self.variables.push((name, value.to_owned()));
         self

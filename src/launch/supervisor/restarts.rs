@@ -29,7 +29,7 @@ impl Restarts {
         self.used += 1;
         Some(match self.used {
             1 => Duration::ZERO,
-            n => Duration::from_secs(1 << (n - 2).min(4)),
+            n => Duration::from_secs(1 << (n - 2).min(2)),
         })
     }
 
@@ -60,6 +60,6 @@ mod tests {
     fn waits_are_bounded() {
         let mut restarts = Restarts::new(u32::MAX);
         let longest = (0..100).filter_map(|_| restarts.take()).max();
-        assert_eq!(longest, Some(Duration::from_secs(16)));
+        assert_eq!(longest, Some(Duration::from_secs(4)));
     }
 }

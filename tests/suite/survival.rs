@@ -1,0 +1,258 @@
+//! The whole program with the real worker: trained, killed, stopped, resumed.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use libtest_mimic::{Failed, Trial};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+
+use crate::support::{Workplace, check, wait};
+
+/// Kills of promise P1 in the test suite.
+const KILLS: u32 = 20;
+/// Promise P11 for a tiny model.
+const BACK_WITHIN_S: f64 = 10.0;
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        Trial::test("survival::train_sample_eval_end_to_end", end_to_end),
+        Trial::test("survival::twenty_kills_leave_every_loss_as_it_was", kills),
+        Trial::test(
+            "survival::a_stop_and_a_resume_leave_every_loss_as_it_was",
+            stop_and_resume,
+        ),
+        Trial::test("survival::resume_under_another_split", resume_elsewhere),
+        Trial::test(
+            "survival::an_abort_of_libtorch_is_named_and_survived",
+            abort_is_survived,
+        ),
+        Trial::test(
+            "survival::a_damaged_checkpoint_is_passed_over",
+            damaged_checkpoint,
+        ),
+        Trial::test("survival::a_run_from_its_own_config_repeats", repeat),
+    ]
+}
+
+fn workplace(steps: u64, checkpoint_every: u64) -> Result<Workplace, Failed> {
+    let place = Workplace::real()?;
+    place.write_config(json!({
+        "stop": { "steps": steps },
+        "batch": { "global": 4, "micro": 1 },
+        "model": { "gpt": { "preset": "gpt-nano", "seq_len": 32, "dropout": 0.1 } },
+        "checkpoint": { "every": checkpoint_every },
+        "eval": { "every": 25, "batches": 2 },
+        "restart": { "max": 100 },
+        "threads_per_rank": 1,
+    }))?;
+    Ok(place)
+}
+
+/// The loss of each step, as its bits; of steps made twice the last.
+fn losses(place: &Workplace, name: &str) -> BTreeMap<u64, u64> {
+    let bits = |event: &Value| {
+        (
+            event["step"].as_u64().unwrap_or(0),
+            event["loss"].as_f64().unwrap_or(0.0).to_bits(),
+        )
+    };
+    place.events_named(name, "step").iter().map(bits).collect()
+}
+
+fn end_to_end() -> Result<(), Failed> {
+    let place = workplace(60, 20)?;
+    place.train(&["--name", "a"])?.ended_with(0)?;
+    let evals = place.events_named("a", "eval");
+    check(
+        evals.last().is_some_and(|eval| eval["final"] == true),
+        "a final evaluation",
+    )?;
+    check(losses(&place, "a").len() == 60, "a step event a step")?;
+    let said = place.capstan(&["eval", "a", "--json"])?.ended_with(0)?;
+    let last_line = said.out.lines().last().unwrap_or_default();
+    let eval: Value = serde_json::from_str(last_line)?;
+    let apart = eval["loss"].as_f64().unwrap_or(0.0)
+        / evals.last().and_then(|e| e["loss"].as_f64()).unwrap_or(1.0);
+    check(
+        (apart - 1.0).abs() < 1e-6,
+        format!("the same loss again: {said:?}"),
+    )?;
+    let sample = || {
+        place.capstan(&[
+            "sample", "a", "--prompt", "To be", "--tokens", "20", "--seed", "3",
+        ])
+    };
+    let first = sample()?.ended_with(0)?;
+    check(
+        !first.out.trim().is_empty() && first.out == sample()?.out,
+        "a seed gives one text",
+    )
+}
+
+fn kills() -> Result<(), Failed> {
+    let place = workplace(700, 10)?;
+    place.train(&["--name", "clean"])?.ended_with(0)?;
+    let mut front = place.train_aside(&["--name", "killed"])?;
+    let mut n_kills = 0;
+    let mut seed = u64::from(std::process::id());
+    while n_kills < KILLS {
+        // Up to forty steps later: mostly after another checkpoint, sometimes before one.
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let before = place.events_named("killed", "step").len();
+        wait("new steps", || {
+            place.events_named("killed", "step").len() > before + (seed >> 33) as usize % 12
+        })?;
+        let Some(worker) = worker_of(&place, "killed") else {
+            break;
+        };
+        let killed_at = Instant::now();
+        if kill_process(worker, Signal::KILL).is_ok() {
+            n_kills += 1;
+        }
+        let steps = place.events_named("killed", "step").len();
+        wait("the next life", || {
+            place.events_named("killed", "restart").len() as u32 >= n_kills
+        })?;
+        if steps < 690 {
+            let back_s = killed_at.elapsed().as_secs_f64();
+            check(
+                back_s < BACK_WITHIN_S + 16.0,
+                format!("back after {back_s} s"),
+            )?;
+        }
+    }
+    check(n_kills >= KILLS, format!("only {n_kills} kills struck"))?;
+    check(front.code()? == Some(0), "the run completes")?;
+    check(
+        losses(&place, "killed") == losses(&place, "clean"),
+        "every loss is the same to the bit",
+    )?;
+    let seqs: Vec<u64> = place
+        .events("killed")
+        .iter()
+        .filter_map(|event| event["seq"].as_u64())
+        .collect();
+    check(
+        seqs.iter().enumerate().all(|(i, &seq)| seq == i as u64),
+        "the log has no gap",
+    )
+}
+
+fn stop_and_resume() -> Result<(), Failed> {
+    let place = workplace(200, 1_000)?;
+    place.train(&["--name", "clean"])?.ended_with(0)?;
+    let mut front = place.train_aside(&["--name", "stopped"])?;
+    place.wait_for_step("stopped", 20)?;
+    kill_process(front.pid(), Signal::INT)?;
+    check(front.code()? == Some(75), "stopped with a checkpoint")?;
+    check(
+        losses(&place, "stopped").len() < 200,
+        "stopped before its end",
+    )?;
+    place.capstan(&["resume", "stopped"])?.ended_with(0)?;
+    check(
+        losses(&place, "stopped") == losses(&place, "clean"),
+        "every loss is the same to the bit",
+    )
+}
+
+fn resume_elsewhere() -> Result<(), Failed> {
+    let place = workplace(60, 1_000)?;
+    place.train(&["--name", "clean"])?.ended_with(0)?;
+    let mut front = place.train_aside(&["--name", "moved"])?;
+    place.wait_for_step("moved", 10)?;
+    kill_process(front.pid(), Signal::TERM)?;
+    check(front.code()? == Some(75), "stopped with a checkpoint")?;
+    place
+        .capstan(&["resume", "moved", "--layout", "dp=1"])?
+        .ended_with(0)?;
+    let (moved, clean) = (losses(&place, "moved"), losses(&place, "clean"));
+    let apart = moved.iter().map(|(step, bits)| {
+        let (a, b) = (
+            f64::from_bits(*bits),
+            f64::from_bits(clean.get(step).copied().unwrap_or(0)),
+        );
+        (a - b).abs() / b
+    });
+    let largest = apart.fold(0.0, f64::max);
+    check(
+        moved.len() == 60 && largest < 1e-4,
+        format!("largest difference {largest:e}"),
+    )
+}
+
+fn abort_is_survived() -> Result<(), Failed> {
+    let place = workplace(30, 10)?.with("CAPSTAN_INJECT", "1:15:abort");
+    place.write_config(
+        json!({ "stop": { "steps": 30 }, "checkpoint": { "every": 10 }, "restart": { "max": 1 } }),
+    )?;
+    place
+        .train(&["--name", "a"])?
+        .ended_with(1)?
+        .says(&["SIGABRT"])?;
+    let restarts = place.events_named("a", "restart");
+    let named = restarts.iter().all(|event| {
+        event["cause"]
+            .as_str()
+            .is_some_and(|cause| cause.contains("SIGABRT"))
+    });
+    check(restarts.len() == 1 && named, format!("{restarts:?}"))?;
+    check(
+        restarts[0]["from_step"] == 10,
+        "from the durable checkpoint",
+    )
+}
+
+fn damaged_checkpoint() -> Result<(), Failed> {
+    let place = workplace(40, 10)?;
+    place.train(&["--name", "a"])?.ended_with(0)?;
+    let newest = place
+        .run("a")
+        .join("checkpoints/step-00000040/model.safetensors");
+    let mut bytes = std::fs::read(&newest)?;
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 4;
+    std::fs::write(&newest, bytes)?;
+    place
+        .capstan(&["resume", "a", "--set", "stop.steps=45"])?
+        .ended_with(0)?;
+    let warned = place.events_named("a", "warning");
+    let says = warned.iter().any(|event| {
+        event["text"]
+            .as_str()
+            .is_some_and(|text| text.contains("checksum"))
+    });
+    check(says, format!("{warned:?}"))?;
+    let restart = place.events_named("a", "restart").pop().unwrap_or_default();
+    check(
+        restart["from_step"].as_u64().is_some_and(|step| step < 40),
+        format!("{restart}"),
+    )
+}
+
+fn repeat() -> Result<(), Failed> {
+    let place = workplace(20, 10)?;
+    place.train(&["--name", "a"])?.ended_with(0)?;
+    let config = place.run("a").join("config.json").display().to_string();
+    place
+        .capstan(&["train", &config, "--name", "b"])?
+        .ended_with(0)?;
+    check(
+        losses(&place, "a") == losses(&place, "b"),
+        "every loss is the same to the bit",
+    )
+}
+
+/// The run's worker: its command line names the run's folder.
+fn worker_of(place: &Workplace, name: &str) -> Option<Pid> {
+    let folder = place.run(name).display().to_string();
+    let processes = std::fs::read_dir("/proc").ok()?;
+    processes.flatten().find_map(|entry| {
+        let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+        let arguments: Vec<&[u8]> = line.split(|&byte| byte == 0).collect();
+        let is_worker = arguments.first()?.ends_with(b"capstan-worker")
+            && arguments.contains(&folder.as_bytes());
+        is_worker.then(|| Pid::from_raw(pid)).flatten()
+    })
+}
