@@ -5,6 +5,8 @@
 
 #[path = "suite/cli.rs"]
 mod cli;
+#[path = "suite/configs.rs"]
+mod configs;
 #[path = "suite/equivalence.rs"]
 mod equivalence;
 #[path = "suite/faults.rs"]
@@ -21,17 +23,20 @@ mod supervisor;
 mod support;
 #[path = "suite/survival.rs"]
 mod survival;
+mod tidy;
 
 fn main() {
     let arguments = libtest_mimic::Arguments::from_args();
     let trials = [
         cli::trials(),
+        configs::trials(),
         equivalence::trials(),
         faults::trials(),
         reference::trials(),
         resume::trials(),
         supervisor::trials(),
         survival::trials(),
+        tidy::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
 }

@@ -114,6 +114,7 @@ impl RunFacts {
             "the global batch has changed: the data position is recomputed",
         );
         note(self.precision != now.precision, "the precision has changed");
+        note(self.model != now.model, "dropout has changed");
         let split = |facts: &Self| (facts.world, facts.micro_batch, facts.threads_per_rank);
         note(
             split(self) != split(now),

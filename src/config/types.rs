@@ -76,6 +76,7 @@ pub enum Builtin {
     Hello,
 }
 
+/// UTF-8 text.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TextConfig {
@@ -90,6 +91,7 @@ pub struct TextConfig {
     pub windows: WindowsConfig,
 }
 
+/// JSON Lines.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct JsonlConfig {
@@ -107,6 +109,7 @@ pub struct JsonlConfig {
     pub windows: WindowsConfig,
 }
 
+/// Token ids that another program made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TokensConfig {
@@ -188,6 +191,7 @@ pub enum StopConfig {
     Seconds(f64),
 }
 
+/// What updates the weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum OptimizerConfig {
@@ -197,6 +201,7 @@ pub enum OptimizerConfig {
     Sgd(SgdConfig),
 }
 
+/// AdamW's hyperparameters.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdamwConfig {
@@ -208,6 +213,7 @@ pub struct AdamwConfig {
     pub clip: Option<f64>,
 }
 
+/// SGD's hyperparameters.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SgdConfig {
@@ -232,6 +238,7 @@ pub enum ScheduleConfig {
     Wsd(WsdConfig),
 }
 
+/// A constant rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ConstantConfig {
@@ -239,6 +246,7 @@ pub struct ConstantConfig {
     pub warmup: u64,
 }
 
+/// A rate that falls over the whole run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct DecayConfig {
@@ -247,6 +255,7 @@ pub struct DecayConfig {
     pub min_lr: f64,
 }
 
+/// A rate that falls at the end of the run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct WsdConfig {
@@ -302,6 +311,7 @@ pub enum DeviceConfig {
     Cpu(CpuWord),
 }
 
+/// The word "cpu".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CpuWord {
@@ -326,6 +336,7 @@ pub struct EvalConfig {
     pub at_start: bool,
 }
 
+/// When checkpoints are saved, and which are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct CheckpointConfig {
@@ -335,6 +346,7 @@ pub struct CheckpointConfig {
     pub keep: usize,
 }
 
+/// What happens after a crash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RestartConfig {
@@ -344,6 +356,7 @@ pub struct RestartConfig {
     pub hang_after_s: u64,
 }
 
+/// Plain output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
@@ -517,10 +530,18 @@ mod auto_word {
 
     use super::AutoWord;
 
+    /// Writes the word.
+    ///
+    /// # Errors
+    /// Whatever the serializer says.
     pub fn serialize<S: Serializer>(serializer: S) -> Result<S::Ok, S::Error> {
         AutoWord::Auto.serialize(serializer)
     }
 
+    /// Reads the word.
+    ///
+    /// # Errors
+    /// Another word.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
         AutoWord::deserialize(deserializer).map(|_| ())
     }

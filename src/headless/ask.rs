@@ -22,6 +22,7 @@ use crate::{
     launch::{RunFolder, worker_program},
 };
 
+/// `capstan sample`.
 pub fn sample(runs_dir: &Path, args: &SampleArgs) -> anyhow::Result<u8> {
     let folder = find(runs_dir, args.run.as_deref())?;
     let settings = settings(&folder, args)?;
@@ -38,6 +39,7 @@ pub fn sample(runs_dir: &Path, args: &SampleArgs) -> anyhow::Result<u8> {
     ask(command, args.json)
 }
 
+/// `capstan eval`.
 pub fn eval(runs_dir: &Path, args: &RunArgs) -> anyhow::Result<u8> {
     let folder = find(runs_dir, args.run.as_deref())?;
     ask(worker("eval", &folder)?, args.json)

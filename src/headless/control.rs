@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{event::Control, launch::control::send};
 
+/// `capstan checkpoint`, `pause`, `continue`, `stop`, `kill`.
 pub fn control(runs_dir: &Path, args: &RunArgs, control: Control) -> anyhow::Result<u8> {
     let folder = find(runs_dir, args.run.as_deref())?;
     let reply = send(&folder, control)?;

@@ -16,6 +16,7 @@ use crate::{
 
 const VAL_FRACTION: f64 = 0.1;
 
+/// `capstan data`.
 pub fn data(command: &DataCommand) -> anyhow::Result<u8> {
     let (DataCommand::Inspect(args) | DataCommand::Tokenize(args)) = command;
     let view = ViewKind::choose(ViewArgs {

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::launch::{RunFolder, lock::RunLock};
 
+/// `capstan delete`.
 pub fn delete(runs_dir: &Path, args: &DeleteArgs) -> anyhow::Result<u8> {
     let folder = find(runs_dir, Some(&args.run))?;
     let name = folder.name();

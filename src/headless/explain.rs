@@ -10,6 +10,7 @@ use super::{
 };
 use crate::config::{self, Loaded, Origin};
 
+/// `capstan schema`.
 pub fn schema() -> anyhow::Result<u8> {
     io::stdout()
         .lock()
@@ -17,6 +18,7 @@ pub fn schema() -> anyhow::Result<u8> {
     Ok(0)
 }
 
+/// `capstan config`.
 pub fn config(args: &ConfigArgs) -> anyhow::Result<u8> {
     let loaded = config::load_file(&args.config, &args.changes.set, args.changes.layout)?;
     if args.json {

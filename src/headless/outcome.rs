@@ -10,12 +10,19 @@ use crate::{
     plan::PlanError,
 };
 
+/// The run failed, or the command could not do its work.
 pub const FAILED: u8 = 1;
+/// Usage or config.
 pub const USAGE: u8 = 2;
+/// A driver, device or program is missing.
 pub const MISSING: u8 = 4;
+/// Data is unreadable.
 pub const DATA: u8 = 5;
+/// A panic.
 pub const INTERNAL: u8 = 70;
+/// Stopped with a complete checkpoint.
 pub const STOPPED: u8 = 75;
+/// Killed without one.
 pub const KILLED: u8 = 143;
 
 /// A command's own refusal, with the exit code that it leads to.

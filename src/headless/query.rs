@@ -15,6 +15,7 @@ use crate::{
     store::{RunState, StoreError, fold_log, read_state},
 };
 
+/// `capstan runs`.
 pub fn runs(runs_dir: &Path, args: &QueryArgs) -> anyhow::Result<u8> {
     let runs = all(runs_dir);
     if args.json {
@@ -36,6 +37,7 @@ pub fn runs(runs_dir: &Path, args: &QueryArgs) -> anyhow::Result<u8> {
     Ok(0)
 }
 
+/// `capstan status`.
 pub fn status(runs_dir: &Path, args: &RunArgs) -> anyhow::Result<u8> {
     let folder = find(runs_dir, args.run.as_deref())?;
     if args.json {

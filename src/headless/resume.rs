@@ -18,6 +18,7 @@ use crate::{
     store::{RunState, fold_log},
 };
 
+/// `capstan resume`.
 pub fn resume(runs_dir: &Path, args: ResumeArgs) -> anyhow::Result<u8> {
     train::refuse_other_launchers()?;
     let view = ViewKind::choose(args.view);

@@ -25,6 +25,7 @@ use crate::{
     plan::{self, RunPlan},
 };
 
+/// `capstan train`.
 pub fn train(runs_dir: &Path, args: TrainArgs) -> anyhow::Result<u8> {
     refuse_other_launchers()?;
     let view = ViewKind::choose(args.view);
@@ -104,6 +105,7 @@ pub fn show_detached(runs_dir: &Path, folder: &RunFolder, json: bool) -> anyhow:
     Ok(0)
 }
 
+/// `capstan supervise`, which `train` and `resume` start.
 pub fn supervise(args: &SuperviseArgs) -> u8 {
     let begin = if args.resume {
         Begin::Resume

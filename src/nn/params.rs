@@ -193,6 +193,13 @@ impl ParamStore {
         &self.master
     }
 
+    /// Bytes of weights and gradients.
+    pub fn n_bytes(&self) -> u64 {
+        let bytes = |buffer: &Tensor| (buffer.numel() * buffer.kind().elt_size_in_bytes()) as u64;
+        let is_shared = self.compute.kind() == self.master.kind();
+        bytes(&self.master) + bytes(&self.grads) + if is_shared { 0 } else { bytes(&self.compute) }
+    }
+
     /// Elements in each flat buffer, padding included.
     pub fn flat_len(&self) -> i64 {
         self.master.size()[0]

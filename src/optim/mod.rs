@@ -50,6 +50,7 @@ pub fn build(
 pub fn state_names(config: &OptimizerConfig) -> &'static [&'static str] {
     match config {
         OptimizerConfig::Adamw(_) => &adamw::STATE,
+        OptimizerConfig::Sgd(sgd) if sgd.momentum == 0.0 => &[],
         OptimizerConfig::Sgd(_) => &sgd::STATE,
     }
 }

@@ -12,10 +12,10 @@ use crate::{
 /// Names of the state buffers.
 pub const STATE: [&str; 1] = ["momentum"];
 
-/// The momentum buffer.
+/// The momentum buffer, where there is momentum.
 pub struct Sgd {
     config: SgdConfig,
-    momentum: Tensor,
+    momentum: Option<Tensor>,
     decayed: Vec<FlatRange>,
 }
 
@@ -25,9 +25,12 @@ impl Sgd {
     /// # Errors
     /// The device has no room.
     pub fn new(config: SgdConfig, store: &ParamStore) -> Result<Self, TorchError> {
+        let momentum = (config.momentum != 0.0)
+            .then(|| store.master().f_zeros_like())
+            .transpose()?;
         Ok(Self {
             config,
-            momentum: store.master().f_zeros_like()?,
+            momentum,
             decayed: store.decay_ranges().0,
         })
     }
@@ -55,18 +58,23 @@ impl Optimizer for Sgd {
                 let _ = part(&flat)?.f_add_(&decay)?;
             }
         }
-        let _ = self
-            .momentum
-            .f_mul_scalar_(self.config.momentum)?
-            .f_add_(&flat)?;
+        let direction = match &mut self.momentum {
+            Some(momentum) => momentum
+                .f_mul_scalar_(self.config.momentum)?
+                .f_add_(&flat)?,
+            None => flat,
+        };
         let _ = store
             .master()
             .shallow_clone()
-            .f_add_(&self.momentum.f_mul_scalar(-lr)?)?;
+            .f_add_(&direction.f_mul_scalar(-lr)?)?;
         Ok(())
     }
 
     fn state(&self) -> Vec<(&'static str, &Tensor)> {
-        vec![(STATE[0], &self.momentum)]
+        self.momentum
+            .iter()
+            .map(|momentum| (STATE[0], momentum))
+            .collect()
     }
 }

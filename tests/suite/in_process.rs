@@ -42,6 +42,9 @@ pub struct Told {
     pub ending: Ending,
 }
 
+/// Hears events as they happen.
+pub type OnEvent = Box<dyn FnMut(&Event)>;
+
 /// What a run is given besides its config.
 #[derive(Default)]
 pub struct Setting<'a> {
@@ -52,7 +55,7 @@ pub struct Setting<'a> {
     pub controls: Vec<Control>,
     pub bucket_bytes: Option<u64>,
     /// Hears every event as it happens.
-    pub on_event: Option<Box<dyn FnMut(&Event)>>,
+    pub on_event: Option<OnEvent>,
 }
 
 impl Bench {

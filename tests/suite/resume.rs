@@ -14,7 +14,7 @@ use capstan::{
 use libtest_mimic::{Failed, Trial};
 use safetensors::SafeTensors;
 
-use crate::in_process::{Bench, Setting, apart};
+use crate::in_process::{Bench, OnEvent, Setting, apart};
 
 /// Six steps of AdamW with accumulation over two ranks; a checkpoint after the third.
 const CHANGES: [&str; 5] = [
@@ -405,7 +405,7 @@ fn full_disk(folder: &Path) -> Result<(), Failed> {
     let ballast = folder.join("ballast");
     fs::write(&ballast, vec![0u8; 8 << 20])?;
     let bench = Bench::new();
-    let make_room: Box<dyn FnMut(&Event)> = Box::new(move |event| {
+    let make_room: OnEvent = Box::new(move |event| {
         if matches!(event, Event::Paused { .. }) {
             fs::remove_file(&ballast).expect("removed");
         }

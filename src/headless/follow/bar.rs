@@ -16,6 +16,7 @@ const UNMEASURED: &str = "{spinner} {wide_msg}";
 /// A sign of life between rare events.
 const TICK: Duration = Duration::from_millis(500);
 
+/// The view of a run on a terminal.
 pub struct Bar {
     bar: ProgressBar,
     measured: bool,

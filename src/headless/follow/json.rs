@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use super::View;
 use crate::{event::Record, store::RunState};
 
+/// The view of a run as its records.
 pub struct Json;
 
 impl View for Json {

@@ -137,6 +137,7 @@ pub fn own(
     .finish()
 }
 
+/// `capstan attach`.
 pub fn attach(runs_dir: &Path, args: &AttachArgs) -> anyhow::Result<u8> {
     let folder = find(runs_dir, args.run.as_deref())?;
     let kind = ViewKind::choose(args.view);

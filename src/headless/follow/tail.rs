@@ -33,6 +33,7 @@ impl History {
         Ok(Self { reader, state })
     }
 
+    /// The fold of what was read so far.
     pub const fn state(&self) -> &RunState {
         &self.state
     }
@@ -73,6 +74,7 @@ impl Tail {
         Ok(record)
     }
 
+    /// The fold of what was read so far.
     pub const fn state(&self) -> &RunState {
         &self.state
     }
