@@ -252,7 +252,11 @@ fn top_level() -> Result<(), Failed> {
 fn planted() -> Result<(), Failed> {
     let plants: [(Check, &str, &str); 8] = [
         (floors, "config/a.rs", "use crate::plan::RunPlan;"),
-        (floors, "launch/a.rs", "use crate::{\n    headless,\n};"),
+        (
+            floors,
+            "launch/a.rs",
+            "use crate::{\n    headless::cli,\n};",
+        ),
         (walls, "plan/a.rs", "use tch::Tensor;"),
         (walls, "dist/a.rs", "    unsafe { x() }"),
         (header, "a.rs", "use std::fs;"),

@@ -14,6 +14,7 @@ use super::{
 pub(super) struct Encoded(pub Vec<Vec<u32>>);
 
 impl Encoded {
+    /// Tokens of all pieces.
     pub fn n_tokens(&self) -> u64 {
         self.0.iter().map(|piece| piece.len() as u64).sum()
     }
@@ -58,6 +59,7 @@ impl<'a> Meter<'a> {
         }
     }
 
+    /// Counts bytes that are done.
     pub fn add(&self, bytes: usize) {
         let before = self.done.fetch_add(bytes as u64, Ordering::Relaxed);
         (self.report)(Progress {

@@ -41,6 +41,7 @@ struct Check {
     remedy: Option<String>,
 }
 
+/// `capstan doctor`.
 pub fn doctor(runs_dir: &Path, args: &QueryArgs) -> anyhow::Result<u8> {
     let machine = Machine::probe();
     let worker = ask_worker();

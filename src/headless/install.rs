@@ -17,6 +17,7 @@ use super::{
 };
 use crate::launch::{dirs, worker_program};
 
+/// `capstan paths`.
 pub fn paths(runs_dir: &Path, args: &QueryArgs) -> anyhow::Result<u8> {
     let program = std::env::current_exe()?;
     let worker = worker_program::find().ok();
@@ -42,6 +43,7 @@ pub fn paths(runs_dir: &Path, args: &QueryArgs) -> anyhow::Result<u8> {
     Ok(0)
 }
 
+/// `capstan completions`.
 pub fn completions(shell: Shell) -> anyhow::Result<u8> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "capstan", &mut script);
@@ -49,6 +51,7 @@ pub fn completions(shell: Shell) -> anyhow::Result<u8> {
     Ok(0)
 }
 
+/// `capstan man`.
 pub fn man(out: Option<&Path>) -> anyhow::Result<u8> {
     match out {
         Some(folder) => {

@@ -19,6 +19,7 @@ use crate::launch::lock;
 
 const POLL: Duration = Duration::from_millis(100);
 
+/// `capstan logs`.
 pub fn logs(runs_dir: &Path, args: &LogsArgs) -> anyhow::Result<u8> {
     let folder = find(runs_dir, args.run.as_deref())?;
     let log = match File::open(folder.worker_log()) {

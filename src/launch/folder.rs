@@ -59,6 +59,7 @@ impl RunFolder {
         self.root.join("worker.log")
     }
 
+    /// Checkpoints, a folder each.
     pub fn checkpoints(&self) -> PathBuf {
         self.root.join("checkpoints")
     }
@@ -68,6 +69,7 @@ impl RunFolder {
         self.root.join("lock")
     }
 
+    /// Where the supervisor takes orders.
     pub fn control_socket(&self) -> PathBuf {
         self.root.join(CONTROL_SOCKET)
     }

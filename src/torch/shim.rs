@@ -8,7 +8,7 @@ use super::TorchError;
 
 unsafe extern "C" {
     fn capstan_last_error() -> *const c_char;
-    pub fn capstan_vjp(
+    pub(super) fn capstan_vjp(
         outputs: *const *mut C_tensor,
         n_outputs: usize,
         grad_outputs: *const *mut C_tensor,
@@ -16,7 +16,7 @@ unsafe extern "C" {
         n_inputs: usize,
         results: *mut *mut C_tensor,
     ) -> c_int;
-    pub fn capstan_fused_adamw(
+    pub(super) fn capstan_fused_adamw(
         n: usize,
         params: *const *mut C_tensor,
         grads: *const *mut C_tensor,
@@ -31,26 +31,26 @@ unsafe extern "C" {
         grad_scale: *mut C_tensor,
         found_inf: *mut C_tensor,
     ) -> c_int;
-    pub fn capstan_enter_rank_thread(n_threads: c_int, actual: *mut c_int) -> c_int;
-    pub fn capstan_set_deterministic(on: c_int) -> c_int;
-    pub fn capstan_allow_tf32(on: c_int) -> c_int;
-    pub fn capstan_set_device(device: c_int) -> c_int;
-    pub fn capstan_synchronize(device: c_int) -> c_int;
-    pub fn capstan_memory_stats(
+    pub(super) fn capstan_enter_rank_thread(n_threads: c_int, actual: *mut c_int) -> c_int;
+    pub(super) fn capstan_set_deterministic(on: c_int) -> c_int;
+    pub(super) fn capstan_allow_tf32(on: c_int) -> c_int;
+    pub(super) fn capstan_set_device(device: c_int) -> c_int;
+    pub(super) fn capstan_synchronize(device: c_int) -> c_int;
+    pub(super) fn capstan_memory_stats(
         device: c_int,
         allocated: *mut i64,
         reserved: *mut i64,
         peak_allocated: *mut i64,
     ) -> c_int;
-    pub fn capstan_stream_from_pool(device: c_int, id: *mut i64) -> c_int;
-    pub fn capstan_stream_make_current(device: c_int, id: i64) -> c_int;
-    pub fn capstan_stream_handle(device: c_int, id: i64, handle: *mut *mut c_void) -> c_int;
-    pub fn capstan_event_new(timing: c_int, event: *mut *mut c_void) -> c_int;
-    pub fn capstan_event_free(event: *mut c_void);
-    pub fn capstan_event_record(event: *mut c_void, device: c_int, stream: i64) -> c_int;
-    pub fn capstan_event_block(event: *mut c_void, device: c_int, stream: i64) -> c_int;
-    pub fn capstan_event_synchronize(event: *mut c_void) -> c_int;
-    pub fn capstan_event_elapsed(
+    pub(super) fn capstan_stream_from_pool(device: c_int, id: *mut i64) -> c_int;
+    pub(super) fn capstan_stream_make_current(device: c_int, id: i64) -> c_int;
+    pub(super) fn capstan_stream_handle(device: c_int, id: i64, handle: *mut *mut c_void) -> c_int;
+    pub(super) fn capstan_event_new(timing: c_int, event: *mut *mut c_void) -> c_int;
+    pub(super) fn capstan_event_free(event: *mut c_void);
+    pub(super) fn capstan_event_record(event: *mut c_void, device: c_int, stream: i64) -> c_int;
+    pub(super) fn capstan_event_block(event: *mut c_void, device: c_int, stream: i64) -> c_int;
+    pub(super) fn capstan_event_synchronize(event: *mut c_void) -> c_int;
+    pub(super) fn capstan_event_elapsed(
         from: *mut c_void,
         to: *mut c_void,
         milliseconds: *mut f64,

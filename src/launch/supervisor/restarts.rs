@@ -33,10 +33,12 @@ impl Restarts {
         })
     }
 
+    /// Restarts since the last checkpoint.
     pub const fn used(&self) -> u32 {
         self.used
     }
 
+    /// Restarts allowed without a checkpoint.
     pub const fn max(&self) -> u32 {
         self.max
     }

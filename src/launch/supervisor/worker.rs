@@ -42,6 +42,7 @@ pub struct Task {
     pub cause: Option<String>,
 }
 
+/// Where a worker starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum From {
     Fresh,
@@ -118,6 +119,7 @@ impl Worker {
         self.deadline.filter(|_| !self.overdue)
     }
 
+    /// Kills it where its deadline has passed.
     pub fn kill_if_overdue(&mut self) {
         if self
             .deadline()
