@@ -47,6 +47,7 @@ pub struct RunFacts {
     pub world: usize,
     pub micro_batch: usize,
     pub threads_per_rank: usize,
+    pub lanes: usize,
 }
 
 /// The lowest validation loss so far.
@@ -79,6 +80,7 @@ impl RunFacts {
             world: plan.world(),
             micro_batch: plan.micro_batch,
             threads_per_rank: plan.ranks.first().map_or(1, |rank| rank.threads),
+            lanes: plan.ranks.first().map_or(1, |rank| rank.lanes),
         }
     }
 
@@ -115,7 +117,14 @@ impl RunFacts {
         );
         note(self.precision != now.precision, "the precision has changed");
         note(self.model != now.model, "dropout has changed");
-        let split = |facts: &Self| (facts.world, facts.micro_batch, facts.threads_per_rank);
+        let split = |facts: &Self| {
+            (
+                facts.world,
+                facts.micro_batch,
+                facts.threads_per_rank,
+                facts.lanes,
+            )
+        };
         note(
             split(self) != split(now),
             "the split has changed: losses agree with the old one within rounding, not bit for bit",

@@ -72,14 +72,14 @@ pub fn take(store: &ParamStore, optimizer: &dyn Optimizer) -> Result<Snapshot, T
     Ok(Snapshot { files })
 }
 
-/// Fills weights and, where given, optimizer state from a verified checkpoint.
+/// Fills weights and the given named buffers of optimizer state from a verified checkpoint.
 ///
 /// # Errors
 /// A tensor that is missing or of another shape or type.
 pub fn restore(
     loaded: &Loaded,
     store: &mut ParamStore,
-    optimizer: Option<&dyn Optimizer>,
+    optimizer: &[(&str, &Tensor)],
 ) -> Result<(), CheckpointError> {
     let _guard = tch::no_grad_guard();
     let names: Vec<String> = store.specs().map(|spec| spec.name.clone()).collect();
@@ -87,9 +87,9 @@ pub fn restore(
     for name in &names {
         fill(store.named_view(store.master(), name)?, &model, name)?;
     }
-    if let Some(optimizer) = optimizer {
+    if !optimizer.is_empty() {
         let state = loaded.tensors(OPTIMIZER_FILE)?;
-        for (buffer_name, buffer) in optimizer.state() {
+        for (buffer_name, buffer) in optimizer {
             for name in &names {
                 fill(
                     store.named_view(buffer, name)?,
@@ -99,7 +99,7 @@ pub fn restore(
             }
         }
     }
-    Ok(store.publish()?)
+    Ok(store.publish(store.part(0, 1))?)
 }
 
 fn host_copy(buffer: &Tensor) -> Result<Tensor, TorchError> {

@@ -13,6 +13,7 @@ mod inject;
 mod rank;
 mod run;
 mod save;
+mod seat;
 mod step;
 
 pub use clock::StepClock;
@@ -21,6 +22,6 @@ pub use error::EngineError;
 pub use evaluate::{Evaluated, evaluate};
 pub use generate::generate;
 pub use inject::Injection;
-pub use rank::Finish;
 pub use run::{Ending, Job, run};
+pub use seat::Finish;
 pub use step::{Backward, Stepper};

@@ -13,84 +13,24 @@ use tch::{Kind, Tensor};
 use super::{
     EngineError, Job, RankDevice, Stepper,
     clock::{Phase, StepClock, StepTiming},
-    evaluate::{self, PartialLoss},
-    generate, guard,
+    evaluate, generate, guard,
     inject::Kind as FaultKind,
     save::Saver,
+    seat::{self, Finish, Message, Note, Orders, Seat},
     step::Backward,
 };
 use crate::{
     checkpoint::{self, BestEval, Manifest, RunFacts},
     config::SampleConfig,
     data::{BatchPlan, EvalWindows, Loader, StepBatch, WindowOrder},
-    dist::{Communicator, HostGroup, LocalComm, NcclComm, Progress, SoloComm},
+    dist::Communicator,
     event::{Control, Event},
+    nn::FlatRange,
     optim::{self, Optimizer},
     parallel::{self, Strategy},
     plan::StopPlan,
-    torch::{TorchError, nccl::UniqueId},
+    torch::TorchError,
 };
-
-/// What a rank's thread gets to take part.
-pub struct Seat {
-    pub rank: usize,
-    pub notes: HostGroup<Note>,
-    pub losses: HostGroup<Vec<PartialLoss>>,
-    pub ids: HostGroup<Option<UniqueId>>,
-    pub comm: CommSeat,
-    pub progress: Arc<Progress>,
-    pub events: Sender<Message>,
-    /// Rank 0's orders; the others learn them from its notes.
-    pub controls: Option<Receiver<Control>>,
-}
-
-/// The communicator that a rank will have; NCCL's is joined on the rank's own thread.
-pub enum CommSeat {
-    Solo,
-    Local(LocalComm),
-    Nccl,
-}
-
-/// From a rank's thread to the worker's main thread.
-pub enum Message {
-    Event(Event),
-    Finished {
-        rank: usize,
-        finish: Finish,
-    },
-    /// The fault lies in the fault cell; the thread is parked.
-    Failed,
-}
-
-/// How a rank's life ends well.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Finish {
-    Completed {
-        step: u64,
-    },
-    /// On request; `unsaved` says why there is no checkpoint of this step, if there is none.
-    Stopped {
-        step: u64,
-        unsaved: Option<String>,
-    },
-}
-
-/// What ranks tell each other between two steps. Orders and time count from rank 0 only.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Note {
-    loss_sum: f64,
-    grad_norm: f64,
-    orders: Orders,
-    trained_s: f64,
-}
-
-/// What has been asked of the run since the last step.
-#[derive(Clone, Copy, Debug, Default)]
-struct Orders {
-    checkpoint: bool,
-    stop: bool,
-    pause: bool,
-}
 
 /// A step whose work has been launched, and on a GPU may not be done.
 struct Launched {
@@ -119,6 +59,8 @@ pub struct Rank {
     clock: StepClock,
     saver: Option<Saver>,
     pending: Option<Launched>,
+    /// What this lane updates of the flat buffers.
+    part: FlatRange,
     /// Optimizer steps launched.
     step: u64,
     /// Targets of finished steps.
@@ -137,24 +79,19 @@ impl Rank {
         seat.progress.enter("setting up");
         let plan = &job.plan;
         let place = plan.ranks[seat.rank];
-        let device = RankDevice::enter(place.device, place.threads)?;
-        let comm = join(&mut seat, plan.world(), &device)?;
-        let strategy = parallel::build(plan.strategy);
-        let mut stepper =
-            Stepper::new(plan, job.config.seed, device, strategy.reduces_by_bucket())?;
-        let optimizer = optim::build(&job.config.optimizer, &stepper.store)?;
-        let mut rank_state = (0, 0, 0.0, None);
-        if let Some(loaded) = &job.resume {
-            checkpoint::restore(loaded, &mut stepper.store, Some(optimizer.as_ref()))?;
-            let manifest = &loaded.manifest;
-            rank_state = (
-                manifest.step,
-                manifest.tokens,
-                manifest.trained_s,
-                manifest.best,
-            );
-        }
-        let (step, tokens, trained_s, best) = rank_state;
+        let device = RankDevice::enter(place.device, place.threads / seat.n_lanes)?;
+        let comm = seat::join(&mut seat, plan.world(), &device)?;
+        let strategy = parallel::build(seat::strategy(plan.strategy, seat.n_seats));
+        let (store, state) = seat::weights_and_state(&job, &seat, &device)?;
+        let part = store.part(seat.lane, seat.n_lanes);
+        let optimizer = optim::build(&job.config.optimizer, &store, state, &part)?;
+        let bucket_bytes = plan.bucket_bytes.filter(|_| strategy.reduces_by_bucket());
+        let stepper =
+            Stepper::with_store(&plan.model, store, job.config.seed, device, bucket_bytes);
+        let manifest = job.resume.as_ref().map(|loaded| &loaded.manifest);
+        let (step, tokens, trained_s, best) = manifest.map_or((0, 0, 0.0, None), |saved| {
+            (saved.step, saved.tokens, saved.trained_s, saved.best)
+        });
         let order = WindowOrder::new(
             job.config.data.windows(),
             job.config.seed,
@@ -163,12 +100,12 @@ impl Rank {
         )?;
         let batches = BatchPlan {
             global_batch: plan.global_batch,
-            local_batch: plan.local_batch,
-            micro_batch: plan.micro_batch,
-            dp_rank: seat.rank,
+            local_batch: plan.local_batch / seat.n_lanes,
+            micro_batch: plan.micro_batch / seat.n_lanes,
+            dp_rank: seat.number(),
         };
         let loader = Loader::spawn(job.data.train.clone(), order, batches, step)?;
-        let saver = (seat.rank == 0)
+        let saver = (seat.number() == 0)
             .then(|| {
                 job.checkpoints
                     .as_deref()
@@ -191,6 +128,7 @@ impl Rank {
             clock,
             saver,
             pending,
+            part,
             step,
             tokens,
             trained_s,
@@ -286,7 +224,7 @@ impl Rank {
     fn divisor(&self, global_valid: u64, micro_valid: u64, n_micros: usize) -> u64 {
         match self.job.inject {
             Some(fault) if fault.kind == FaultKind::MeanOfMeans => {
-                micro_valid * (n_micros * self.job.plan.world()) as u64
+                micro_valid * (n_micros * self.seat.n_seats) as u64
             }
             _ => global_valid,
         }
@@ -308,7 +246,7 @@ impl Rank {
         self.strategy
             .after_update(&self.stepper.store, self.comm.as_mut())?;
         self.clock.mark(Phase::Comm)?;
-        self.stepper.store.publish()?;
+        self.stepper.store.publish(self.part.clone())?;
         self.clock.mark(Phase::Optimizer)?;
         Ok(norm)
     }
@@ -346,7 +284,7 @@ impl Rank {
         grad_norm: f64,
         step_time_s: f64,
     ) -> Result<(), EngineError> {
-        if self.seat.rank == 0 {
+        if self.is_first() {
             let phases = finished.timing.phases(step_time_s)?;
             let tokens_per_sec = finished.global_valid as f64 / step_time_s;
             let plan = &self.job.plan;
@@ -490,7 +428,7 @@ impl Rank {
         let mut last_word = began;
         let on_batch = |done, total| {
             self.seat.progress.enter("evaluating");
-            if self.seat.rank == 0 && last_word.elapsed().as_secs_f64() > 0.5 {
+            if self.is_first() && last_word.elapsed().as_secs_f64() > 0.5 {
                 last_word = Instant::now();
                 self.emit(Event::Progress {
                     what: "evaluating".to_owned(),
@@ -499,7 +437,7 @@ impl Rank {
                 });
             }
         };
-        let seat = (self.seat.rank, plan.world());
+        let seat = (self.seat.number(), self.seat.n_seats);
         let evaluated = evaluate::evaluate(
             &self.stepper,
             tokens,
@@ -571,13 +509,7 @@ impl Rank {
     }
 
     fn sample(&mut self, config: &SampleConfig) -> Result<(), EngineError> {
-        let Some(tokenizer) = self
-            .job
-            .data
-            .tokenizer
-            .as_ref()
-            .filter(|_| self.seat.rank == 0)
-        else {
+        let Some(tokenizer) = self.job.data.tokenizer.as_ref().filter(|_| self.is_first()) else {
             return Ok(());
         };
         self.seat.progress.enter("sampling");
@@ -621,7 +553,7 @@ impl Rank {
     }
 
     fn strike(&mut self, step: u64) -> Result<(), EngineError> {
-        let Some(fault) = self.job.inject else {
+        let Some(fault) = self.job.inject.filter(|_| self.seat.lane == 0) else {
             return Ok(());
         };
         if fault.is_due(self.seat.rank, step, FaultKind::NanGrad) {
@@ -636,23 +568,18 @@ impl Rank {
         fault.strike(self.seat.rank, step)
     }
 
+    /// Whether this seat speaks for all.
+    fn is_first(&self) -> bool {
+        self.seat.number() == 0
+    }
+
     fn emit(&self, event: Event) {
         emitter(&self.seat.events)(event);
     }
 
     fn emit_from_first(&self, event: Event) {
-        if self.seat.rank == 0 {
+        if self.is_first() {
             self.emit(event);
-        }
-    }
-}
-
-impl Orders {
-    fn and(self, later: Self) -> Self {
-        Self {
-            checkpoint: self.checkpoint || later.checkpoint,
-            stop: self.stop || later.stop,
-            pause: self.pause || later.pause,
         }
     }
 }
@@ -661,31 +588,6 @@ impl Orders {
 fn emitter(events: &Sender<Message>) -> impl Fn(Event) + '_ {
     |event| {
         let _ = events.send(Message::Event(event));
-    }
-}
-
-fn join(
-    seat: &mut Seat,
-    world: usize,
-    device: &RankDevice,
-) -> Result<Box<dyn Communicator>, EngineError> {
-    match std::mem::replace(&mut seat.comm, CommSeat::Solo) {
-        CommSeat::Solo => Ok(Box::new(SoloComm)),
-        CommSeat::Local(comm) => Ok(Box::new(comm)),
-        CommSeat::Nccl => {
-            let own = if seat.rank == 0 {
-                Some(UniqueId::new()?)
-            } else {
-                None
-            };
-            let id = seat.ids.exchange(own)?[0];
-            match (id, device.device, device.stream) {
-                (Some(id), tch::Device::Cuda(index), Some(stream)) => Ok(Box::new(NcclComm::join(
-                    id, seat.rank, world, index, stream,
-                )?)),
-                _ => Err(TorchError::new("NCCL needs a GPU for each rank").into()),
-            }
-        }
     }
 }
 

@@ -14,7 +14,8 @@ use std::{
 
 use super::{
     Injection,
-    rank::{CommSeat, Finish, Message, Rank, Seat},
+    rank::Rank,
+    seat::{CommSeat, Finish, Message, Seat},
 };
 use crate::{
     base::fault::{Fault, FaultCell},
@@ -82,21 +83,24 @@ struct Crew {
     progress: Vec<Arc<Progress>>,
     messages: Receiver<Message>,
     orders: Sender<Control>,
-    world: usize,
+    n_seats: usize,
+    n_lanes: usize,
 }
 
 impl Crew {
     fn start(job: Arc<Job>) -> Self {
-        let world = job.plan.world();
+        let n_lanes = n_lanes(&job);
+        let n_seats = job.plan.world() * n_lanes;
         let fault = Arc::new(FaultCell::default());
-        let progress: Vec<Arc<Progress>> =
-            (0..world).map(|_| Arc::new(Progress::default())).collect();
+        let progress: Vec<Arc<Progress>> = (0..n_seats)
+            .map(|_| Arc::new(Progress::default()))
+            .collect();
         let (events, messages) = channel();
         let (orders, rank_orders) = channel();
         for seat in seats(&job, &fault, &progress, &events, rank_orders) {
             let no_thread = Arc::clone(&fault);
             let (job, fault, events) = (Arc::clone(&job), Arc::clone(&fault), events.clone());
-            let name = format!("rank-{}", seat.rank);
+            let name = format!("rank-{}.{}", seat.rank, seat.lane);
             let body = move || live(job, seat, &fault, &events);
             if let Err(error) = thread::Builder::new().name(name).spawn(body) {
                 no_thread.poison(Fault {
@@ -113,7 +117,8 @@ impl Crew {
             progress,
             messages,
             orders,
-            world,
+            n_seats,
+            n_lanes,
         }
     }
 
@@ -123,12 +128,12 @@ impl Crew {
         hang_limit: Duration,
         emit: &mut dyn FnMut(Event),
     ) -> Ending {
-        let mut finishes: Vec<Option<Finish>> = vec![None; self.world];
+        let mut finishes: Vec<Option<Finish>> = vec![None; self.n_seats];
         let mut last_watch = Instant::now();
         loop {
             match self.messages.recv_timeout(TICK) {
                 Ok(Message::Event(event)) => emit(event),
-                Ok(Message::Finished { rank, finish }) => finishes[rank] = Some(finish),
+                Ok(Message::Finished { seat, finish }) => finishes[seat] = Some(finish),
                 Ok(Message::Failed)
                 | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
@@ -150,7 +155,7 @@ impl Crew {
             if last_watch.elapsed() >= WATCH_EVERY {
                 last_watch = Instant::now();
                 if let Some(stuck) = RankProgress::stuck(&self.progress, hang_limit) {
-                    return self.faulted(hang(&stuck), emit);
+                    return self.faulted(hang(&stuck, self.n_lanes), emit);
                 }
             }
         }
@@ -183,7 +188,7 @@ impl Crew {
 
 /// A rank's thread. A rank that fails parks with its memory intact, since others may be reading it.
 fn live(job: Arc<Job>, seat: Seat, fault: &FaultCell, events: &Sender<Message>) {
-    let (number, progress) = (seat.rank, Arc::clone(&seat.progress));
+    let (rank_number, number, progress) = (seat.rank, seat.number(), Arc::clone(&seat.progress));
     let mut rank = None;
     let lived = panic::catch_unwind(AssertUnwindSafe(|| {
         let rank = rank.insert(Rank::new(job, seat)?);
@@ -192,7 +197,7 @@ fn live(job: Arc<Job>, seat: Seat, fault: &FaultCell, events: &Sender<Message>) 
     let (cause, retry) = match lived {
         Ok(Ok(finish)) => {
             let _ = events.send(Message::Finished {
-                rank: number,
+                seat: number,
                 finish,
             });
             return;
@@ -203,7 +208,7 @@ fn live(job: Arc<Job>, seat: Seat, fault: &FaultCell, events: &Sender<Message>) 
     };
     let operation = progress.operation().to_owned();
     fault.poison(Fault {
-        rank: number,
+        rank: rank_number,
         step: progress.step(),
         operation,
         cause,
@@ -229,15 +234,16 @@ fn panic_text(payload: &(dyn Any + Send)) -> String {
     text.lines().next().unwrap_or_default().to_owned()
 }
 
-fn hang(stuck: &RankProgress) -> Fault {
+fn hang(stuck: &RankProgress, n_lanes: usize) -> Fault {
+    let rank = stuck.rank / n_lanes;
     Fault {
-        rank: stuck.rank,
+        rank,
         step: stuck.step,
         operation: stuck.operation.to_owned(),
         cause: format!(
             "no progress for {:.1} s; rank {} is furthest behind, after {} collectives",
             stuck.silent_for.as_secs_f64(),
-            stuck.rank,
+            rank,
             stuck.collective
         ),
         retry: true,
@@ -260,34 +266,46 @@ fn seats(
     events: &Sender<Message>,
     orders: Receiver<Control>,
 ) -> Vec<Seat> {
-    let world = job.plan.world();
+    let n_lanes = n_lanes(job);
+    let n_seats = job.plan.world() * n_lanes;
     let comms: Vec<CommSeat> = match job.plan.communicator {
-        Communicator::Solo => vec![CommSeat::Solo],
-        Communicator::Nccl => (0..world).map(|_| CommSeat::Nccl).collect(),
-        Communicator::Local => LocalComm::ends(world, fault, progress)
+        Communicator::Solo if n_seats == 1 => vec![CommSeat::Solo],
+        Communicator::Nccl => (0..n_seats).map(|_| CommSeat::Nccl).collect(),
+        Communicator::Solo | Communicator::Local => LocalComm::ends(n_seats, fault, progress)
             .into_iter()
             .map(CommSeat::Local)
             .collect(),
     };
     let mut orders = Some(orders);
-    let notes = HostGroup::seats(world, fault);
-    let losses = HostGroup::seats(world, fault);
-    let ids = HostGroup::seats(world, fault);
+    let notes = HostGroup::seats(n_seats, fault);
+    let losses = HostGroup::seats(n_seats, fault);
+    let ids = HostGroup::seats(n_seats, fault);
+    let shared = HostGroup::seats(n_seats, fault);
     comms
         .into_iter()
         .zip(notes)
         .zip(losses)
         .zip(ids)
+        .zip(shared)
         .enumerate()
-        .map(|(rank, (((comm, notes), losses), ids))| Seat {
-            rank,
+        .map(|(number, ((((comm, notes), losses), ids), shared))| Seat {
+            rank: number / n_lanes,
+            lane: number % n_lanes,
+            n_lanes,
+            n_seats,
+            shared,
             notes,
             losses,
             ids,
             comm,
-            progress: Arc::clone(&progress[rank]),
+            progress: Arc::clone(&progress[number]),
             events: events.clone(),
             controls: orders.take(),
         })
         .collect()
+}
+
+/// Lanes of each rank; all ranks have as many.
+fn n_lanes(job: &Job) -> usize {
+    job.plan.ranks.first().map_or(1, |rank| rank.lanes)
 }

@@ -17,7 +17,6 @@ use crate::{
     models::{self, Context, Dropout, Segment},
     nn::ParamStore,
     parallel::{self, Strategy},
-    plan::RunPlan,
     torch::{TorchError, vjp},
 };
 
@@ -44,35 +43,32 @@ pub struct Backward<'a> {
 }
 
 impl Stepper {
-    /// Builds a plan's model with its initial weights.
-    ///
-    /// # Errors
-    /// The device has no room.
-    pub fn new(
-        plan: &RunPlan,
-        seed: u64,
-        device: RankDevice,
-        reduces_by_bucket: bool,
-    ) -> Result<Self, TorchError> {
-        let bucket_bytes = plan.bucket_bytes.filter(|_| reduces_by_bucket);
-        Self::of_model(&plan.model, plan.precision, seed, device, bucket_bytes)
-    }
-
     /// Builds a model with its initial weights, cut into spans of at least `bucket_bytes` of gradients.
     ///
     /// # Errors
     /// The device has no room.
-    pub fn of_model(
+    pub fn new(
         model: &ModelShape,
         precision: Precision,
         seed: u64,
         device: RankDevice,
         bucket_bytes: Option<u64>,
     ) -> Result<Self, TorchError> {
-        let specs = model.segments();
-        let store = ParamStore::new(&specs, precision, seed, device.device)?;
+        let store = ParamStore::new(&model.segments(), precision, seed, device.device)?;
+        Ok(Self::with_store(model, store, seed, device, bucket_bytes))
+    }
+
+    /// Builds a model over given weights.
+    pub fn with_store(
+        model: &ModelShape,
+        store: ParamStore,
+        seed: u64,
+        device: RankDevice,
+        bucket_bytes: Option<u64>,
+    ) -> Self {
         let element = store.grads().kind().elt_size_in_bytes() as u64;
-        let bytes: Vec<u64> = specs
+        let bytes: Vec<u64> = model
+            .segments()
             .iter()
             .map(|segment| {
                 segment
@@ -83,13 +79,13 @@ impl Stepper {
             })
             .collect();
         let spans = parallel::spans(&bytes, bucket_bytes);
-        Ok(Self {
+        Self {
             segments: models::build(model),
             spans,
             store,
             device,
             seed,
-        })
+        }
     }
 
     /// Forward and backward over one micro-batch; gradients go to the store.

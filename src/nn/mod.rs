@@ -5,4 +5,4 @@ pub mod functional;
 mod init;
 mod params;
 
-pub use params::{FlatRange, NotFinite, ParamStore, Weights};
+pub use params::{FlatRange, NotFinite, ParamStore, SharedWeights, Weights};

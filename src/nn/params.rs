@@ -11,7 +11,7 @@ use super::init;
 use crate::{
     arch::{ParamSpec, SegmentSpec},
     config::Precision,
-    torch::TorchError,
+    torch::{SharedTensor, TorchError},
 };
 
 /// Views start on a cache line of this many elements (128 bytes in fp32).
@@ -43,6 +43,13 @@ pub struct ParamStore {
     filled: Vec<bool>,
 }
 
+/// One rank's weights, for its other lanes.
+#[derive(Debug)]
+pub struct SharedWeights {
+    master: SharedTensor,
+    compute: SharedTensor,
+}
+
 struct Entry {
     spec: ParamSpec,
     offset: i64,
@@ -67,20 +74,42 @@ impl ParamStore {
         seed: u64,
         device: Device,
     ) -> Result<Self, TorchError> {
-        let mut store = Self::zeroed(segments, precision, device)?;
+        let len = lay_out(segments).2;
+        let master = Tensor::f_zeros([len], (init::master_kind(precision), device))?;
+        let compute = match precision {
+            Precision::Bf16 => Tensor::f_zeros([len], (Kind::BFloat16, device))?,
+            Precision::Fp32 | Precision::Tf32 | Precision::Fp64 => master.shallow_clone(),
+        };
+        let mut store = Self::with_weights(segments, master, compute)?;
         for entry in 0..store.entries.len() {
             let values = init::initial_values(&store.entries[entry].spec, seed);
             let view = store.view(&store.master, entry)?;
             store.fill(view, &Tensor::from_slice(&values))?;
         }
-        store.publish()?;
+        store.publish(0..len)?;
         Ok(store)
     }
 
-    fn zeroed(
+    /// A second store over the same weights, with gradients of its own.
+    ///
+    /// # Errors
+    /// No room, or weights of other segments.
+    pub fn sharing(segments: &[SegmentSpec], weights: &SharedWeights) -> Result<Self, TorchError> {
+        Self::with_weights(segments, weights.master.handle(), weights.compute.handle())
+    }
+
+    /// The weights, for [`ParamStore::sharing`].
+    pub fn share(&self) -> SharedWeights {
+        SharedWeights {
+            master: SharedTensor::of(&self.master),
+            compute: SharedTensor::of(&self.compute),
+        }
+    }
+
+    fn with_weights(
         segments: &[SegmentSpec],
-        precision: Precision,
-        device: Device,
+        master: Tensor,
+        compute: Tensor,
     ) -> Result<Self, TorchError> {
         let (entries, layouts, len) = lay_out(segments);
         let index: HashMap<String, usize> = entries
@@ -89,13 +118,7 @@ impl ParamStore {
             .map(|(i, entry)| (entry.spec.name.clone(), i))
             .collect();
         let segments = resolve_borrows(segments, layouts, &index)?;
-        let kind = init::master_kind(precision);
-        let master = Tensor::f_zeros([len], (kind, device))?;
-        let grads = Tensor::f_zeros([len], (kind, device))?;
-        let compute = match precision {
-            Precision::Bf16 => Tensor::f_zeros([len], (Kind::BFloat16, device))?,
-            Precision::Fp32 | Precision::Tf32 | Precision::Fp64 => master.shallow_clone(),
-        };
+        let grads = Tensor::f_zeros([len], (master.kind(), master.device()))?;
         let mut store = Self {
             filled: vec![false; entries.len()],
             entries,
@@ -116,6 +139,12 @@ impl ParamStore {
             store.grad_views.push(store.view(&store.grads, entry)?);
         }
         Ok(store)
+    }
+
+    /// Lane `lane`'s part of the flat buffers when `n_lanes` share the update.
+    pub fn part(&self, lane: usize, n_lanes: usize) -> FlatRange {
+        let border = |lane: usize| self.flat_len() / ALIGN * lane as i64 / n_lanes as i64 * ALIGN;
+        border(lane)..border(lane + 1)
     }
 
     /// The parameters that segment `segment` computes with.
@@ -221,14 +250,15 @@ impl ParamStore {
         )
     }
 
-    /// Brings the compute copy up to the master weights.
+    /// Brings a part of the compute copy up to the master weights.
     ///
     /// # Errors
     /// Whatever libtorch throws.
-    pub fn publish(&mut self) -> Result<(), TorchError> {
+    pub fn publish(&mut self, part: FlatRange) -> Result<(), TorchError> {
         if self.compute.kind() != self.master.kind() {
             let _guard = tch::no_grad_guard();
-            self.compute.f_copy_(&self.master)?;
+            let cut = |buffer: &Tensor| buffer.f_narrow(0, part.start, part.end - part.start);
+            cut(&self.compute)?.f_copy_(&cut(&self.master)?)?;
         }
         Ok(())
     }
@@ -453,7 +483,8 @@ mod tests {
     fn the_compute_copy_follows_the_master() {
         let mut store = store(Precision::Bf16);
         let _ = store.master.fill_(0.5);
-        store.publish().expect("copied");
+        let all = store.part(0, 1);
+        store.publish(all).expect("copied");
         assert_eq!(
             store
                 .weights(1)

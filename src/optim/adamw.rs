@@ -2,7 +2,7 @@
 
 use tch::{Kind, Tensor};
 
-use super::{GradStats, Optimizer};
+use super::{GradStats, Optimizer, within};
 use crate::{
     config::AdamwConfig,
     nn::{FlatRange, ParamStore},
@@ -30,14 +30,21 @@ struct Views {
 }
 
 impl Adamw {
-    /// Moments of zero.
+    /// Updates `part` of the store with the two moments in `state`.
     ///
     /// # Errors
-    /// The device has no room.
-    pub fn new(config: AdamwConfig, store: &ParamStore) -> Result<Self, TorchError> {
-        let exp_avg = store.master().f_zeros_like()?;
-        let exp_avg_sq = store.master().f_zeros_like()?;
+    /// `state` is not two moments.
+    pub fn new(
+        config: AdamwConfig,
+        store: &ParamStore,
+        state: Vec<Tensor>,
+        part: &FlatRange,
+    ) -> Result<Self, TorchError> {
+        let [exp_avg, exp_avg_sq] = <[Tensor; 2]>::try_from(state).map_err(|state| {
+            TorchError::new(&format!("AdamW has two moments, not {}", state.len()))
+        })?;
         let (decayed, undecayed) = store.decay_ranges();
+        let (decayed, undecayed) = (within(decayed, part), within(undecayed, part));
         let views = |ranges: &[FlatRange]| -> Result<Views, TorchError> {
             Ok(Views {
                 params: cut(store.master(), ranges)?,

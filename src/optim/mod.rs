@@ -7,7 +7,11 @@ mod sgd;
 
 use tch::Tensor;
 
-use crate::{config::OptimizerConfig, nn::ParamStore, torch::TorchError};
+use crate::{
+    config::OptimizerConfig,
+    nn::{FlatRange, ParamStore},
+    torch::TorchError,
+};
 
 pub use clip::{GradStats, grad_stats};
 pub use schedule::lr_at;
@@ -32,18 +36,39 @@ pub trait Optimizer {
     fn state(&self) -> Vec<(&'static str, &Tensor)>;
 }
 
-/// Makes the optimizer of a run, with empty state.
+/// State buffers of zeros, as many as [`state_names`] has names.
 ///
 /// # Errors
 /// The device has no room.
+pub fn new_state(config: &OptimizerConfig, store: &ParamStore) -> Result<Vec<Tensor>, TorchError> {
+    state_names(config)
+        .iter()
+        .map(|_| Ok(store.master().f_zeros_like()?))
+        .collect()
+}
+
+/// Makes the optimizer of a run over `part` of the flat buffers; `state` is that of the whole.
+///
+/// # Errors
+/// State of another optimizer.
 pub fn build(
     config: &OptimizerConfig,
     store: &ParamStore,
+    state: Vec<Tensor>,
+    part: &FlatRange,
 ) -> Result<Box<dyn Optimizer>, TorchError> {
     Ok(match config {
-        OptimizerConfig::Adamw(config) => Box::new(adamw::Adamw::new(*config, store)?),
-        OptimizerConfig::Sgd(config) => Box::new(sgd::Sgd::new(*config, store)?),
+        OptimizerConfig::Adamw(config) => Box::new(adamw::Adamw::new(*config, store, state, part)?),
+        OptimizerConfig::Sgd(config) => Box::new(sgd::Sgd::new(*config, store, state, part)),
     })
+}
+
+/// The parts of `ranges` that lie in `part`.
+fn within(ranges: Vec<FlatRange>, part: &FlatRange) -> Vec<FlatRange> {
+    let cut = ranges
+        .into_iter()
+        .map(|range| range.start.max(part.start)..range.end.min(part.end));
+    cut.filter(|range| !range.is_empty()).collect()
 }
 
 /// The names of an optimizer's state, as [`Optimizer::state`] gives them.

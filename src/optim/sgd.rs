@@ -2,7 +2,7 @@
 
 use tch::Tensor;
 
-use super::{GradStats, Optimizer};
+use super::{GradStats, Optimizer, within};
 use crate::{
     config::SgdConfig,
     nn::{FlatRange, ParamStore},
@@ -17,22 +17,24 @@ pub struct Sgd {
     config: SgdConfig,
     momentum: Option<Tensor>,
     decayed: Vec<FlatRange>,
+    part: FlatRange,
 }
 
 impl Sgd {
-    /// Momentum of zero.
-    ///
-    /// # Errors
-    /// The device has no room.
-    pub fn new(config: SgdConfig, store: &ParamStore) -> Result<Self, TorchError> {
-        let momentum = (config.momentum != 0.0)
-            .then(|| store.master().f_zeros_like())
-            .transpose()?;
-        Ok(Self {
+    /// Updates `part` of the store with the momentum in `state`, where there is one.
+    pub fn new(
+        config: SgdConfig,
+        store: &ParamStore,
+        state: Vec<Tensor>,
+        part: &FlatRange,
+    ) -> Self {
+        let decayed = within(store.decay_ranges().0, part);
+        Self {
             config,
-            momentum,
-            decayed: store.decay_ranges().0,
-        })
+            momentum: state.into_iter().next(),
+            decayed,
+            part: part.clone(),
+        }
     }
 }
 
@@ -48,26 +50,24 @@ impl Optimizer for Sgd {
         if grads.found_inf.f_double_value(&[])? != 0.0 {
             return Ok(());
         }
-        let mut flat = store.grads().shallow_clone();
+        let cut = |buffer: &Tensor, range: &FlatRange| {
+            buffer.f_narrow(0, range.start, range.end - range.start)
+        };
+        let mut flat = cut(store.grads(), &self.part)?;
         let _ = flat.f_div_(&grads.divisor)?;
         if self.config.weight_decay > 0.0 {
             for range in &self.decayed {
-                let part =
-                    |buffer: &Tensor| buffer.f_narrow(0, range.start, range.end - range.start);
-                let decay = part(store.master())?.f_mul_scalar(self.config.weight_decay)?;
-                let _ = part(&flat)?.f_add_(&decay)?;
+                let decay = cut(store.master(), range)?.f_mul_scalar(self.config.weight_decay)?;
+                let _ = cut(store.grads(), range)?.f_add_(&decay)?;
             }
         }
-        let direction = match &mut self.momentum {
-            Some(momentum) => momentum
+        let direction = match &self.momentum {
+            Some(momentum) => cut(momentum, &self.part)?
                 .f_mul_scalar_(self.config.momentum)?
                 .f_add_(&flat)?,
             None => flat,
         };
-        let _ = store
-            .master()
-            .shallow_clone()
-            .f_add_(&direction.f_mul_scalar(-lr)?)?;
+        let _ = cut(store.master(), &self.part)?.f_add_(&direction.f_mul_scalar(-lr)?)?;
         Ok(())
     }
 

@@ -16,6 +16,8 @@ use crate::{
 
 /// Buckets of this size and more start their reduction during the backward pass (PyTorch DDP's size).
 const BUCKET_BYTES: u64 = 25 * units::MIB;
+/// Memory that gradients of further lanes may take; large operators gain nothing from lanes.
+const MOST_LANE_BYTES: u64 = 64 * units::MIB;
 /// CPU ranks that a run takes when neither devices nor degrees are given.
 const AUTO_CPU_RANKS: usize = 2;
 /// Lowest compute capability that the pinned libtorch has kernels for.
@@ -63,9 +65,11 @@ impl Resolver<'_> {
         self.schedule();
         self.cadence();
         self.check_data(&model);
-        let memory = MemoryPlan::of(&model, self.config.precision, &self.config.optimizer);
+        let mut memory = MemoryPlan::of(&model, self.config.precision, &self.config.optimizer);
         self.check_memory(&memory, &devices);
         let threads = self.threads(devices.len());
+        let lanes = lanes(&devices, strategy, threads, micro_batch, memory.grads_bytes);
+        memory.grads_bytes *= lanes as u64;
         let bucket_bytes = devices
             .iter()
             .any(|device| *device != Device::Cpu)
@@ -81,7 +85,11 @@ impl Resolver<'_> {
             peak_flops: self.peak(&devices),
             ranks: devices
                 .into_iter()
-                .map(|device| RankPlan { device, threads })
+                .map(|device| RankPlan {
+                    device,
+                    threads,
+                    lanes,
+                })
                 .collect(),
             global_batch: self.config.batch.global,
             local_batch,
@@ -583,6 +591,26 @@ fn communicator(devices: &[Device]) -> Communicator {
         n if on_gpus && distinct.len() == n => Communicator::Nccl,
         _ => Communicator::Local,
     }
+}
+
+/// The most lanes of a CPU rank that divide its threads and its micro-batch, and whose gradients stay small.
+fn lanes(
+    devices: &[Device],
+    strategy: Strategy,
+    threads: usize,
+    micro_batch: usize,
+    grads_bytes: u64,
+) -> usize {
+    if devices.iter().any(|device| *device != Device::Cpu) || strategy == Strategy::Primary {
+        return 1;
+    }
+    let fits = |lanes: usize| {
+        let more_bytes = grads_bytes.saturating_mul(lanes as u64 - 1);
+        threads.is_multiple_of(lanes)
+            && micro_batch.is_multiple_of(lanes)
+            && more_bytes <= MOST_LANE_BYTES
+    };
+    (1..=threads).rev().find(|&lanes| fits(lanes)).unwrap_or(1)
 }
 
 fn nearest_multiple(n: usize, of: usize) -> usize {

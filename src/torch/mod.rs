@@ -11,9 +11,11 @@ pub mod peers;
 pub mod process;
 pub mod raw;
 pub mod runtime;
+mod shared;
 mod shim;
 pub mod stream;
 
 pub use autograd::vjp;
 pub use error::TorchError;
 pub use fused::{AdamwScalars, AdamwTensors, fused_adamw};
+pub use shared::SharedTensor;

@@ -7,7 +7,7 @@ use std::{fmt, ops::Range, slice, sync::Arc};
 
 use tch::{Device, Kind, Tensor};
 
-use super::{TorchError, runtime};
+use super::{SharedTensor, TorchError, runtime};
 use crate::base::{
     fault::FaultCell,
     rendezvous::{Poisoned, Rendezvous},
@@ -62,15 +62,9 @@ struct Offer {
 #[derive(Debug)]
 enum Memory {
     Host(PeerBuffer),
+    /// Another rank's CUDA tensor, read between two meetings only.
     Device(SharedTensor),
 }
-
-/// A handle of another rank's CUDA tensor, used between two meetings only.
-#[derive(Debug)]
-struct SharedTensor(Tensor);
-
-// SAFETY: handles are reference-counted atomically; the data is only read while its owner waits.
-unsafe impl Sync for SharedTensor {}
 
 impl PeerGroup {
     /// A group of `world` rank threads that share `fault`.
@@ -99,7 +93,7 @@ impl PeerGroup {
         let memory = match device {
             Device::Cuda(index) => {
                 runtime::synchronize(index)?;
-                Memory::Device(SharedTensor(buffer.shallow_clone()))
+                Memory::Device(SharedTensor::of(buffer))
             }
             _ => Memory::Host(PeerBuffer::of(buffer)?),
         };
@@ -173,7 +167,7 @@ impl Offer {
 
     fn on_device(&self) -> Option<&Tensor> {
         match &self.memory {
-            Memory::Device(SharedTensor(tensor)) => Some(tensor),
+            Memory::Device(tensor) => Some(tensor.tensor()),
             Memory::Host(_) => None,
         }
     }

@@ -118,14 +118,14 @@ fn open(folder: &RunFolder) -> Result<(Material, Loaded, Stepper)> {
     let loaded = checkpoint::newest_valid(&folder.checkpoints())?.loaded;
     let loaded = loaded.context("the run has no checkpoint yet")?;
     let mut stepper = stepper(&material.plan, device)?;
-    checkpoint::restore(&loaded, &mut stepper.store, None)?;
+    checkpoint::restore(&loaded, &mut stepper.store, &[])?;
     Ok((material, loaded, stepper))
 }
 
 fn stepper(plan: &RunPlan, device: Device) -> Result<Stepper> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let device = RankDevice::enter(device, threads)?;
-    Ok(Stepper::new(plan, 0, device, false)?)
+    Ok(Stepper::new(&plan.model, plan.precision, 0, device, None)?)
 }
 
 fn say(event: &Event) -> Result<()> {

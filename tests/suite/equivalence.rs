@@ -19,6 +19,7 @@ pub fn trials() -> Vec<Trial> {
         Trial::test("equivalence::fp32_agrees_at_the_first_step", fp32_agrees),
         Trial::test("equivalence::primary_is_ddp_bit_for_bit", primary_is_ddp),
         Trial::test("equivalence::buckets_change_no_bit", buckets_change_no_bit),
+        Trial::test("equivalence::lanes_are_one_rank", lanes_are_one_rank),
         Trial::test(
             "equivalence::dropout_does_not_depend_on_the_split",
             dropout_agrees,
@@ -122,6 +123,32 @@ fn buckets_change_no_bit() -> Result<(), Failed> {
         &with_buckets(&accumulating, None),
     );
     assert!(difference < FP64_50_STEPS, "{difference:e}");
+    Ok(())
+}
+
+/// A rank of two threads computes as two lanes where its micro-batch is even.
+fn lanes_are_one_rank() -> Result<(), Failed> {
+    let bench = Bench::new();
+    let base = ["stop.steps=30", "model.gpt.dropout=0.1"];
+    let one = bench.losses(&base);
+    for (dp, micro, n_lanes) in [(1, 8, 2), (1, 4, 2), (2, 2, 2), (1, 1, 1)] {
+        let (dp, micro) = (format!("parallel.dp={dp}"), format!("batch.micro={micro}"));
+        let changes = [base[0], base[1], "threads_per_rank=2", &dp, &micro];
+        assert_eq!(
+            bench.plan(&bench.config(&changes)).0.ranks[0].lanes,
+            n_lanes
+        );
+        let difference = apart(&bench.losses(&changes), &one);
+        assert!(difference < 1e-6, "{dp}, {micro}: {difference:e}");
+    }
+    for changes in [
+        ["precision=bf16", "parallel.dp=1"],
+        ["optimizer.sgd.lr=0.1", "parallel.dp=2"],
+    ] {
+        let [one, lanes] = ["threads_per_rank=1", "threads_per_rank=2"]
+            .map(|threads| bench.losses(&["precision=fp32", changes[0], changes[1], threads]));
+        assert!(apart(&lanes, &one) < 2e-3, "{changes:?}");
+    }
     Ok(())
 }
 

@@ -9,7 +9,9 @@ use capstan::{
     dist::SoloComm,
     engine::{Backward, RankDevice, StepClock, Stepper},
     hw::Device,
-    optim, parallel,
+    nn::ParamStore,
+    optim::{self, Optimizer},
+    parallel,
     plan::Strategy,
 };
 use libtest_mimic::{Failed, Trial};
@@ -58,7 +60,7 @@ fn equals_pytorch(planted: Option<&str>) -> Result<(), Failed> {
     let logits = stepper.logits(&tokens.select(0, 0).narrow(1, 0, SEQ_LEN as i64))?;
     assert_close("logits", &logits, &stored(&file, "logits")?, GRADIENT);
 
-    let mut optimizer = optim::build(&OptimizerConfig::Adamw(ADAMW), &stepper.store)?;
+    let mut optimizer = optimizer(&stepper.store)?;
     for (step, (loss, norm)) in losses.iter().zip(&norms).enumerate() {
         let ours = passes(
             &mut stepper,
@@ -106,6 +108,12 @@ fn equals_pytorch(planted: Option<&str>) -> Result<(), Failed> {
     Ok(())
 }
 
+fn optimizer(store: &ParamStore) -> Result<Box<dyn Optimizer>, Failed> {
+    let config = OptimizerConfig::Adamw(ADAMW);
+    let state = optim::new_state(&config, store)?;
+    Ok(optim::build(&config, store, state, &store.part(0, 1))?)
+}
+
 fn model(file: &SafeTensors<'_>, planted: Option<&str>) -> Result<Stepper, Failed> {
     let shape = GptShape {
         n_layer: 2,
@@ -117,7 +125,7 @@ fn model(file: &SafeTensors<'_>, planted: Option<&str>) -> Result<Stepper, Faile
         dropout: 0.0,
     };
     let device = RankDevice::enter(Device::Cpu, 1)?;
-    let stepper = Stepper::of_model(&ModelShape::Gpt(shape), Precision::Fp32, 0, device, None)?;
+    let stepper = Stepper::new(&ModelShape::Gpt(shape), Precision::Fp32, 0, device, None)?;
     let _guard = tch::no_grad_guard();
     for spec in stepper.store.specs() {
         let mut view = stepper

@@ -32,6 +32,7 @@ type Damage = fn(&Path);
 pub fn trials() -> Vec<Trial> {
     vec![
         Trial::test("resume::the_same_split_goes_on_bit_for_bit", same_split),
+        Trial::test("resume::lanes_go_on_bit_for_bit", with_lanes),
         Trial::test("resume::another_split_goes_on_within_rounding", other_split),
         Trial::test(
             "resume::every_piece_of_the_state_matters",
@@ -91,6 +92,30 @@ fn same_split() -> Result<(), Failed> {
     let bench = Bench::new();
     let (whole, folder) = whole_run(&bench, "a");
     assert_eq!(go_on(&bench, &step_3(&folder), &CHANGES), whole[3..]);
+    Ok(())
+}
+
+fn with_lanes() -> Result<(), Failed> {
+    let bench = Bench::new();
+    let changes = [
+        CHANGES[0],
+        CHANGES[2],
+        CHANGES[3],
+        CHANGES[4],
+        "threads_per_rank=2",
+    ];
+    let folder = bench.path("lanes");
+    let told = bench.run(
+        &changes,
+        Setting {
+            checkpoints: Some(folder.clone()),
+            ..Setting::default()
+        },
+    );
+    assert_eq!(
+        go_on(&bench, &step_3(&folder), &changes),
+        told.losses()[3..]
+    );
     Ok(())
 }
 
