@@ -4,8 +4,8 @@ use std::{fs::File, io, ops::Deref, path::Path};
 
 /// A file's bytes, mapped read-only and shared between all threads.
 ///
-/// The file must not be truncated while it is mapped (a later read would raise SIGBUS): only files
-/// that capstan published by rename, and never rewrites, are mapped.
+/// The file must not be truncated while it is mapped: a later read would raise SIGBUS. capstan's own
+/// files are published by rename and never rewritten; a user's token files are trusted to stay.
 pub struct ReadOnlyMap(memmap2::Mmap);
 
 impl ReadOnlyMap {

@@ -66,6 +66,8 @@ impl LogWriter {
 
     /// Writes one event with the next number and the present time.
     ///
+    /// What says that something is durable or over reaches the disk before this returns.
+    ///
     /// # Errors
     /// The line can't be written.
     pub fn append(&mut self, event: Event) -> Result<Record, LogError> {
@@ -81,6 +83,9 @@ impl LogWriter {
         let mut line = serde_json::to_vec(&record).map_err(|error| failed(error.into()))?;
         line.push(b'\n');
         self.file.write_all(&line).map_err(failed)?;
+        if matches!(record.event, Event::Checkpoint { .. } | Event::Ended { .. }) {
+            self.file.sync_data().map_err(failed)?;
+        }
         self.next_seq += 1;
         Ok(record)
     }

@@ -49,14 +49,26 @@ fn split(plan: &RunPlan) -> String {
         .iter()
         .map(|rank| rank.device.to_string())
         .collect();
-    let threads = plan.ranks.first().map_or(1, |rank| rank.threads);
+    let threads = match plan.ranks.first() {
+        Some(rank) if rank.lanes > 1 => {
+            format!(
+                "{} lanes of {} a rank",
+                rank.lanes,
+                count(rank.threads / rank.lanes, "thread")
+            )
+        }
+        rank => format!(
+            "{} a rank",
+            count(rank.map_or(1, |rank| rank.threads), "thread")
+        ),
+    };
     let communicator = match plan.communicator {
         Communicator::Solo => "",
         Communicator::Local => ", over memory",
         Communicator::Nccl => ", over NCCL",
     };
     format!(
-        "{} on {} ({}), {threads} thread(s) a rank{communicator}",
+        "{} on {} ({}), {threads}{communicator}",
         plan.strategy.name(),
         count(plan.world(), "rank"),
         devices.join(", ")
