@@ -11,6 +11,8 @@ mod configs;
 mod equivalence;
 #[path = "suite/faults.rs"]
 mod faults;
+#[path = "suite/gpu.rs"]
+mod gpu;
 #[path = "suite/in_process.rs"]
 mod in_process;
 #[path = "suite/reference.rs"]
@@ -32,6 +34,7 @@ fn main() {
         configs::trials(),
         equivalence::trials(),
         faults::trials(),
+        gpu::trials(),
         reference::trials(),
         resume::trials(),
         supervisor::trials(),

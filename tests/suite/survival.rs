@@ -197,9 +197,16 @@ fn abort_is_survived() -> Result<(), Failed> {
             .is_some_and(|cause| cause.contains("SIGABRT"))
     });
     check(restarts.len() == 1 && named, format!("{restarts:?}"))?;
+    let before = |event: &&Value| event["seq"].as_u64() < restarts[0]["seq"].as_u64();
+    let saved = place.events_named("a", "checkpoint");
+    let durable = saved
+        .iter()
+        .filter(before)
+        .next_back()
+        .map_or(0, |event| event["step"].as_u64().unwrap_or(0));
     check(
-        restarts[0]["from_step"] == 10,
-        "from the durable checkpoint",
+        restarts[0]["from_step"] == durable,
+        format!("from the durable checkpoint of step {durable}: {restarts:?}"),
     )
 }
 
