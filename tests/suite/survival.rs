@@ -201,8 +201,7 @@ fn abort_is_survived() -> Result<(), Failed> {
     let saved = place.events_named("a", "checkpoint");
     let durable = saved
         .iter()
-        .filter(before)
-        .next_back()
+        .rfind(before)
         .map_or(0, |event| event["step"].as_u64().unwrap_or(0));
     check(
         restarts[0]["from_step"] == durable,
