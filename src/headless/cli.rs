@@ -275,7 +275,7 @@ pub struct ManArgs {
     pub out: Option<PathBuf>,
 }
 
-/// Arguments of `supervise`, which [`launch`](crate::launch) starts.
+/// Arguments of `supervise`, which only capstan itself starts.
 #[derive(Debug, Args)]
 pub struct SuperviseArgs {
     pub folder: PathBuf,
