@@ -4,13 +4,14 @@ use std::collections::HashSet;
 
 use capstan::{
     arch::{ModelShape, gpt::GptShape},
-    config::{AdamwConfig, GptPreset, OptimizerConfig, Precision, SgdConfig},
+    config::{self, AdamwConfig, GptPreset, OptimizerConfig, Precision, SgdConfig},
     models,
     nn::ParamStore,
     optim,
     plan::MemoryPlan,
 };
 use libtest_mimic::{Failed, Trial};
+use serde_json::Value;
 
 const PRESETS: [GptPreset; 7] = [
     GptPreset::Gpt2,
@@ -25,6 +26,7 @@ const PRESETS: [GptPreset; 7] = [
 pub fn trials() -> Vec<Trial> {
     vec![
         Trial::test("registry::presets_have_their_published_sizes", published),
+        Trial::test("registry::every_preset_is_listed_here", presets),
         Trial::test("registry::models_are_built_as_stated", as_stated),
         Trial::test("registry::parameters_are_owned_once", owned_once),
         Trial::test("registry::planned_memory_is_allocated", memory),
@@ -48,6 +50,20 @@ fn shape(preset: GptPreset, vocab_size: usize, bias: bool) -> ModelShape {
 fn shapes() -> impl Iterator<Item = ModelShape> {
     let both = |preset| [true, false].map(|bias| shape(preset, 50_257, bias));
     PRESETS.into_iter().flat_map(both)
+}
+
+/// The schema is made from the type, so that it knows a preset that this list forgets.
+fn presets() -> Result<(), Failed> {
+    let schema: Value = serde_json::from_str(&config::json_schema())?;
+    let choices = schema["$defs"]["GptPreset"]["oneOf"].as_array();
+    let choices = choices.ok_or("the schema lists no presets")?;
+    let named: HashSet<&Value> = choices.iter().map(|choice| &choice["const"]).collect();
+    let listed: Vec<Value> = PRESETS
+        .iter()
+        .map(serde_json::to_value)
+        .collect::<Result<_, _>>()?;
+    assert_eq!(named, listed.iter().collect());
+    Ok(())
 }
 
 /// Radford et al., 2019, as Hugging Face counts the released weights (tied head).
