@@ -17,6 +17,8 @@ mod gpu;
 mod in_process;
 #[path = "suite/reference.rs"]
 mod reference;
+#[path = "suite/registry.rs"]
+mod registry;
 #[path = "suite/resume.rs"]
 mod resume;
 #[path = "suite/supervisor.rs"]
@@ -36,6 +38,7 @@ fn main() {
         faults::trials(),
         gpu::trials(),
         reference::trials(),
+        registry::trials(),
         resume::trials(),
         supervisor::trials(),
         survival::trials(),

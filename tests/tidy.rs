@@ -1,22 +1,41 @@
-//! House rules as tests: floors, walls, docs, the top level. Each check has a planted violation that it must see.
+//! House rules as tests: floors, walls, docs, sizes, the top level, what the front links. Each check has a
+//! planted violation that it must see.
 
 use std::{
-    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
 
 use libtest_mimic::{Failed, Trial};
 
-/// The floors of `src`, lowest first. A file uses its own floor and lower ones.
-const FLOORS: [&str; 20] = [
-    "base",
-    "event",
-    "config",
-    "hw",
-    "arch",
-    "data",
-    "plan",
+mod elf;
+mod source;
+
+use source::Source;
+
+/// The floors of `src`, lowest first; those of one level do not use each other.
+const FLOORS: [&[&str]; 18] = [
+    &["base"],
+    &["config", "event"],
+    &["hw"],
+    &["arch"],
+    &["data"],
+    &["plan"],
+    &["torch"],
+    &["dist"],
+    &["nn"],
+    &["optim"],
+    &["models"],
+    &["parallel"],
+    &["checkpoint"],
+    &["engine"],
+    &["store"],
+    &["launch"],
+    &["worker", "headless"],
+    &["tui"],
+];
+/// Floors that need libtorch. All others make up the front: they use none of these, whatever their level.
+const ON_TORCH: [&str; 9] = [
     "torch",
     "dist",
     "nn",
@@ -25,32 +44,11 @@ const FLOORS: [&str; 20] = [
     "parallel",
     "checkpoint",
     "engine",
-    "store",
-    "launch",
     "worker",
-    "headless",
-    "tui",
-];
-/// Floors that the front is made of: none may name a floor that needs libtorch.
-const FRONT: [&str; 10] = [
-    "arch", "base", "config", "data", "event", "headless", "hw", "launch", "plan", "store",
 ];
 /// Words, and the only places where they may stand.
 const WALLS: [(&str, &[&str]); 8] = [
-    (
-        "tch",
-        &[
-            "torch",
-            "dist",
-            "nn",
-            "optim",
-            "models",
-            "parallel",
-            "checkpoint",
-            "engine",
-            "worker",
-        ],
-    ),
+    ("tch", &ON_TORCH),
     ("unsafe", &["torch", "base/mmap.rs"]),
     ("cudarc", &["torch"]),
     ("libc", &["torch"]),
@@ -80,41 +78,67 @@ const TOP_LEVEL: [&str; 19] = [
     "LICENSE",
     ".git",
 ];
+/// What git ignores at the top level.
+const IGNORED: [&str; 2] = ["target", "runs"];
 const MOST_LINES: usize = 700;
+const MOST_FUNCTION_LINES: usize = 80;
 const MARKS: [&str; 4] = ["TODO", "FIXME", "XXX", "HACK"];
 
 pub fn trials() -> Vec<Trial> {
     vec![
         Trial::test("tidy::a_file_uses_its_own_floor_and_lower_ones", || {
-            all(floors)
+            over(&["src"], floors)
         }),
-        Trial::test("tidy::words_stay_behind_their_walls", || all(walls)),
-        Trial::test("tidy::every_file_says_what_it_is_for", || all(header)),
-        Trial::test("tidy::public_items_are_documented", || all(documented)),
-        Trial::test("tidy::files_are_short_and_finished", || {
-            all(short_and_finished)
+        Trial::test("tidy::words_stay_behind_their_walls", || {
+            over(&["src"], walls)
         }),
-        Trial::test("tidy::the_front_is_made_of_its_own_floors", front),
+        Trial::test("tidy::public_items_are_documented", || {
+            over(&["src"], documented)
+        }),
+        Trial::test("tidy::every_file_says_what_it_is_for", || {
+            over(&["src", "tests", "build.rs"], header)
+        }),
+        Trial::test("tidy::files_and_functions_are_short", || {
+            over(&["src", "tests", "build.rs"], short)
+        }),
+        Trial::test("tidy::nothing_is_left_to_do", || {
+            over(&["src", "tests", "build.rs"], finished)
+        }),
+        Trial::test("tidy::every_floor_has_its_place", every_floor),
+        Trial::test("tidy::the_front_is_made_of_its_own_floors", || {
+            over(&["src/main.rs"], front)
+        }),
+        Trial::test("tidy::the_front_links_no_libtorch", linked),
         Trial::test("tidy::the_top_level_holds_what_it_should", top_level),
         Trial::test("tidy::every_check_sees_a_planted_violation", planted),
     ]
 }
 
+/// Takes a path below `src` (elsewhere: below the repository) and a text, and returns the violations.
 type Check = fn(&str, &str) -> Vec<String>;
 
-/// Runs a check over every source file; its path is relative to `src`.
-fn all(check: Check) -> Result<(), Failed> {
-    let root = root().join("src");
+/// Runs a check over every Rust file below `places`.
+fn over(places: &[&str], check: Check) -> Result<(), Failed> {
     let mut found = Vec::new();
-    for path in rust_files(&root) {
-        let relative = path.strip_prefix(&root)?.display().to_string();
-        let violations = check(&relative, &fs::read_to_string(&path)?);
+    for path in places
+        .iter()
+        .flat_map(|place| rust_files(&root().join(place)))
+    {
+        let shown = path.strip_prefix(root())?.display().to_string();
+        let violations = check(
+            shown.strip_prefix("src/").unwrap_or(&shown),
+            &fs::read_to_string(&path)?,
+        );
         found.extend(
             violations
-                .into_iter()
-                .map(|violation| format!("{relative}: {violation}")),
+                .iter()
+                .map(|violation| format!("{shown}: {violation}")),
         );
     }
+    none(&found)
+}
+
+fn none(found: &[String]) -> Result<(), Failed> {
     if found.is_empty() {
         Ok(())
     } else {
@@ -123,37 +147,39 @@ fn all(check: Check) -> Result<(), Failed> {
 }
 
 fn floors(path: &str, text: &str) -> Vec<String> {
-    let Some(own) = level(floor(path)) else {
+    let own = floor(path);
+    let Some(own_level) = level(own) else {
         return Vec::new();
     };
-    let used = crate_paths(text);
-    let above = |name: &String| level(name).is_some_and(|used| used > own);
-    used.into_iter()
-        .filter(above)
-        .map(|name| format!("uses {name}, a floor above its own"))
+    let used = source::root_modules(path, &Source::of(text));
+    used.iter()
+        .filter(|used| *used != own)
+        .filter_map(|used| {
+            let is_lower = level(used)? < own_level;
+            let crosses = ON_TORCH.contains(&used.as_str()) && !ON_TORCH.contains(&own);
+            (!is_lower || crosses).then(|| format!("uses {used}, which {own} may not"))
+        })
         .collect()
 }
 
 fn walls(path: &str, text: &str) -> Vec<String> {
-    let breached = |(word, places): &&(&str, &[&str])| {
-        let allowed = places
-            .iter()
-            .any(|place| path == *place || floor(path) == *place);
-        !allowed && code(text).any(|line| words(line).any(|found| found == *word))
-    };
-    WALLS
-        .iter()
-        .filter(breached)
-        .map(|(word, _)| format!("names {word}"))
-        .collect()
+    let source = Source::of(text);
+    let tokens = source.tokens();
+    let breaches = tokens.iter().flat_map(|&(line, token)| {
+        let walls = WALLS.iter().filter(move |(word, _)| *word == token);
+        let breached = walls.filter(|(_, places)| {
+            !places
+                .iter()
+                .any(|place| path == *place || floor(path) == *place)
+        });
+        breached.map(move |(word, _)| format!("line {line} names {word}"))
+    });
+    breaches.collect()
 }
 
 fn header(_: &str, text: &str) -> Vec<String> {
-    let has_header = text
-        .lines()
-        .next()
-        .is_some_and(|line| line.starts_with("//! ") && line.len() > 10);
-    if has_header {
+    let first = text.lines().next().unwrap_or_default();
+    if first.starts_with("//! ") && first.len() > 10 {
         Vec::new()
     } else {
         vec!["does not begin with what it is for".to_owned()]
@@ -161,119 +187,207 @@ fn header(_: &str, text: &str) -> Vec<String> {
 }
 
 /// Functions, types, traits and constants; modules, fields and variants speak for themselves.
-fn documented(path: &str, text: &str) -> Vec<String> {
-    // Doc comments there are what `--help` prints.
-    if path == "headless/cli.rs" {
-        return Vec::new();
-    }
-    let text = text.split("#[cfg(test)]").next().unwrap_or_default();
-    let lines: Vec<&str> = text.lines().collect();
-    let is_item = |line: &str| {
-        let kinds = [
-            "fn ",
-            "struct ",
-            "enum ",
-            "trait ",
-            "type ",
-            "const ",
-            "unsafe fn ",
-        ];
-        line.trim_start()
-            .strip_prefix("pub ")
-            .is_some_and(|rest| kinds.iter().any(|kind| rest.starts_with(kind)))
-    };
-    let is_documented = |index: usize| {
-        let above = lines[..index].iter().rev().map(|line| line.trim());
-        let mut above = above.skip_while(|line| {
-            line.starts_with("#[") || line.starts_with(')') || line.ends_with(',')
-        });
-        above.next().is_some_and(|line| line.starts_with("///"))
-    };
-    let undocumented = lines
-        .iter()
-        .enumerate()
-        .filter(|&(index, line)| is_item(line) && !is_documented(index));
-    undocumented
-        .filter(|(_, line)| !TELLING.iter().any(|name| line.contains(name)))
-        .map(|(_, line)| format!("no docs: {}", line.trim()))
+fn documented(_: &str, text: &str) -> Vec<String> {
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let source = Source::of(text);
+    let items = source.code.lines().enumerate().filter_map(|(index, line)| {
+        let item = line.trim().strip_prefix("pub ")?;
+        Some((index, named_item(item)?))
+    });
+    items
+        .filter(|(index, _)| !has_docs(&lines[..*index]))
+        .map(|(_, name)| format!("{name} has no docs"))
         .collect()
 }
 
-/// Names whose docs could only restate them.
-const TELLING: [&str; 8] = [
-    "fn rank(&self)",
-    "fn world(&self)",
-    "fn root(&self)",
-    "fn main()",
-    "const KIB",
-    "const MIB",
-    "const GIB",
-    "fn new(",
-];
+/// The name of the item that a line declares.
+fn named_item(line: &str) -> Option<&str> {
+    const KINDS: [&str; 8] = [
+        "fn", "struct", "enum", "trait", "type", "const", "static", "union",
+    ];
+    const QUALIFIERS: [&str; 4] = ["const", "unsafe", "async", "extern"];
+    let mut words = line
+        .split(|c: char| !c.is_alphanumeric() && c != '_')
+        .filter(|word| !word.is_empty());
+    let first = words.next()?;
+    let is_item = KINDS.contains(&first) || QUALIFIERS.contains(&first);
+    let is_keyword = |word: &&str| KINDS.contains(word) || QUALIFIERS.contains(word);
+    is_item.then(|| words.find(|word| !is_keyword(word)))?
+}
 
-fn short_and_finished(_: &str, text: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    if text.lines().count() > MOST_LINES {
-        found.push(format!("has more than {MOST_LINES} lines"));
-    }
-    let marked = MARKS.iter().filter(|mark| {
-        text.lines()
-            .any(|line| words(line).any(|word| word == **mark))
+/// Whether a doc comment ends right above, attributes aside.
+fn has_docs(above: &[&str]) -> bool {
+    let mut in_attribute = false;
+    let mut above = above.iter().rev().filter(|line| {
+        let ends = line.ends_with(']') && !line.starts_with("//");
+        let is_attribute = in_attribute || ends;
+        in_attribute = is_attribute && !line.starts_with("#[");
+        !is_attribute
     });
-    found.extend(marked.map(|mark| format!("holds a {mark}")));
+    above.next().is_some_and(|line| line.starts_with("///"))
+}
+
+fn short(_: &str, text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let lines = text.lines().count();
+    if lines > MOST_LINES {
+        found.push(format!("has {lines} lines, more than {MOST_LINES}"));
+    }
+    let functions = source::functions(&Source::of(text));
+    let long = functions
+        .iter()
+        .filter(|(_, lines)| *lines > MOST_FUNCTION_LINES);
+    found.extend(
+        long.map(|(name, lines)| {
+            format!("{name} has {lines} lines, more than {MOST_FUNCTION_LINES}")
+        }),
+    );
     found
 }
 
+fn finished(_: &str, text: &str) -> Vec<String> {
+    let comments = Source::of(text).comments;
+    let words = comments.split(|c: char| !c.is_alphanumeric() && c != '_');
+    words
+        .filter(|word| MARKS.contains(word))
+        .map(|mark| format!("holds a {mark}"))
+        .collect()
+}
+
 /// What `main.rs` declares is what the front is linked from.
-fn front() -> Result<(), Failed> {
-    let text = fs::read_to_string(root().join("src/main.rs"))?;
-    let declared: Vec<&str> = text
+fn front(_: &str, text: &str) -> Vec<String> {
+    let declared = text
         .lines()
-        .filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';'))
+        .filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';'));
+    declared
+        .filter(|name| level(name).is_none() || ON_TORCH.contains(name))
+        .map(|name| format!("declares {name}, no floor of the front"))
+        .collect()
+}
+
+/// A folder that no level names would be held to nothing.
+fn every_floor() -> Result<(), Failed> {
+    let folders = fs::read_dir(root().join("src"))?.flatten();
+    let names = folders
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let homeless: Vec<String> = names
+        .filter(|name| name != "bin" && level(name).is_none())
+        .map(|name| format!("src/{name} is no floor"))
         .collect();
-    assert_eq!(declared, FRONT);
+    none(&homeless)
+}
+
+/// The worker shows that the list is read rightly.
+fn linked() -> Result<(), Failed> {
+    let libraries = |program: &str| -> Result<Vec<String>, Failed> {
+        elf::needed(&fs::read(program)?).ok_or_else(|| format!("{program}: no list").into())
+    };
+    let on_torch = |name: &String| name.contains("torch") || name.contains("c10");
+    let worker = libraries(env!("CARGO_BIN_EXE_capstan-worker"))?;
+    assert!(worker.iter().any(on_torch), "{worker:?}");
+    let front = libraries(env!("CARGO_BIN_EXE_capstan"))?;
+    assert!(
+        front.iter().any(|name| name.starts_with("libc.")),
+        "{front:?}"
+    );
+    assert!(!front.iter().any(on_torch), "{front:?}");
     Ok(())
 }
 
 fn top_level() -> Result<(), Failed> {
-    let ignored = ["target", "runs"];
-    let strange: Vec<String> = fs::read_dir(root())?
-        .flatten()
+    let entries = fs::read_dir(root())?.flatten();
+    let names: Vec<String> = entries
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .filter(|name| !TOP_LEVEL.contains(&name.as_str()) && !ignored.contains(&name.as_str()))
         .collect();
-    if strange.is_empty() {
-        Ok(())
-    } else {
-        Err(format!("not expected here: {strange:?}").into())
-    }
+    none(&strange(&names))
+}
+
+fn strange(names: &[String]) -> Vec<String> {
+    let names = names.iter().map(String::as_str);
+    names
+        .filter(|name| !TOP_LEVEL.contains(name) && !IGNORED.contains(name))
+        .map(|name| format!("{name} is not expected at the top level"))
+        .collect()
 }
 
 fn planted() -> Result<(), Failed> {
-    let plants: [(Check, &str, &str); 8] = [
+    source::planted();
+    let long_function = format!(
+        "fn a() {{\n{}}}\n",
+        "    b();\n".repeat(MOST_FUNCTION_LINES)
+    );
+    let long_file = "\n".repeat(MOST_LINES + 1);
+    let bad: [(Check, &str, &str); 19] = [
         (floors, "config/a.rs", "use crate::plan::RunPlan;"),
+        (floors, "config/a.rs", "use crate::event::Event;"),
+        (floors, "base/a.rs", "use crate::{base::b, hw};"),
         (
             floors,
             "launch/a.rs",
-            "use crate::{\n    headless::cli,\n};",
+            "use crate::{\n    store, headless::cli,\n};",
         ),
+        (
+            floors,
+            "launch/a/b.rs",
+            "fn a() { super::super::super::worker::b() }",
+        ),
+        (floors, "store/a.rs", "use crate::engine::Job;"),
+        (floors, "headless/mod.rs", "use super::worker::Job;"),
         (walls, "plan/a.rs", "use tch::Tensor;"),
+        (walls, "main.rs", "fn main() { tch::manual_seed(1) }"),
         (walls, "dist/a.rs", "    unsafe { x() }"),
+        (walls, "launch/a.rs", "fn a() { let b: libc::c_int; }"),
         (header, "a.rs", "use std::fs;"),
         (documented, "a.rs", "\npub fn a() {}"),
-        (short_and_finished, "a.rs", "// TODO: more"),
-        (short_and_finished, "a.rs", &"\n".repeat(MOST_LINES + 1)),
+        (
+            documented,
+            "a.rs",
+            "/// A.\nstruct A;\n#[derive(\n    Debug,\n)]\npub const unsafe fn b() {}",
+        ),
+        (short, "a.rs", &long_file),
+        (short, "a.rs", &long_function),
+        (finished, "a.rs", "let a = 1; // TODO: more"),
+        (front, "main.rs", "mod base;\nmod engine;"),
+        (front, "main.rs", "mod other;"),
     ];
-    for (check, path, text) in plants {
+    for (check, path, text) in bad {
         assert!(
             !check(path, text).is_empty(),
             "not seen: {path}: {}",
             text.trim()
         );
     }
-    assert!(walls("base/mmap.rs", "unsafe {}").is_empty());
-    assert!(walls("hw/a.rs", "// unsafe is a word in a comment").is_empty());
-    assert!(floors("plan/a.rs", "use crate::config::RunConfig;").is_empty());
+    let good: [(Check, &str, &str); 7] = [
+        (
+            floors,
+            "plan/a.rs",
+            "use crate::config::RunConfig; // not crate::engine",
+        ),
+        (floors, "data/mod.rs", "mod a;\nuse super::config;"),
+        (walls, "base/mmap.rs", "fn a() { unsafe {} }"),
+        (
+            walls,
+            "hw/a.rs",
+            "let a = \"tch\"; // unsafe is a word in a comment",
+        ),
+        (
+            documented,
+            "a.rs",
+            "/// A.\n#[derive(\n    Debug,\n)]\n#[must_use]\npub struct A;",
+        ),
+        (finished, "a.rs", "let todo = \"TODO\";"),
+        (front, "main.rs", "mod base;\nmod headless;"),
+    ];
+    for (check, path, text) in good {
+        let found = check(path, text);
+        assert!(found.is_empty(), "{path}: {text}: {found:?}");
+    }
+    assert_eq!(
+        strange(&["src".to_owned(), "notes.txt".to_owned()]).len(),
+        1
+    );
+    assert_eq!(elf::needed(b"#!/bin/sh"), None);
     Ok(())
 }
 
@@ -281,21 +395,15 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn rust_files(folder: &Path) -> Vec<PathBuf> {
-    let entries = fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.path());
-    let files = entries.flat_map(|path| {
-        if path.is_dir() {
-            rust_files(&path)
-        } else {
-            vec![path]
-        }
-    });
-    files
-        .filter(|path| path.extension().is_some_and(|end| end == "rs"))
+/// The Rust files below a folder, or the file itself.
+fn rust_files(place: &Path) -> Vec<PathBuf> {
+    if !place.is_dir() {
+        let is_rust = place.extension().is_some_and(|end| end == "rs");
+        return is_rust.then(|| place.to_owned()).into_iter().collect();
+    }
+    let entries = fs::read_dir(place).into_iter().flatten().flatten();
+    entries
+        .flat_map(|entry| rust_files(&entry.path()))
         .collect()
 }
 
@@ -304,38 +412,5 @@ fn floor(path: &str) -> &str {
 }
 
 fn level(floor: &str) -> Option<usize> {
-    FLOORS.iter().position(|name| *name == floor)
-}
-
-/// The lines without comments, and without unit tests.
-fn code(text: &str) -> impl Iterator<Item = &str> {
-    let text = text.split("#[cfg(test)]").next().unwrap_or_default();
-    text.lines()
-        .map(|line| line.split("//").next().unwrap_or_default())
-}
-
-fn words(line: &str) -> impl Iterator<Item = &str> {
-    line.split(|c: char| !c.is_alphanumeric() && c != '_')
-        .filter(|word| !word.is_empty())
-}
-
-/// Floors that a file names: as `crate::x` anywhere, or in a `use crate::{` list over several lines.
-fn crate_paths(text: &str) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    let mut in_list = false;
-    for line in code(text) {
-        let direct = line
-            .match_indices("crate::")
-            .filter_map(|(at, path)| words(&line[at + path.len()..]).next());
-        found.extend(direct.map(str::to_owned));
-        if in_list
-            && line
-                .strip_prefix("    ")
-                .is_some_and(|entry| !entry.starts_with([' ', '}']))
-        {
-            found.extend(words(line).next().map(str::to_owned));
-        }
-        in_list = (in_list || line.starts_with("use crate::{")) && !line.starts_with("};");
-    }
-    found
+    FLOORS.iter().position(|names| names.contains(&floor))
 }

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+/// Bytes: 2^10.
 pub const KIB: u64 = 1 << 10;
+/// Bytes: 2^20.
 pub const MIB: u64 = 1 << 20;
+/// Bytes: 2^30.
 pub const GIB: u64 = 1 << 30;
 
 /// Formats a size in binary units (GiB is 2^30), three significant digits.

@@ -100,10 +100,10 @@ fn parse(text: &str, origin: &str) -> Result<RunConfig, ConfigError> {
 
 /// Adds the path and, for an unknown name, the nearest known one.
 fn describe(path: &str, message: &str) -> String {
-    let place = if path == "." {
-        String::new()
-    } else {
-        format!("{path}: ")
+    // "." is the whole, and "?" a place that the error came too early to name.
+    let place = match path.trim_end_matches(['.', '?']) {
+        "" => String::new(),
+        path => format!("{path}: "),
     };
     let suggestion = suggestion(message)
         .map(|known| format!("; did you mean `{known}`?"))
@@ -236,6 +236,7 @@ mod tests {
         );
         assert!(message(&GOOD.replace('8', "\"eight\""), &[]).contains("batch.global"));
         assert!(message(&format!("{GOOD} x"), &[]).contains("trailing"));
+        assert!(message(&GOOD[..GOOD.len() - 2], &[]).starts_with("test.json: EOF"));
         assert!(message(GOOD, &["batch.global=many"]).contains("batch.global"));
     }
 }

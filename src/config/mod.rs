@@ -2,6 +2,7 @@
 //!
 //! [`plan::resolve`](crate::plan::resolve) turns a [`RunConfig`] into what will happen here.
 
+mod devices;
 mod edit;
 mod error;
 mod load;
@@ -10,6 +11,7 @@ mod paths;
 mod schema;
 mod types;
 
+pub use devices::{CpuWord, DeviceConfig, DevicesConfig};
 pub use edit::{Assignment, layout_from_text};
 pub use error::ConfigError;
 pub use load::{Loaded, Origin, load_file, load_text};

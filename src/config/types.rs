@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::model::ModelConfig;
+use super::{devices::DevicesConfig, model::ModelConfig};
 
 /// A training run: model, data, split, and when to stop.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -290,40 +290,6 @@ pub struct ParallelConfig {
     pub primary: bool,
 }
 
-/// The devices of the run.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
-pub enum DevicesConfig {
-    /// The NVIDIA GPUs, else CPU ranks.
-    #[default]
-    #[serde(with = "auto_word")]
-    #[schemars(with = "AutoWord")]
-    Auto,
-    /// One entry a rank: "cpu" or a GPU's index. A GPU may be named twice.
-    List(Vec<DeviceConfig>),
-}
-
-/// One rank's device.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
-pub enum DeviceConfig {
-    Gpu(usize),
-    Cpu(CpuWord),
-}
-
-/// The word "cpu".
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum CpuWord {
-    Cpu,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-enum AutoWord {
-    Auto,
-}
-
 /// Evaluation on fixed windows of the held-out split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -522,27 +488,4 @@ const fn default_val_fraction() -> f64 {
 
 fn default_field() -> String {
     "text".to_owned()
-}
-
-/// Writes [`DevicesConfig::Auto`] as the word "auto".
-mod auto_word {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    use super::AutoWord;
-
-    /// Writes the word.
-    ///
-    /// # Errors
-    /// Whatever the serializer says.
-    pub fn serialize<S: Serializer>(serializer: S) -> Result<S::Ok, S::Error> {
-        AutoWord::Auto.serialize(serializer)
-    }
-
-    /// Reads the word.
-    ///
-    /// # Errors
-    /// Another word.
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
-        AutoWord::deserialize(deserializer).map(|_| ())
-    }
 }

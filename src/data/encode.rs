@@ -50,6 +50,7 @@ pub(super) struct Meter<'a> {
 }
 
 impl<'a> Meter<'a> {
+    /// Starts at none of `total` bytes.
     pub fn new(what: &'static str, total: u64, report: Report<'a>) -> Self {
         Self {
             what,

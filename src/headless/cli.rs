@@ -32,6 +32,7 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// The commands, in the order of `--help`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Start a run and follow it
@@ -80,6 +81,7 @@ pub enum Command {
     Supervise(SuperviseArgs),
 }
 
+/// Arguments of `train`.
 #[derive(Debug, Args)]
 pub struct TrainArgs {
     /// The config, a JSON file
@@ -99,6 +101,7 @@ pub struct TrainArgs {
     pub detach: bool,
 }
 
+/// Arguments of `resume`.
 #[derive(Debug, Args)]
 pub struct ResumeArgs {
     /// Name or folder of the run; absent: the latest
@@ -134,6 +137,7 @@ pub struct ViewArgs {
     pub json: bool,
 }
 
+/// Arguments of `attach`.
 #[derive(Debug, Args)]
 pub struct AttachArgs {
     /// Name or folder of the run; absent: the latest
@@ -142,6 +146,7 @@ pub struct AttachArgs {
     pub view: ViewArgs,
 }
 
+/// A run, for commands that need nothing else.
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// Name or folder of the run; absent: the latest
@@ -151,6 +156,7 @@ pub struct RunArgs {
     pub json: bool,
 }
 
+/// A question that names no run.
 #[derive(Debug, Args)]
 pub struct QueryArgs {
     /// Answer in JSON
@@ -158,6 +164,7 @@ pub struct QueryArgs {
     pub json: bool,
 }
 
+/// Arguments of `logs`.
 #[derive(Debug, Args)]
 pub struct LogsArgs {
     /// Name or folder of the run; absent: the latest
@@ -170,6 +177,7 @@ pub struct LogsArgs {
     pub json: bool,
 }
 
+/// Arguments of `sample`; what is absent is as in the run's config.
 #[derive(Debug, Args)]
 pub struct SampleArgs {
     /// Name or folder of the run; absent: the latest
@@ -193,6 +201,7 @@ pub struct SampleArgs {
     pub json: bool,
 }
 
+/// Arguments of `delete`.
 #[derive(Debug, Args)]
 pub struct DeleteArgs {
     /// Name or folder of the run
@@ -202,12 +211,14 @@ pub struct DeleteArgs {
     pub confirm: Option<String>,
 }
 
+/// What `data` is to do.
 #[derive(Debug, Args)]
 pub struct DataArgs {
     #[command(subcommand)]
     pub command: DataCommand,
 }
 
+/// The commands below `data`.
 #[derive(Debug, Subcommand)]
 pub enum DataCommand {
     /// Say what data holds: files, tokens, vocabulary
@@ -216,6 +227,7 @@ pub enum DataCommand {
     Tokenize(SourceArgs),
 }
 
+/// Data as a config names it, or a path with a tokenizer.
 #[derive(Debug, Args)]
 pub struct SourceArgs {
     /// A config (.json), JSON Lines (.jsonl), or a text file or folder
@@ -234,6 +246,7 @@ pub struct SourceArgs {
     pub json: bool,
 }
 
+/// Arguments of `config`.
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
     /// The config, a JSON file
@@ -248,11 +261,13 @@ pub struct ConfigArgs {
     pub json: bool,
 }
 
+/// Arguments of `completions`.
 #[derive(Debug, Args)]
 pub struct CompletionsArgs {
     pub shell: Shell,
 }
 
+/// Arguments of `man`.
 #[derive(Debug, Args)]
 pub struct ManArgs {
     /// Write a page for each command into this folder instead
@@ -260,6 +275,7 @@ pub struct ManArgs {
     pub out: Option<PathBuf>,
 }
 
+/// Arguments of `supervise`, which only capstan itself starts.
 #[derive(Debug, Args)]
 pub struct SuperviseArgs {
     pub folder: PathBuf,

@@ -21,6 +21,7 @@ impl RunFolder {
         Self { root: root.into() }
     }
 
+    /// The folder itself.
     pub fn root(&self) -> &Path {
         &self.root
     }

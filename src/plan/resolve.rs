@@ -391,8 +391,12 @@ impl Resolver<'_> {
             }
         }
         if let Some(clip) = optimizer.clip() {
+            let path = match optimizer {
+                OptimizerConfig::Adamw(_) => "optimizer.adamw.clip",
+                OptimizerConfig::Sgd(_) => "optimizer.sgd.clip",
+            };
             check(
-                "optimizer clip",
+                path,
                 clip,
                 clip > 0.0,
                 "give a positive number, or null for no clipping",

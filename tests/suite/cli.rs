@@ -38,7 +38,6 @@ pub fn trials() -> Vec<Trial> {
         Trial::test("cli::paths_completions_man_schema_help", install),
         Trial::test("cli::a_closed_pipe_is_no_error", closed_pipe),
         with_script("cli::a_terminal_gets_a_bar", terminal),
-        Trial::test("cli::the_front_needs_no_libtorch", front_needs_no_libtorch),
     ]
 }
 
@@ -590,22 +589,4 @@ fn terminal() -> Result<(), Failed> {
     )?;
     let dumb = place.train_on_terminal("dumb")?.ended_with(0)?.out;
     check(!dumb.contains('\x1b') && dumb.contains("step 40/40"), dumb)
-}
-
-fn front_needs_no_libtorch() -> Result<(), Failed> {
-    let Ok(output) = Command::new("readelf")
-        .args(["-d", env!("CARGO_BIN_EXE_capstan")])
-        .output()
-    else {
-        return Ok(());
-    };
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    let needed: Vec<_> = said
-        .lines()
-        .filter(|line| line.contains("(NEEDED)"))
-        .collect();
-    check(
-        !needed.is_empty() && !needed.iter().any(|line| line.contains("torch")),
-        format!("{needed:?}"),
-    )
 }

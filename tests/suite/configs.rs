@@ -1,38 +1,49 @@
 //! Every example config runs somewhere; every kind of bad one is refused with what, where and what to try.
+//!
+//! `tests/fixtures/configs/bad/x.txt` says how `x.json` is refused. Its first line is where: `text` (no JSON, or
+//! JSON that a schema can't fault), `shape`, or `exit CODE` (by the plan). The others stand in the message.
 
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use capstan::{
-    arch::ModelShape,
-    config::{self, Assignment, GptPreset, RunConfig},
+    config::{self, Assignment, ConfigError, DataConfig, RunConfig},
+    data,
     hw::{Gpu, Machine},
-    models,
-    nn::ParamStore,
-    optim,
-    plan::{self, Communicator, DataSummary, MemoryPlan, PlanError, RunPlan, Strategy},
+    plan::{self, Communicator, DataSummary, PlanError, RunPlan, Strategy},
 };
 use libtest_mimic::{Failed, Trial};
+use serde_json::Value;
 
-const BASE: &str = r#"{ "model": { "gpt": { "preset": "gpt-nano" } }, "data": { "builtin": "hello" },
-    "batch": { "global": 8 }, "stop": { "steps": 10 } }"#;
+/// What `automatic` choices are made for; it names no device, degree or thread.
+const MINIMAL: &str = "tests/fixtures/configs/good/minimal.json";
 
 pub fn trials() -> Vec<Trial> {
     vec![
         Trial::test("configs::every_example_makes_a_plan", examples),
-        Trial::test("configs::the_schema_is_current_and_holds", schema),
-        Trial::test("configs::bad_shapes_are_refused", bad_shapes),
-        Trial::test(
-            "configs::bad_meanings_are_refused_with_a_remedy",
-            bad_meanings,
-        ),
-        Trial::test("configs::all_problems_come_together", all_problems),
-        Trial::test("configs::automatic_choices_follow_the_machine", automatic),
-        Trial::test("configs::models_are_built_as_stated", models_as_stated),
-        Trial::test("configs::planned_memory_is_what_is_allocated", memory),
+        Trial::test("configs::every_example_takes_real_text", examples_on_text),
+        Trial::test("configs::good_fixtures_make_a_plan", good_fixtures),
+        Trial::test("configs::bad_fixtures_are_refused_as_stated", bad_fixtures),
+        Trial::test("configs::the_schema_is_current", schema_is_current),
+        Trial::test("configs::the_schema_tells_good_from_bad", schema_tells),
+        Trial::test("configs::automatic_ranks_follow_the_machine", ranks),
+        Trial::test("configs::communicators_follow_the_devices", communicators),
+        Trial::test("configs::spare_devices_are_noted", spare_devices),
+        Trial::test("configs::threads_share_the_cores", threads),
+        Trial::test("configs::what_a_gpu_lacks_is_refused", gpus_that_lack),
+        Trial::test("configs::stops_become_steps", stops),
+        Trial::test("configs::peaks_are_known_or_absent", peaks),
+        Trial::test("configs::batches_divide_as_planned", batches),
     ]
 }
 
-fn machine(cores: usize, gpus: usize) -> Machine {
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn machine(cores: usize, n_gpus: usize) -> Machine {
     let gpu = |index| Gpu {
         uuid: format!("GPU-{index}"),
         name: "NVIDIA H100 80GB HBM3".to_owned(),
@@ -40,11 +51,11 @@ fn machine(cores: usize, gpus: usize) -> Machine {
         compute_capability: [9, 0],
         driver: "580.82".to_owned(),
     };
-    let no_gpus_because = (gpus == 0).then(|| "no NVIDIA driver is loaded".to_owned());
+    let no_gpus_because = (n_gpus == 0).then(|| "no NVIDIA driver is loaded".to_owned());
     Machine {
         cores,
         memory_bytes: 16 << 30,
-        gpus: (0..gpus).map(gpu).collect(),
+        gpus: (0..n_gpus).map(gpu).collect(),
         no_gpus_because,
     }
 }
@@ -58,341 +69,325 @@ fn data(vocab_size: usize) -> DataSummary {
     }
 }
 
-fn load(changes: &[&str]) -> RunConfig {
+fn resolve(changes: &[&str], machine: &Machine) -> Result<RunPlan, PlanError> {
     let changes: Vec<_> = changes
         .iter()
         .map(|text| Assignment::parse(text).expect("well-formed"))
         .collect();
-    config::load_text(BASE, "base", std::path::Path::new("/"), &changes, None)
-        .expect("a good config")
-        .config
+    let loaded = config::load_file(&root().join(MINIMAL), &changes, None).expect("a good config");
+    plan::resolve(&loaded.config, machine, &data(65))
 }
 
-fn resolve(changes: &[&str], machine: &Machine) -> Result<RunPlan, PlanError> {
-    plan::resolve(&load(changes), machine, &data(65))
-}
-
-fn example_files() -> Vec<PathBuf> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("configs");
-    let mut files: Vec<_> = fs::read_dir(folder)
+/// The JSON files of a folder, at least `least` of them.
+fn json_files(folder: &str, least: usize) -> Vec<PathBuf> {
+    let entries = fs::read_dir(root().join(folder))
         .expect("readable")
-        .flatten()
+        .flatten();
+    let mut files: Vec<_> = entries
         .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|end| end == "json"))
         .collect();
     files.sort();
-    assert!(files.len() >= 3);
+    assert!(files.len() >= least, "{folder} holds {}", files.len());
     files
 }
 
+fn load(file: &Path) -> Result<RunConfig, ConfigError> {
+    Ok(config::load_file(file, &[], None)?.config)
+}
+
 fn examples() -> Result<(), Failed> {
-    for file in example_files() {
-        let config = config::load_file(&file, &[], None)?.config;
-        for gpus in [0, 1, 2, 4, 8] {
-            let plan = plan::resolve(&config, &machine(2, gpus), &data(256));
-            plan.map_err(|error| format!("{} on {gpus} GPUs: {error}", file.display()))?;
+    for file in json_files("configs", 3) {
+        let config = load(&file)?;
+        for (cores, n_gpus) in [(1, 0), (2, 0), (8, 1), (8, 2), (16, 4), (64, 8)] {
+            let plan = plan::resolve(&config, &machine(cores, n_gpus), &data(256))
+                .map_err(|error| format!("{} on {n_gpus} GPUs: {error}", file.display()))?;
+            let on_all = n_gpus == 0 || config.devices != config::DevicesConfig::Auto;
+            assert!(on_all || plan.world() == n_gpus, "{}", file.display());
         }
     }
     Ok(())
 }
 
-fn schema() -> Result<(), Failed> {
-    let stored = fs::read_to_string(concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/assets/config.schema.json"
-    ))?;
+/// The examples' texts are not here: another stands in for them.
+fn examples_on_text() -> Result<(), Failed> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("input.txt");
+    let words = (0..120_000u64).map(|i| i * i % 7919 % 1231);
+    let text: Vec<String> = words.map(|word| format!("w{word}")).collect();
+    fs::write(&path, text.join(" "))?;
+    for file in json_files("configs", 3) {
+        let mut config = load(&file)?;
+        match &mut config.data {
+            DataConfig::Text(text) => text.path.clone_from(&path),
+            DataConfig::Builtin(_) => {}
+            other => return Err(format!("{other:?} needs a stand-in").into()),
+        }
+        let fail = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
+        let data = data::prepare(&config.data, &folder.path().join("cache"), &|_| ())
+            .map_err(|error| fail(&error))?;
+        plan::resolve(&config, &machine(2, 0), &DataSummary::from(&data))
+            .map_err(|error| fail(&error))?;
+    }
+    Ok(())
+}
+
+fn good_fixtures() -> Result<(), Failed> {
+    for file in json_files("tests/fixtures/configs/good", 10) {
+        let config = load(&file)?;
+        plan::resolve(&config, &machine(2, 1), &data(65))
+            .map_err(|error| format!("{}: {error}", file.display()))?;
+        let written = serde_json::to_string(&config)?;
+        let again = config::load_text(&written, "again", Path::new("/"), &[], None)?.config;
+        assert_eq!(
+            again,
+            config,
+            "a run's copy says the same: {}",
+            file.display()
+        );
+    }
+    Ok(())
+}
+
+/// How a bad fixture is to be refused.
+struct Expected {
+    stage: String,
+    parts: Vec<String>,
+}
+
+fn expected(file: &Path) -> Expected {
+    let text = fs::read_to_string(file.with_extension("txt")).expect("what to expect");
+    let mut lines = text.lines().map(str::to_owned);
+    Expected {
+        stage: lines.next().unwrap_or_default(),
+        parts: lines.collect(),
+    }
+}
+
+fn bad_fixtures() -> Result<(), Failed> {
+    let files = json_files("tests/fixtures/configs/bad", 40);
+    let wrong: Vec<String> = files
+        .iter()
+        .filter_map(|file| refused_otherwise(file))
+        .collect();
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(wrong.join("\n").into())
+    }
+}
+
+/// What is wrong with the refusal of a bad fixture.
+fn refused_otherwise(file: &Path) -> Option<String> {
+    let name = file.file_stem().unwrap_or_default().display();
+    let Expected { stage, parts } = expected(file);
+    let (by, message) = match load(file) {
+        Err(ConfigError::Shape { origin, message }) => {
+            assert_eq!(Path::new(&origin), file, "a shape's message names the file");
+            let by = if stage == "text" { "text" } else { "shape" };
+            (by.to_owned(), message)
+        }
+        Err(other) => return Some(format!("{name}: {other}")),
+        Ok(config) => match plan::resolve(&config, &machine(2, 0), &data(65)) {
+            Ok(_) => return Some(format!("{name}: passes")),
+            Err(error) => (format!("exit {}", error.exit_code()), error.to_string()),
+        },
+    };
+    let missing: Vec<_> = parts
+        .iter()
+        .filter(|part| !message.contains(*part))
+        .collect();
+    let is_right = by == stage && missing.is_empty() && !parts.is_empty();
+    (!is_right).then(|| format!("{name}: {by}, without {missing:?}: {message}"))
+}
+
+fn schema() -> Result<Value, Failed> {
+    let stored = fs::read_to_string(root().join("assets/config.schema.json"))?;
+    Ok(serde_json::from_str(&stored)?)
+}
+
+fn schema_is_current() -> Result<(), Failed> {
+    let stored = fs::read_to_string(root().join("assets/config.schema.json"))?;
     let is_current = stored == config::json_schema();
     assert!(
         is_current,
         "refresh it: capstan schema > assets/config.schema.json"
     );
-    let validator = jsonschema::validator_for(&serde_json::from_str(&stored)?)?;
-    for file in example_files() {
-        let example = serde_json::from_str(&fs::read_to_string(&file)?)?;
+    jsonschema::meta::validate(&schema()?).map_err(|error| error.to_string())?;
+    Ok(())
+}
+
+fn schema_tells() -> Result<(), Failed> {
+    let validator = jsonschema::validator_for(&schema()?)?;
+    let good = json_files("tests/fixtures/configs/good", 10);
+    for file in good.iter().chain(&json_files("configs", 3)) {
+        let config = serde_json::from_str(&fs::read_to_string(file)?)?;
         validator
-            .validate(&example)
+            .validate(&config)
             .map_err(|error| format!("{}: {error}", file.display()))?;
     }
-    let mistyped = serde_json::from_str(&BASE.replace("\"global\"", "\"globl\""))?;
-    assert!(
-        !validator.is_valid(&mistyped),
-        "an unknown key passes the schema"
-    );
-    Ok(())
-}
-
-fn bad_shapes() -> Result<(), Failed> {
-    let bad = [
-        (
-            "an unknown model",
-            BASE.replace("\"gpt\"", "\"gtp\""),
-            ["gtp", "did you mean `gpt`?"],
-        ),
-        (
-            "an unknown key",
-            BASE.replace("\"global\"", "\"globl\""),
-            ["batch", "did you mean `global`?"],
-        ),
-        (
-            "an unknown preset",
-            BASE.replace("gpt-nano", "gpt-nono"),
-            ["model", "did you mean `gpt-nano`?"],
-        ),
-        (
-            "a duplicate key",
-            BASE.replace("\"global\": 8", "\"global\": 8, \"global\": 9"),
-            ["duplicate", "line 2"],
-        ),
-        (
-            "a mistyped value",
-            BASE.replace("8 }", "\"8\" }"),
-            ["batch.global", "line 2"],
-        ),
-        (
-            "two stops",
-            BASE.replace("\"steps\": 10", "\"steps\": 10, \"tokens\": 9"),
-            ["stop", "line 2"],
-        ),
-        (
-            "a missing part",
-            BASE.replace("\"batch\": { \"global\": 8 },", ""),
-            ["missing field", "batch"],
-        ),
-        (
-            "trailing text",
-            format!("{BASE} []"),
-            ["trailing", "line 2"],
-        ),
-    ];
-    for (what, text, parts) in bad {
-        let refused = config::load_text(&text, "c.json", std::path::Path::new("/"), &[], None);
-        let message = refused
-            .err()
-            .ok_or_else(|| format!("{what} passes"))?
-            .to_string();
-        for part in parts {
-            assert!(
-                message.contains(part),
-                "{what}: {part:?} expected in: {message}"
-            );
-        }
+    for file in json_files("tests/fixtures/configs/bad", 40) {
+        let stage = expected(&file).stage;
+        let Ok(config) = serde_json::from_str(&fs::read_to_string(&file)?) else {
+            assert_eq!(stage, "text", "{}", file.display());
+            continue;
+        };
+        assert_eq!(
+            validator.is_valid(&config),
+            stage != "shape",
+            "{}, refused by its {stage}",
+            file.display()
+        );
     }
     Ok(())
 }
 
-fn bad_meanings() -> Result<(), Failed> {
-    let two = "devices=[\"cpu\",\"cpu\"]";
-    let bad: [(&[&str], u8, &[&str]); 18] = [
-        (
-            &["batch.global=9", two],
-            2,
-            &["batch.global", "not divisible by 2", "try 10"],
-        ),
-        (
-            &["batch.micro=3", "devices=[\"cpu\"]"],
-            2,
-            &["batch.micro", "try 2"],
-        ),
-        (&["batch.global=0"], 2, &["batch.global", "is 0"]),
-        (
-            &["parallel.dp=4", two],
-            2,
-            &["parallel.dp", "4 ranks on 2", "try parallel.dp=2"],
-        ),
-        (
-            &["parallel.dp=1", "parallel.primary=true", two],
-            2,
-            &["parallel.primary", "more than one rank"],
-        ),
-        (
-            &["model.gpt.n_head=5"],
-            2,
-            &["model.gpt.n_head", "5 heads do not divide", "try 4"],
-        ),
-        (
-            &["model.gpt.vocab_size=10"],
-            2,
-            &["model.gpt.vocab_size", "at least 65"],
-        ),
-        (
-            &["model.gpt.dropout=1"],
-            2,
-            &["model.gpt.dropout", "[0, 1)"],
-        ),
-        (
-            &["model.gpt={\"n_layer\":2}"],
-            2,
-            &["model.gpt.d_model", "preset"],
-        ),
-        (
-            &["model.gpt.seq_len=20000"],
-            2,
-            &["data", "held-out text has 10000 tokens", "20001"],
-        ),
-        (&["optimizer.adamw.lr=-1"], 2, &["optimizer.adamw.lr"]),
-        (
-            &["optimizer.adamw.betas=[0.9,1.0]"],
-            2,
-            &["optimizer.adamw.betas"],
-        ),
-        (&["optimizer.adamw.clip=0"], 2, &["clip", "null"]),
-        (
-            &["schedule.cosine.min_lr=1"],
-            2,
-            &["schedule.cosine.min_lr", "between 0 and lr"],
-        ),
-        (&["eval.every=0"], 2, &["eval.every"]),
-        (
-            &["checkpoint.keep=1"],
-            2,
-            &["checkpoint.keep", "at least 2"],
-        ),
-        (
-            &["devices=[1]"],
-            4,
-            &["devices", "GPU 1", "no NVIDIA driver"],
-        ),
-        (
-            &["model.gpt.d_model=48000"],
-            3,
-            &["memory", "smaller model"],
-        ),
-    ];
-    for (changes, code, parts) in bad {
-        let refused = resolve(changes, &machine(2, 0))
-            .err()
-            .ok_or_else(|| format!("{changes:?} passes"))?;
-        let message = refused.to_string();
-        assert_eq!(refused.exit_code(), code, "{changes:?}: {message}");
-        for part in parts {
-            assert!(
-                message.contains(part),
-                "{changes:?}: {part:?} expected in: {message}"
-            );
-        }
-    }
-    Ok(())
-}
-
-fn all_problems() -> Result<(), Failed> {
-    let changes = ["eval.every=0", "checkpoint.keep=0", "model.gpt.n_head=7"];
-    let refused = resolve(&changes, &machine(2, 0)).expect_err("three problems");
-    assert_eq!(refused.0.len(), 3, "{refused}");
-    Ok(())
-}
-
-fn automatic() -> Result<(), Failed> {
+fn ranks() -> Result<(), Failed> {
     let on_cpu = resolve(&[], &machine(8, 0))?;
-    assert_eq!(
-        (on_cpu.world(), on_cpu.communicator, on_cpu.strategy),
-        (2, Communicator::Local, Strategy::Ddp)
-    );
-    assert_eq!(on_cpu.ranks[0].threads, 4);
+    assert_eq!((on_cpu.world(), on_cpu.strategy), (2, Strategy::Ddp));
+    assert_eq!(resolve(&[], &machine(1, 0))?.world(), 1, "one core");
     let odd = resolve(&["batch.global=7"], &machine(8, 0))?;
     assert_eq!((odd.world(), odd.strategy), (1, Strategy::Single));
-    let on_gpus = resolve(&[], &machine(8, 4))?;
-    assert_eq!(
-        (on_gpus.world(), on_gpus.communicator),
-        (4, Communicator::Nccl)
-    );
-    assert!(on_gpus.bucket_bytes.is_some());
-    let two_on_one = resolve(&["devices=[0,0]"], &machine(8, 1))?;
-    assert_eq!(
-        (two_on_one.world(), two_on_one.communicator),
-        (2, Communicator::Local)
-    );
-    let spare = resolve(&["parallel.dp=2"], &machine(8, 4))?;
-    assert_eq!(spare.world(), 2);
+    assert_eq!(resolve(&["parallel.dp=4"], &machine(8, 0))?.world(), 4);
+    for n_gpus in [1, 2, 4, 8] {
+        assert_eq!(resolve(&[], &machine(8, n_gpus))?.world(), n_gpus);
+    }
+    let refused = resolve(&["parallel.dp=3"], &machine(8, 2)).expect_err("two GPUs");
     assert!(
-        spare
-            .notes
+        refused.to_string().contains("3 ranks on 2 device(s)"),
+        "{refused}"
+    );
+    let on_cpu = resolve(&["precision=fp64"], &machine(8, 2))?;
+    assert!(
+        on_cpu
+            .ranks
             .iter()
-            .any(|note| note.contains("2 of 4 devices")),
-        "{:?}",
-        spare.notes
+            .all(|rank| rank.device == capstan::hw::Device::Cpu)
+    );
+    Ok(())
+}
+
+fn communicators() -> Result<(), Failed> {
+    let one_cpu = "devices=[\"cpu\"]";
+    let two_cpus = "devices=[\"cpu\",\"cpu\"]";
+    for (change, communicator) in [
+        (one_cpu, Communicator::Solo),
+        (two_cpus, Communicator::Local),
+        ("devices=[3]", Communicator::Solo),
+        ("devices=\"auto\"", Communicator::Nccl),
+        ("devices=[2,0]", Communicator::Nccl),
+        ("devices=[0,0]", Communicator::Local),
+        ("devices=[0,0,1,1]", Communicator::Local),
+    ] {
+        let plan = resolve(&[change], &machine(8, 4))?;
+        assert_eq!(plan.communicator, communicator, "{change}");
+        let on_gpus = !change.contains("cpu");
+        assert_eq!(plan.bucket_bytes.is_some(), on_gpus, "{change}");
+    }
+    Ok(())
+}
+
+fn spare_devices() -> Result<(), Failed> {
+    let spare = resolve(&["parallel.dp=2"], &machine(8, 4))?;
+    assert_eq!((spare.world(), spare.communicator), (2, Communicator::Nccl));
+    let told = |plan: &RunPlan| {
+        plan.notes
+            .iter()
+            .filter(|note| note.contains("unused"))
+            .count()
+    };
+    assert_eq!(spare.notes, ["2 of 4 devices stay unused"]);
+    assert_eq!(told(&resolve(&["parallel.dp=4"], &machine(8, 4))?), 0);
+    let mut mixed = machine(8, 2);
+    mixed.gpus[0].compute_capability = [6, 1];
+    let plan = resolve(&[], &mixed)?;
+    assert_eq!(plan.ranks.len(), 1, "{:?}", plan.ranks);
+    assert_eq!(plan.ranks[0].device, capstan::hw::Device::Cuda(1));
+    assert!(
+        plan.notes
+            .iter()
+            .any(|note| note.contains("older than sm_75"))
+    );
+    Ok(())
+}
+
+fn threads() -> Result<(), Failed> {
+    let of = |changes: &[&str], cores| -> Result<usize, Failed> {
+        let plan = resolve(changes, &machine(cores, 0))?;
+        assert!(plan.ranks.iter().all(|rank| *rank == plan.ranks[0]));
+        assert_eq!(plan.ranks[0].threads % plan.ranks[0].lanes, 0);
+        Ok(plan.ranks[0].threads)
+    };
+    assert_eq!(of(&[], 8)?, 4);
+    assert_eq!(of(&[], 1)?, 1);
+    assert_eq!(of(&["parallel.dp=4"], 2)?, 1, "never none");
+    assert_eq!(of(&["threads_per_rank=3"], 8)?, 3);
+    Ok(())
+}
+
+fn gpus_that_lack() -> Result<(), Failed> {
+    let missing = resolve(&["devices=[0,4]"], &machine(8, 4)).expect_err("four GPUs");
+    assert_eq!(missing.exit_code(), 4);
+    assert!(
+        missing.to_string().contains("names GPU 4 of 4"),
+        "{missing}"
+    );
+    let mut small = machine(8, 2);
+    small.gpus[1].memory_bytes = 1 << 20;
+    let full = resolve(&[], &small).expect_err("a GPU of one MiB");
+    assert_eq!((full.0.len(), full.exit_code()), (1, 3), "{full}");
+    assert!(full.to_string().contains("GPU 1's 1.0 MiB"), "{full}");
+    let both = resolve(&["batch.global=7"], &small).expect_err("two problems");
+    assert_eq!((both.0.len(), both.exit_code()), (2, 2), "{both}");
+    let fp64 = resolve(&["precision=fp64", "devices=[0]"], &machine(8, 1)).expect_err("on a GPU");
+    assert!(
+        fp64.to_string()
+            .contains("precision: fp64 is for CPU ranks"),
+        "{fp64}"
+    );
+    Ok(())
+}
+
+fn stops() -> Result<(), Failed> {
+    let steps = |stop: &str| -> Result<Option<u64>, Failed> {
+        Ok(resolve(&[stop], &machine(2, 0))?.total_steps())
+    };
+    let per_step = 8 * 64;
+    assert_eq!(steps("stop.steps=7")?, Some(7));
+    assert_eq!(
+        steps("stop.tokens=10000")?,
+        Some(10_000u64.div_ceil(per_step))
     );
     assert_eq!(
-        resolve(&["precision=bf16"], &machine(8, 2))?.peak_flops,
+        steps("stop.epochs=2")?,
+        Some((2 * 99_999u64.div_ceil(64)).div_ceil(8))
+    );
+    assert_eq!(steps("stop.seconds=1.5")?, None);
+    Ok(())
+}
+
+fn peaks() -> Result<(), Failed> {
+    let peak = |changes: &[&str], machine: &Machine| -> Result<Option<f64>, Failed> {
+        Ok(resolve(changes, machine)?.peak_flops)
+    };
+    assert_eq!(
+        peak(&["precision=bf16"], &machine(8, 2))?,
         Some(2.0 * 989.4e12)
     );
-    assert_eq!(on_cpu.peak_flops, None, "no guess");
-    let tokens = resolve(&["stop.tokens=10000"], &machine(2, 0))?;
-    assert_eq!(tokens.total_steps(), Some(10_000u64.div_ceil(8 * 64)));
+    assert_eq!(peak(&["precision=fp32"], &machine(8, 2))?, None);
+    assert_eq!(peak(&["precision=bf16"], &machine(8, 0))?, None);
+    let mut unknown = machine(8, 2);
+    unknown.gpus[1].name = "GeForce GT 710".to_owned();
+    assert_eq!(peak(&["precision=bf16"], &unknown)?, None, "no guess");
+    let shared = peak(&["precision=bf16", "devices=[0,0]"], &machine(8, 1))?;
+    assert_eq!(shared, Some(989.4e12), "two ranks share one GPU's");
     Ok(())
 }
 
-/// `arch/gpt.rs` states what `models/gpt.rs` builds.
-fn models_as_stated() -> Result<(), Failed> {
-    let published = [
-        (GptPreset::Gpt2, 124_439_808),
-        (GptPreset::Gpt2Medium, 354_823_168),
-        (GptPreset::Gpt2Large, 774_030_080),
-        (GptPreset::Gpt2Xl, 1_557_611_200),
-    ];
-    for (preset, n_params) in published {
-        assert_eq!(shape(preset, 50_257).n_params(), n_params, "{preset:?}");
-    }
-    let shape = shape(GptPreset::Micro, 65);
-    let (stated, built) = (shape.segments(), models::build(&shape));
-    let names: Vec<&str> = built.iter().map(|segment| segment.name()).collect();
-    assert_eq!(
-        stated
-            .iter()
-            .map(|segment| segment.name.as_str())
-            .collect::<Vec<_>>(),
-        names
-    );
-    let mut params: Vec<&str> = stated
-        .iter()
-        .flat_map(|s| &s.params)
-        .map(|p| p.name.as_str())
-        .collect();
-    let n_params = params.len();
-    params.sort_unstable();
-    params.dedup();
-    assert_eq!(params.len(), n_params, "parameter names are unique");
+fn batches() -> Result<(), Failed> {
+    let changes = ["batch.global=24", "batch.micro=3", "parallel.dp=2"];
+    let plan = resolve(&changes, &machine(2, 0))?;
+    let sizes = (plan.global_batch, plan.local_batch, plan.micro_batch);
+    assert_eq!((sizes, plan.grad_accum_steps), ((24, 12, 3), 4));
     Ok(())
-}
-
-fn shape(preset: GptPreset, vocab_size: usize) -> ModelShape {
-    let sizes = preset.sizes();
-    ModelShape::Gpt(capstan::arch::gpt::GptShape {
-        n_layer: sizes.n_layer,
-        n_head: sizes.n_head,
-        d_model: sizes.d_model,
-        seq_len: sizes.seq_len,
-        vocab_size,
-        bias: true,
-        dropout: 0.0,
-    })
-}
-
-/// Within the padding of views to 128 bytes.
-fn memory() -> Result<(), Failed> {
-    let shape = shape(GptPreset::Micro, 65);
-    for optimizer in [
-        "optimizer.adamw={}",
-        "optimizer.sgd={}",
-        "optimizer.sgd={\"momentum\":0.0}",
-    ] {
-        for precision in ["fp32", "bf16", "fp64"] {
-            let config = load(&[optimizer, &format!("precision={precision}")]);
-            let store = ParamStore::new(&shape.segments(), config.precision, 1, tch::Device::Cpu)?;
-            let state: u64 = optim::new_state(&config.optimizer, &store)?
-                .iter()
-                .map(bytes)
-                .sum();
-            let planned = MemoryPlan::of(&shape, config.precision, &config.optimizer);
-            let allocated = store.n_bytes() + state;
-            let excess = allocated as f64 / planned.total() as f64 - 1.0;
-            assert!(
-                (0.0..0.01).contains(&excess),
-                "{optimizer}, {precision}: {allocated} for {planned:?}"
-            );
-        }
-    }
-    Ok(())
-}
-
-fn bytes(tensor: &tch::Tensor) -> u64 {
-    (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64
 }

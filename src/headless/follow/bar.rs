@@ -23,6 +23,7 @@ pub struct Bar {
 }
 
 impl Bar {
+    /// Draws on stdout, as a spinner until the number of steps is known.
     pub fn new() -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout());
         let mut view = Self {

@@ -86,6 +86,7 @@ enum Next {
 }
 
 impl Duty {
+    /// A duty that nobody has given an order yet.
     pub const fn new(means: Means) -> Self {
         Self {
             means,

@@ -10,6 +10,7 @@ pub struct Restarts {
 }
 
 impl Restarts {
+    /// Allows `max` restarts until the next checkpoint.
     pub const fn new(max: u32) -> Self {
         Self { max, used: 0 }
     }

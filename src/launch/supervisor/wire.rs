@@ -16,6 +16,7 @@ pub enum Line {
 }
 
 impl LineCutter {
+    /// Cuts lines of at most `limit` bytes.
     pub const fn new(limit: usize) -> Self {
         Self {
             limit,

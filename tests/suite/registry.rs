@@ -1,0 +1,157 @@
+//! The lists agree: models as arithmetic and as tensors, memory as planned and as allocated.
+
+use std::collections::HashSet;
+
+use capstan::{
+    arch::{ModelShape, gpt::GptShape},
+    config::{self, AdamwConfig, GptPreset, OptimizerConfig, Precision, SgdConfig},
+    models,
+    nn::ParamStore,
+    optim,
+    plan::MemoryPlan,
+};
+use libtest_mimic::{Failed, Trial};
+use serde_json::Value;
+
+const PRESETS: [GptPreset; 7] = [
+    GptPreset::Gpt2,
+    GptPreset::Gpt2Medium,
+    GptPreset::Gpt2Large,
+    GptPreset::Gpt2Xl,
+    GptPreset::Nano,
+    GptPreset::Micro,
+    GptPreset::Mini,
+];
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        Trial::test("registry::presets_have_their_published_sizes", published),
+        Trial::test("registry::every_preset_is_listed_here", presets),
+        Trial::test("registry::models_are_built_as_stated", as_stated),
+        Trial::test("registry::parameters_are_owned_once", owned_once),
+        Trial::test("registry::planned_memory_is_allocated", memory),
+    ]
+}
+
+fn shape(preset: GptPreset, vocab_size: usize, bias: bool) -> ModelShape {
+    let sizes = preset.sizes();
+    ModelShape::Gpt(GptShape {
+        n_layer: sizes.n_layer,
+        n_head: sizes.n_head,
+        d_model: sizes.d_model,
+        seq_len: sizes.seq_len,
+        vocab_size,
+        bias,
+        dropout: 0.0,
+    })
+}
+
+/// Every preset, with biases and without.
+fn shapes() -> impl Iterator<Item = ModelShape> {
+    let both = |preset| [true, false].map(|bias| shape(preset, 50_257, bias));
+    PRESETS.into_iter().flat_map(both)
+}
+
+/// The schema is made from the type, so that it knows a preset that this list forgets.
+fn presets() -> Result<(), Failed> {
+    let schema: Value = serde_json::from_str(&config::json_schema())?;
+    let choices = schema["$defs"]["GptPreset"]["oneOf"].as_array();
+    let choices = choices.ok_or("the schema lists no presets")?;
+    let named: HashSet<&Value> = choices.iter().map(|choice| &choice["const"]).collect();
+    let listed: Vec<Value> = PRESETS
+        .iter()
+        .map(serde_json::to_value)
+        .collect::<Result<_, _>>()?;
+    assert_eq!(named, listed.iter().collect());
+    Ok(())
+}
+
+/// Radford et al., 2019, as Hugging Face counts the released weights (tied head).
+fn published() -> Result<(), Failed> {
+    for (preset, n_params) in [
+        (GptPreset::Gpt2, 124_439_808),
+        (GptPreset::Gpt2Medium, 354_823_168),
+        (GptPreset::Gpt2Large, 774_030_080),
+        (GptPreset::Gpt2Xl, 1_557_611_200),
+    ] {
+        assert_eq!(
+            shape(preset, 50_257, true).n_params(),
+            n_params,
+            "{preset:?}"
+        );
+    }
+    Ok(())
+}
+
+/// `arch/x.rs` states what `models/x.rs` builds.
+fn as_stated() -> Result<(), Failed> {
+    for shape in shapes() {
+        let (stated, built) = (shape.segments(), models::build(&shape));
+        let stated: Vec<&str> = stated.iter().map(|segment| segment.name.as_str()).collect();
+        let built: Vec<&str> = built.iter().map(|segment| segment.name()).collect();
+        assert_eq!(stated, built);
+        let names: HashSet<&str> = stated.iter().copied().collect();
+        assert_eq!(
+            names.len(),
+            stated.len(),
+            "segments have names of their own"
+        );
+    }
+    Ok(())
+}
+
+fn owned_once() -> Result<(), Failed> {
+    for shape in shapes() {
+        let segments = shape.segments();
+        let mut owned = HashSet::new();
+        for param in segments.iter().flat_map(|segment| &segment.params) {
+            assert!(
+                owned.insert(param.name.as_str()),
+                "{} stands twice",
+                param.name
+            );
+            assert!(param.numel() > 0, "{}", param.name);
+        }
+        for name in segments.iter().flat_map(|segment| &segment.borrows) {
+            assert!(owned.contains(name.as_str()), "nobody owns {name}");
+        }
+    }
+    Ok(())
+}
+
+fn optimizers() -> [OptimizerConfig; 3] {
+    let without_momentum = SgdConfig {
+        momentum: 0.0,
+        ..SgdConfig::default()
+    };
+    [
+        OptimizerConfig::Adamw(AdamwConfig::default()),
+        OptimizerConfig::Sgd(SgdConfig::default()),
+        OptimizerConfig::Sgd(without_momentum),
+    ]
+}
+
+/// Within the padding of views to 128 bytes.
+fn memory() -> Result<(), Failed> {
+    let shape = shape(GptPreset::Micro, 65, true);
+    let bytes = |tensor: &tch::Tensor| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64;
+    for optimizer in optimizers() {
+        for precision in [
+            Precision::Fp32,
+            Precision::Tf32,
+            Precision::Bf16,
+            Precision::Fp64,
+        ] {
+            let store = ParamStore::new(&shape.segments(), precision, 1, tch::Device::Cpu)?;
+            let state = optim::new_state(&optimizer, &store)?;
+            let allocated = store.n_bytes() + state.iter().map(bytes).sum::<u64>();
+            let planned = MemoryPlan::of(&shape, precision, &optimizer);
+            let excess = allocated as f64 / planned.total() as f64 - 1.0;
+            assert!(
+                (0.0..0.01).contains(&excess),
+                "{optimizer:?}, {precision:?}: {allocated} for {planned:?}"
+            );
+        }
+    }
+    Ok(())
+}
