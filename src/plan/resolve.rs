@@ -18,6 +18,8 @@ use crate::{
 const BUCKET_BYTES: u64 = 25 * units::MIB;
 /// Memory that gradients of further lanes may take; large operators gain nothing from lanes.
 const MOST_LANE_BYTES: u64 = 64 * units::MIB;
+/// Sequences in a step beyond any use; sums of tokens stay far from overflow.
+const LARGEST_BATCH: usize = 1 << 32;
 /// CPU ranks that a run takes when neither devices nor degrees are given.
 const AUTO_CPU_RANKS: usize = 2;
 /// Lowest compute capability that the pinned libtorch has kernels for.
@@ -66,10 +68,10 @@ impl Resolver<'_> {
         self.cadence();
         self.check_data(&model);
         let mut memory = MemoryPlan::of(&model, self.config.precision, &self.config.optimizer);
-        self.check_memory(&memory, &devices);
         let threads = self.threads(devices.len());
         let lanes = lanes(&devices, strategy, threads, micro_batch, memory.grads_bytes);
         memory.grads_bytes *= lanes as u64;
+        self.check_memory(&memory, &devices);
         let bucket_bytes = devices
             .iter()
             .any(|device| *device != Device::Cpu)
@@ -132,6 +134,11 @@ impl Resolver<'_> {
         {
             Some(0) => {
                 self.refuse(&format!("model.gpt.{name}"), "is 0", "give at least 1");
+                1
+            }
+            Some(size) if size > largest(name) => {
+                let remedy = format!("give at most {}", largest(name));
+                self.refuse(&format!("model.gpt.{name}"), format!("is {size}"), remedy);
                 1
             }
             Some(size) => size,
@@ -278,6 +285,20 @@ impl Resolver<'_> {
                 "try \"auto\" or [\"cpu\"]; `capstan doctor` says more",
             );
         }
+        let capability = self
+            .machine
+            .gpus
+            .get(index)
+            .map(|gpu| gpu.compute_capability);
+        if capability.is_some_and(|capability| capability < OLDEST_CAPABILITY) {
+            let problem = format!("names GPU {index}, which is older than sm_75");
+            self.refuse_as(
+                RefusalKind::DeviceMissing,
+                "devices",
+                problem,
+                "name another, or \"auto\"",
+            );
+        }
         Device::Cuda(index)
     }
 
@@ -286,6 +307,14 @@ impl Resolver<'_> {
         let global = self.config.batch.global;
         if global == 0 {
             self.refuse("batch.global", "is 0", format!("try {world}"));
+            return (1, 1);
+        }
+        if global > LARGEST_BATCH {
+            self.refuse(
+                "batch.global",
+                format!("is {global}"),
+                format!("give at most {LARGEST_BATCH}"),
+            );
             return (1, 1);
         }
         if !global.is_multiple_of(world) {
@@ -423,6 +452,19 @@ impl Resolver<'_> {
     }
 
     fn cadence(&mut self) {
+        if let Some(sample) = &self.config.sample {
+            if !(sample.temperature >= 0.0 && sample.temperature.is_finite()) {
+                let problem = format!("is {}", sample.temperature);
+                self.refuse("sample.temperature", problem, "give a number of at least 0");
+            }
+            if sample.top_k == Some(0) {
+                self.refuse(
+                    "sample.top_k",
+                    "is 0",
+                    "give at least 1, or null for all tokens",
+                );
+            }
+        }
         for (path, value) in [
             ("eval.every", self.config.eval.every),
             ("eval.batches", self.config.eval.batches),
@@ -468,7 +510,9 @@ impl Resolver<'_> {
             .filter(|device| **device == Device::Cpu)
             .count() as u64;
         let needed = memory.total() * on_cpu;
-        if on_cpu > 0 && needed > self.machine.memory_bytes {
+        // A machine that does not say how much memory it has is not doubted.
+        let is_known = self.machine.memory_bytes > 0;
+        if on_cpu > 0 && is_known && needed > self.machine.memory_bytes {
             let problem = format!(
                 "weights, gradients and optimizer state take {} of {} memory",
                 units::bytes(needed),
@@ -573,6 +617,7 @@ impl Resolver<'_> {
                 Device::Cpu => None,
             })
             .collect::<Option<_>>()?;
+        indices.sort_unstable();
         indices.dedup();
         if self.config.precision != Precision::Bf16 {
             return None;
@@ -623,8 +668,19 @@ fn nearest_multiple(n: usize, of: usize) -> usize {
 
 /// The divisor of `n` closest to `wanted`.
 fn nearest_divisor(n: usize, wanted: usize) -> usize {
-    (1..=n)
-        .filter(|d| n.is_multiple_of(*d))
-        .min_by_key(|d| d.abs_diff(wanted))
+    const FURTHEST: usize = 1 << 20;
+    let wanted = wanted.clamp(1, n.max(1));
+    let nearby = (0..FURTHEST).flat_map(|d| [wanted.saturating_sub(d), wanted.saturating_add(d)]);
+    nearby
+        .into_iter()
+        .find(|&d| d > 0 && d <= n && n.is_multiple_of(d))
         .unwrap_or(1)
+}
+
+/// The largest size that a model's arithmetic is made for.
+fn largest(name: &str) -> usize {
+    match name {
+        "n_layer" => 10_000,
+        _ => 1 << 20,
+    }
 }
