@@ -68,7 +68,7 @@ fn equals_pytorch(planted: Option<&str>) -> Result<(), Failed> {
             step as u64 + 1,
         )?;
         assert!(
-            (ours - loss).abs() <= LOSS * loss.abs() * 2.0,
+            (ours - loss).abs() <= LOSS * loss.abs(),
             "step {step}: loss {ours}, PyTorch's {loss}"
         );
         if step == 0 {
