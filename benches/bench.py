@@ -51,7 +51,7 @@ def main():
     try:
         bench = Bench(args)
         bench.measure()
-        bench.report()
+        print(f"\n{bench.write()}\nwritten to benches/results/")
     except BenchError as error:
         sys.exit(f"bench: {error}")
 
@@ -113,7 +113,7 @@ class Bench:
             self.train_fully(two_ranks)
 
     def alternate(self, name, sides):
-        """Runs each side once a round, the first side of a round moving on by one each time."""
+        """Runs each side once a round, the first side of a round moving on by one each time; then writes what there is."""
         runs = self.runs[name] = {side: [] for side in sides}
         order = list(sides)
         for round_idx in range(self.rounds):
@@ -122,6 +122,7 @@ class Bench:
                 runs[side].append(result)
                 say(f"{name}, round {round_idx + 1} of {self.rounds}, {side}: {one_line(result)}")
             order = order[1:] + order[:1]
+        self.write()
 
     def attempt(self, name, side, run):
         """One run; a failed one is repeated once and noted, since it may cost an hour's numbers."""
@@ -139,8 +140,10 @@ class Bench:
             runs["eager"].append(self.pytorch.run(FULL_STEPS, "--threads", "2", "--seed", str(seed), "--final-eval"))
             losses = ", ".join(f"{side} {done[-1]['val_loss']:.4f}" for side, done in runs.items())
             say(f"full, seed {seed}: validation loss {losses}")
+            self.write()
 
-    def report(self):
+    def write(self):
+        """Writes all numbers so far, so that a bench cut short keeps what it measured; gives the table."""
         rows = table_rows(self.runs)
         date = datetime.date.today().isoformat()
         document = {
@@ -151,7 +154,7 @@ class Bench:
         text = as_markdown(document)
         (RESULTS / f"cpu-{date}.json").write_text(json.dumps(document, indent=1) + "\n")
         (RESULTS / f"cpu-{date}.md").write_text(text)
-        print(f"\n{text}\nwritten to benches/results/cpu-{date}.md and .json")
+        return text
 
 
 def optional(run, notes):
@@ -381,20 +384,31 @@ def read_proc(pid, name):
 
 
 def table_rows(runs):
-    one, two, start, memory = (runs[name] for name in ("one_rank", "two_ranks", "start", "memory"))
+    rows = []
+    if "one_rank" in runs and "two_ranks" in runs:
+        rows += speed_rows(runs["one_rank"], runs["two_ranks"])
+    if "start" in runs:
+        start = runs["start"]
+        rows.append(compare("seconds to the first step", start["capstan"], start["eager"], "eager", "first_step_s", at_most=1 / 3))
+    if "memory" in runs:
+        memory, key = runs["memory"], "peak_rss_bytes"
+        rows += [
+            compare("peak memory, one rank, bytes", memory["capstan"], memory["eager"], "eager", key, at_most=0.6),
+            compare("peak memory, two ranks, bytes", memory["capstan_two_ranks"], memory["gloo"], "DDP, gloo", key, at_most=0.6),
+        ]
+    if "full" in runs:
+        rows += full_rows(runs["full"])
+    return rows
+
+
+def speed_rows(one, two):
     better = "compiled" if median_of(one["compiled"], "tokens_per_sec", 0) > median_of(one["eager"], "tokens_per_sec", 0) else "eager"
-    rows = [
+    return [
         compare("tokens/s, one rank of 2 threads", one["capstan"], one[better], better, "tokens_per_sec", at_least=1.05),
         compare("tokens/s, two ranks of 1 thread", two["capstan"], two["gloo"], "DDP, gloo", "tokens_per_sec", at_least=1.1),
         compare("tokens/s by the wall clock, one rank", one["capstan"], one[better], better, "wall_tokens_per_sec"),
         compare("tokens/s by the wall clock, two ranks", two["capstan"], two["gloo"], "DDP, gloo", "wall_tokens_per_sec"),
-        compare("seconds to the first step", start["capstan"], start["eager"], "eager", "first_step_s", at_most=1 / 3),
-        compare("peak memory, one rank, bytes", memory["capstan"], memory["eager"], "eager", "peak_rss_bytes", at_most=0.6),
-        compare("peak memory, two ranks, bytes", memory["capstan_two_ranks"], memory["gloo"], "DDP, gloo", "peak_rss_bytes", at_most=0.6),
     ]
-    if "full" in runs:
-        rows += full_rows(runs["full"])
-    return rows
 
 
 def compare(what, ours, theirs, side, key, at_least=None, at_most=None):
