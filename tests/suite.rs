@@ -15,6 +15,8 @@ mod faults;
 mod gpu;
 #[path = "suite/in_process.rs"]
 mod in_process;
+#[path = "suite/parity.rs"]
+mod parity;
 #[path = "suite/reference.rs"]
 mod reference;
 #[path = "suite/registry.rs"]
@@ -37,6 +39,7 @@ fn main() {
         equivalence::trials(),
         faults::trials(),
         gpu::trials(),
+        parity::trials(),
         reference::trials(),
         registry::trials(),
         resume::trials(),

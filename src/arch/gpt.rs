@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Init, ParamSpec, SegmentSpec};
+use super::{Init, ParamSpec, Role, SegmentSpec, Sharding};
 
 /// Standard deviation of the initial weights (Radford et al., 2019).
 const INIT_STD: f64 = 0.02;
@@ -50,66 +50,57 @@ impl GptShape {
     }
 
     fn embedding(&self) -> SegmentSpec {
-        let params = vec![
-            normal("wte.weight", &[self.vocab_size, self.d_model], INIT_STD),
-            normal("wpe.weight", &[self.seq_len, self.d_model], INIT_STD),
-        ];
+        let tokens = normal("wte.weight", &[self.vocab_size, self.d_model], INIT_STD);
         SegmentSpec {
             name: "embedding".to_owned(),
-            params,
+            role: Role::Embedding,
+            params: vec![
+                tokens.sharded(Sharding::Vocab),
+                normal("wpe.weight", &[self.seq_len, self.d_model], INIT_STD),
+            ],
             borrows: Vec::new(),
+            forward_flops: 0.0,
         }
     }
 
     fn attention(&self, layer: usize) -> SegmentSpec {
         let prefix = format!("h.{layer}.attn");
-        let mut params = self.linear(
-            &format!("{prefix}.c_attn"),
-            self.d_model,
-            3 * self.d_model,
-            INIT_STD,
-        );
-        params.extend(self.linear(
-            &format!("{prefix}.c_proj"),
-            self.d_model,
-            self.d_model,
-            self.residual_std(),
-        ));
+        let width = self.d_model;
+        let mut params = self.column_parallel(&format!("{prefix}.c_attn"), 3 * width, 3);
+        params.extend(self.row_parallel(&format!("{prefix}.c_proj"), width));
         params.extend(self.norm(&format!("h.{layer}.ln_1")));
+        let matmuls = 8 * width * width + 4 * self.seq_len * width;
         SegmentSpec {
             name: prefix,
+            role: Role::Attention,
             params,
             borrows: Vec::new(),
+            forward_flops: matmuls as f64,
         }
     }
 
     fn mlp(&self, layer: usize) -> SegmentSpec {
         let prefix = format!("h.{layer}.mlp");
-        let mut params = self.linear(
-            &format!("{prefix}.c_fc"),
-            self.d_model,
-            4 * self.d_model,
-            INIT_STD,
-        );
-        params.extend(self.linear(
-            &format!("{prefix}.c_proj"),
-            4 * self.d_model,
-            self.d_model,
-            self.residual_std(),
-        ));
+        let width = self.d_model;
+        let mut params = self.column_parallel(&format!("{prefix}.c_fc"), 4 * width, 1);
+        params.extend(self.row_parallel(&format!("{prefix}.c_proj"), 4 * width));
         params.extend(self.norm(&format!("h.{layer}.ln_2")));
         SegmentSpec {
             name: prefix,
+            role: Role::Mlp,
             params,
             borrows: Vec::new(),
+            forward_flops: (16 * width * width) as f64,
         }
     }
 
     fn head(&self) -> SegmentSpec {
         SegmentSpec {
             name: "head".to_owned(),
+            role: Role::Head,
             params: self.norm("ln_f"),
             borrows: vec!["wte.weight".to_owned()],
+            forward_flops: (2 * self.vocab_size * self.d_model) as f64,
         }
     }
 
@@ -118,42 +109,37 @@ impl GptShape {
         INIT_STD / ((2 * self.n_layer) as f64).sqrt()
     }
 
-    fn linear(&self, name: &str, n_in: usize, n_out: usize, std: f64) -> Vec<ParamSpec> {
-        let mut params = vec![normal(&format!("{name}.weight"), &[n_in, n_out], std)];
-        if self.bias {
-            params.push(constant(&format!("{name}.bias"), n_out, Init::Zeros));
-        }
-        params
+    /// From the width to `n_out`, of which each tensor-parallel rank computes a part.
+    fn column_parallel(&self, name: &str, n_out: usize, blocks: i64) -> Vec<ParamSpec> {
+        let split = |dim| Sharding::Split { dim, blocks };
+        let weight = normal(&format!("{name}.weight"), &[self.d_model, n_out], INIT_STD);
+        let bias = ParamSpec::new(&format!("{name}.bias"), &[n_out], Init::Zeros);
+        self.with_bias(weight.sharded(split(1)), bias.sharded(split(0)))
+    }
+
+    /// From `n_in`, of which each rank has a part, to the width; the bias is added to the sum.
+    fn row_parallel(&self, name: &str, n_in: usize) -> Vec<ParamSpec> {
+        let split = Sharding::Split { dim: 0, blocks: 1 };
+        let shape = [n_in, self.d_model];
+        let weight = normal(&format!("{name}.weight"), &shape, self.residual_std());
+        let bias = ParamSpec::new(&format!("{name}.bias"), &[self.d_model], Init::Zeros);
+        self.with_bias(weight.sharded(split), bias)
     }
 
     fn norm(&self, name: &str) -> Vec<ParamSpec> {
-        let mut params = vec![constant(
-            &format!("{name}.weight"),
-            self.d_model,
-            Init::Ones,
-        )];
-        if self.bias {
-            params.push(constant(&format!("{name}.bias"), self.d_model, Init::Zeros));
-        }
+        let vector = |part, init| ParamSpec::new(&format!("{name}.{part}"), &[self.d_model], init);
+        self.with_bias(vector("weight", Init::Ones), vector("bias", Init::Zeros))
+    }
+
+    fn with_bias(&self, weight: ParamSpec, bias: ParamSpec) -> Vec<ParamSpec> {
+        let mut params = vec![weight];
+        params.extend(self.bias.then_some(bias));
         params
     }
 }
 
 fn normal(name: &str, shape: &[usize], std: f64) -> ParamSpec {
-    let shape = shape.iter().map(|&size| size as i64).collect();
-    ParamSpec {
-        name: name.to_owned(),
-        shape,
-        init: Init::Normal { std },
-    }
-}
-
-fn constant(name: &str, size: usize, init: Init) -> ParamSpec {
-    ParamSpec {
-        name: name.to_owned(),
-        shape: vec![size as i64],
-        init,
-    }
+    ParamSpec::new(name, shape, Init::Normal { std })
 }
 
 #[cfg(test)]

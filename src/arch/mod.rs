@@ -4,10 +4,14 @@
 
 pub mod gpt;
 mod segment;
+mod shard;
+mod stage;
 
 use serde::{Deserialize, Serialize};
 
-pub use segment::{Init, ParamSpec, SegmentSpec};
+pub use segment::{Init, ParamSpec, Role, SegmentSpec};
+pub use shard::{Shard, Sharding};
+pub use stage::StageSpec;
 
 /// A model with every size filled in.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -31,10 +35,24 @@ impl ModelShape {
         }
     }
 
+    /// Width of the residual stream.
+    pub fn d_model(&self) -> usize {
+        match self {
+            Self::Gpt(shape) => shape.d_model,
+        }
+    }
+
     /// Rows of the embedding.
     pub fn vocab_size(&self) -> usize {
         match self {
             Self::Gpt(shape) => shape.vocab_size,
+        }
+    }
+
+    /// Sizes that tensor parallelism must divide, by their names in the config.
+    pub fn shardable_sizes(&self) -> Vec<(&'static str, usize)> {
+        match self {
+            Self::Gpt(shape) => vec![("n_head", shape.n_head)],
         }
     }
 

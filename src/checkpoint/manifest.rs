@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, fs, path::Path};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use crate::{arch::ModelShape, config::Precision, plan::RunPlan};
+use crate::{
+    arch::ModelShape,
+    config::{ParallelConfig, Precision},
+    plan::RunPlan,
+};
 
 /// Name of the manifest's file.
 pub const FILE: &str = "manifest.json";
@@ -45,6 +49,9 @@ pub struct RunFacts {
     pub global_batch: usize,
     /// The split: with another one, losses agree within rounding instead of bit for bit.
     pub world: usize,
+    /// Absent in checkpoints of a data-parallel split by an earlier version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parallel: Option<ParallelConfig>,
     pub micro_batch: usize,
     pub threads_per_rank: usize,
     pub lanes: usize,
@@ -78,6 +85,7 @@ impl RunFacts {
             data_fingerprint: plan.data.fingerprint.clone(),
             global_batch: plan.global_batch,
             world: plan.world(),
+            parallel: Some(plan.split.as_config()),
             micro_batch: plan.micro_batch,
             threads_per_rank: plan.ranks.first().map_or(1, |rank| rank.threads),
             lanes: plan.ranks.first().map_or(1, |rank| rank.lanes),
@@ -120,6 +128,7 @@ impl RunFacts {
         let split = |facts: &Self| {
             (
                 facts.world,
+                facts.parallel,
                 facts.micro_batch,
                 facts.threads_per_rank,
                 facts.lanes,

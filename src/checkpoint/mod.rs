@@ -17,5 +17,5 @@ pub use load::{Loaded, Newest, newest_valid, open, steps};
 pub use manifest::{BestEval, Manifest, RunFacts};
 pub use publish::{Published, needed_bytes, publish, remove_leftovers};
 pub use retention::superseded;
-pub use snapshot::{Snapshot, SnapshotFile, restore, take};
+pub use snapshot::{Contribution, Place, Snapshot, SnapshotFile, assemble, contribute, restore};
 pub use writer::{Report, Writer};

@@ -1,12 +1,13 @@
-//! A consistent copy of a rank's state on the host, and the way back.
+//! A consistent copy of all ranks' state on the host, independent of the split, and the way back.
 
 use tch::{Device, Tensor};
 
 use super::{CheckpointError, load::Loaded};
 use crate::{
-    nn::ParamStore,
+    arch::{ParamSpec, Shard},
+    nn::{self, Layout, ParamStore},
     optim::Optimizer,
-    torch::{TorchError, raw},
+    torch::{SharedTensor, TorchError, raw},
 };
 
 /// Weights and optimizer state as they stood between two steps; on the host, owned by nobody else.
@@ -38,38 +39,124 @@ impl Snapshot {
     }
 }
 
-/// Copies master weights and optimizer state to the host; the run may go on meanwhile.
+/// A rank's place in the split, as far as a checkpoint cares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub stage: usize,
+    pub shard: Shard,
+    /// Data-parallel rank.
+    pub replica: usize,
+}
+
+/// What one rank adds to a checkpoint: copies on the host of what no other rank has.
+pub struct Contribution {
+    place: Place,
+    /// Master weights, then the optimizer's state; `None` where another rank has the same.
+    buffers: Vec<Option<SharedTensor>>,
+}
+
+/// Copies what this rank adds to a checkpoint to the host; the run may go on meanwhile.
 ///
 /// # Errors
 /// No room, or a device fault.
-pub fn take(store: &ParamStore, optimizer: &dyn Optimizer) -> Result<Snapshot, TorchError> {
+pub fn contribute(
+    store: &ParamStore,
+    optimizer: &dyn Optimizer,
+    place: Place,
+) -> Result<Contribution, TorchError> {
     let _guard = tch::no_grad_guard();
-    let mut model = Vec::new();
-    let mut state = Vec::new();
-    let master = host_copy(store.master())?;
-    for spec in store.specs() {
-        model.push((spec.name.clone(), store.named_view(&master, &spec.name)?));
-    }
-    for (buffer_name, buffer) in optimizer.state() {
-        let buffer = host_copy(buffer)?;
-        for spec in store.specs() {
-            state.push((
-                format!("{buffer_name}.{}", spec.name),
-                store.named_view(&buffer, &spec.name)?,
-            ));
+    let buffers = [store.master()].into_iter();
+    let buffers = buffers.chain(optimizer.state().into_iter().map(|(_, buffer)| buffer));
+    let buffers = buffers.map(|buffer| {
+        let is_shard = buffer.size()[0] < store.layout().len();
+        let is_needed = place.replica == 0 || is_shard;
+        is_needed
+            .then(|| Ok(SharedTensor::of(&host_copy(buffer)?)))
+            .transpose()
+    });
+    Ok(Contribution {
+        place,
+        buffers: buffers.collect::<Result<_, TorchError>>()?,
+    })
+}
+
+/// Puts the contributions of all ranks together; `layout` says how the ranks of a stage and shard lay out theirs.
+///
+/// # Errors
+/// Contributions of other layouts.
+pub fn assemble(
+    contributions: &[&Contribution],
+    state_names: &[&str],
+    layout: impl Fn(usize, Shard) -> Layout,
+) -> Result<Snapshot, TorchError> {
+    let _guard = tch::no_grad_guard();
+    let mut files = [MODEL_FILE, OPTIMIZER_FILE].map(|name| SnapshotFile {
+        name,
+        tensors: Vec::new(),
+    });
+    let mut places: Vec<(usize, Shard)> = Vec::new();
+    for Contribution { place, .. } in contributions {
+        if !places.contains(&(place.stage, place.shard)) {
+            places.push((place.stage, place.shard));
         }
     }
-    let files = vec![
-        SnapshotFile {
-            name: MODEL_FILE,
-            tensors: model,
-        },
-        SnapshotFile {
-            name: OPTIMIZER_FILE,
-            tensors: state,
-        },
-    ];
-    Ok(Snapshot { files })
+    for (stage, shard) in places {
+        let layout = layout(stage, shard);
+        for buffer in 0..=state_names.len() {
+            let parts: Vec<&Tensor> = contributions
+                .iter()
+                .filter(|other| (other.place.stage, other.place.shard) == (stage, shard))
+                .filter_map(|other| other.buffers[buffer].as_ref().map(SharedTensor::tensor))
+                .collect();
+            let whole = match parts[..] {
+                [whole] => whole.shallow_clone(),
+                _ => nn::join_shards(&layout, &parts)?,
+            };
+            let (file, prefix) = match buffer.checked_sub(1) {
+                None => (0, String::new()),
+                Some(number) => (1, format!("{}.", state_names[number])),
+            };
+            add(&mut files[file].tensors, &prefix, &layout, &whole)?;
+        }
+    }
+    Ok(Snapshot {
+        files: files.into(),
+    })
+}
+
+/// Adds a buffer's parameters under their names; parts of one parameter meet in one tensor.
+fn add(
+    tensors: &mut Vec<(String, Tensor)>,
+    prefix: &str,
+    layout: &Layout,
+    buffer: &Tensor,
+) -> Result<(), TorchError> {
+    for spec in layout.specs() {
+        let name = format!("{prefix}{}", spec.name);
+        let Some((range, shape)) = layout.find(&spec.name) else {
+            continue;
+        };
+        let part = buffer
+            .f_narrow(0, range.start, range.end - range.start)?
+            .f_view(shape)?;
+        let known = tensors.iter().position(|(known, _)| *known == name);
+        if !layout.shard().cuts(spec) {
+            if known.is_none() {
+                tensors.push((name, part));
+            }
+            continue;
+        }
+        let known = match known {
+            Some(known) => known,
+            None => {
+                let options = (part.kind(), part.device());
+                tensors.push((name, Tensor::f_empty(spec.shape.as_slice(), options)?));
+                tensors.len() - 1
+            }
+        };
+        nn::paste(&part, &tensors[known].1, spec, layout.shard())?;
+    }
+    Ok(())
 }
 
 /// Fills weights and the given named buffers of optimizer state from a verified checkpoint.
@@ -78,28 +165,25 @@ pub fn take(store: &ParamStore, optimizer: &dyn Optimizer) -> Result<Snapshot, T
 /// A tensor that is missing or of another shape or type.
 pub fn restore(
     loaded: &Loaded,
-    store: &mut ParamStore,
+    store: &ParamStore,
     optimizer: &[(&str, &Tensor)],
 ) -> Result<(), CheckpointError> {
-    let _guard = tch::no_grad_guard();
-    let names: Vec<String> = store.specs().map(|spec| spec.name.clone()).collect();
     let model = loaded.tensors(MODEL_FILE)?;
-    for name in &names {
-        fill(store.named_view(store.master(), name)?, &model, name)?;
+    let weights = |spec: &ParamSpec| read(&model, &spec.name, spec);
+    store.fill(store.master(), weights)?;
+    match store.compute() {
+        Some(copy) if copy.kind() != store.master().kind() => store.fill(copy, weights)?,
+        _ => store.publish(&store.everything())?,
     }
     if !optimizer.is_empty() {
         let state = loaded.tensors(OPTIMIZER_FILE)?;
         for (buffer_name, buffer) in optimizer {
-            for name in &names {
-                fill(
-                    store.named_view(buffer, name)?,
-                    &state,
-                    &format!("{buffer_name}.{name}"),
-                )?;
-            }
+            store.fill(buffer, |spec| {
+                read(&state, &format!("{buffer_name}.{}", spec.name), spec)
+            })?;
         }
     }
-    Ok(store.publish(store.part(0, 1))?)
+    Ok(())
 }
 
 fn host_copy(buffer: &Tensor) -> Result<Tensor, TorchError> {
@@ -109,25 +193,24 @@ fn host_copy(buffer: &Tensor) -> Result<Tensor, TorchError> {
     })
 }
 
-fn fill(
-    mut view: Tensor,
+/// A whole parameter, or what the optimizer holds of it.
+fn read(
     file: &safetensors::SafeTensors<'_>,
     name: &str,
-) -> Result<(), CheckpointError> {
+    spec: &ParamSpec,
+) -> Result<Tensor, CheckpointError> {
     let unfit = |reason: String| CheckpointError::DoesNotFit(format!("{name}: {reason}"));
     let stored = file
         .tensor(name)
         .map_err(|error| unfit(error.to_string()))?;
     let shape: Vec<i64> = stored.shape().iter().map(|&size| size as i64).collect();
-    if shape != view.size() {
+    if shape != spec.shape {
         return Err(unfit(format!(
             "its shape is {shape:?}, expected {:?}",
-            view.size()
+            spec.shape
         )));
     }
-    let values = super::tensors::to_tensor(&stored).map_err(unfit)?;
-    view.f_copy_(&values).map_err(TorchError::from)?;
-    Ok(())
+    super::tensors::to_tensor(&stored).map_err(unfit)
 }
 
 /// The bytes of a snapshot's tensor.

@@ -50,7 +50,7 @@ impl Assignment {
     }
 }
 
-/// Reads `dp=2,primary=true`; an unnamed axis is 1.
+/// Reads `dp=2,tp=2,zero=1`; an unnamed axis is 1.
 ///
 /// # Errors
 /// A part without `=`, an unknown axis, or a value of the wrong kind.
@@ -64,8 +64,8 @@ pub fn layout_from_text(text: &str) -> Result<ParallelConfig, ConfigError> {
         let (axis, value) = part
             .split_once('=')
             .ok_or_else(|| fail(format!("\"{part}\" has no =")))?;
-        let value = serde_json::from_str(value.trim())
-            .map_err(|_| fail(format!("\"{value}\" is no number")))?;
+        let value = value.trim();
+        let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
         object.insert(axis.trim().to_owned(), value);
     }
     serde_json::from_value(Value::Object(object)).map_err(|error| fail(error.to_string()))
@@ -125,7 +125,13 @@ mod tests {
                 .expect("valid")
                 .primary
         );
-        for text in ["dp", "dp=x", "dq=2"] {
+        let interleaved =
+            layout_from_text("pp=2,schedule=interleaved,virtual_stages=2").expect("valid");
+        assert_eq!(
+            interleaved.schedule,
+            crate::config::PipelineSchedule::Interleaved
+        );
+        for text in ["dp", "dp=x", "dq=2", "schedule=2f2b"] {
             assert!(layout_from_text(text).is_err(), "{text}");
         }
     }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{devices::DevicesConfig, model::ModelConfig};
+use super::{devices::DevicesConfig, model::ModelConfig, parallel::ParallelConfig};
 
 /// A training run: model, data, split, and when to stop.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -280,16 +280,6 @@ pub enum Precision {
     Fp64,
 }
 
-/// Degrees of the split between data and model parallelism; an unnamed axis is 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct ParallelConfig {
-    /// Data-parallel ranks.
-    pub dp: usize,
-    /// Gather gradients to rank 0, update there, broadcast (the textbook parameter server).
-    pub primary: bool,
-}
-
 /// Evaluation on fixed windows of the held-out split.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -388,15 +378,6 @@ impl Default for SgdConfig {
 impl Default for ScheduleConfig {
     fn default() -> Self {
         Self::Constant(ConstantConfig::default())
-    }
-}
-
-impl Default for ParallelConfig {
-    fn default() -> Self {
-        Self {
-            dp: 1,
-            primary: false,
-        }
     }
 }
 

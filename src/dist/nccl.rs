@@ -2,17 +2,24 @@
 
 use tch::Tensor;
 
-use super::{CommError, Communicator};
-use crate::torch::{
-    TorchError,
-    nccl::{Handle, UniqueId},
-    stream::{Event, Stream, Timing},
+use super::{
+    CommError, Communicator, Reduction,
+    comm::n_bytes,
+    links::{Expected, Flow, Links},
+};
+use crate::{
+    event::Traffic,
+    torch::{
+        TorchError,
+        nccl::{Handle, UniqueId},
+        stream::{Event, Stream, Timing},
+    },
 };
 
 /// One rank's end: its own communication stream, tied to the compute stream by events.
 ///
-/// Buffers are the engine's flat ones, which live as long as the rank, so nothing needs
-/// `record_stream`. The host never waits.
+/// The handles of buffers are kept until the compute stream waits for what was started, so nothing
+/// needs `record_stream`. The host never waits.
 pub struct NcclComm {
     rank: usize,
     world: usize,
@@ -20,10 +27,16 @@ pub struct NcclComm {
     handle: Handle,
     ready: Event,
     done: Event,
+    /// Buffers of operations that the compute stream does not wait for yet.
+    in_use: Vec<Tensor>,
+    traffic: Traffic,
 }
 
 impl NcclComm {
     /// Joins the communicator; blocks until all ranks have. To be called on the rank's own thread.
+    ///
+    /// All communicators of a rank share one communication stream: their operations run in the order in
+    /// which the rank starts them.
     ///
     /// # Errors
     /// NCCL's or libtorch's own.
@@ -31,10 +44,10 @@ impl NcclComm {
         id: UniqueId,
         rank: usize,
         world: usize,
-        device: usize,
         compute: Stream,
+        communication: Stream,
     ) -> Result<Self, TorchError> {
-        let handle = Handle::join(id, rank, world, Stream::from_pool(device)?)?;
+        let handle = Handle::join(id, rank, world, communication)?;
         Ok(Self {
             rank,
             world,
@@ -42,13 +55,17 @@ impl NcclComm {
             handle,
             ready: Event::new(Timing::Off)?,
             done: Event::new(Timing::Off)?,
+            in_use: Vec::new(),
+            traffic: Traffic::default(),
         })
     }
 
     /// Lets the communication stream start after what the compute stream was given so far.
-    fn after_compute(&self) -> Result<(), TorchError> {
+    fn take(&mut self, buffer: &Tensor) -> Result<(), TorchError> {
         self.compute.record(&self.ready)?;
-        self.handle.stream().wait_for(&self.ready)
+        self.handle.stream().wait_for(&self.ready)?;
+        self.in_use.push(buffer.shallow_clone());
+        Ok(())
     }
 }
 
@@ -61,23 +78,147 @@ impl Communicator for NcclComm {
         self.world
     }
 
-    fn start_all_reduce(&mut self, buffer: &Tensor) -> Result<(), CommError> {
-        self.after_compute()?;
-        Ok(self.handle.all_reduce(buffer)?)
+    fn start_all_reduce(&mut self, buffer: &Tensor, reduction: Reduction) -> Result<(), CommError> {
+        self.take(buffer)?;
+        self.traffic.all_reduce += n_bytes(buffer);
+        Ok(self.handle.all_reduce(buffer, reduction)?)
     }
 
     fn start_reduce(&mut self, buffer: &Tensor, root: usize) -> Result<(), CommError> {
-        self.after_compute()?;
+        self.take(buffer)?;
+        self.traffic.reduce += n_bytes(buffer);
         Ok(self.handle.reduce(buffer, root)?)
     }
 
     fn start_broadcast(&mut self, buffer: &Tensor, root: usize) -> Result<(), CommError> {
-        self.after_compute()?;
+        self.take(buffer)?;
+        self.traffic.broadcast += n_bytes(buffer);
         Ok(self.handle.broadcast(buffer, root)?)
     }
 
+    fn start_reduce_scatter(&mut self, buffer: &Tensor) -> Result<(), CommError> {
+        self.take(buffer)?;
+        self.traffic.reduce_scatter += n_bytes(buffer);
+        Ok(self.handle.reduce_scatter(buffer, self.rank, self.world)?)
+    }
+
+    fn start_all_gather(&mut self, buffer: &Tensor) -> Result<(), CommError> {
+        self.take(buffer)?;
+        self.traffic.all_gather += n_bytes(buffer);
+        Ok(self.handle.all_gather(buffer, self.rank, self.world)?)
+    }
+
     fn wait(&mut self) -> Result<(), CommError> {
+        if self.in_use.is_empty() {
+            return Ok(());
+        }
         self.handle.stream().record(&self.done)?;
-        Ok(self.compute.wait_for(&self.done)?)
+        self.compute.wait_for(&self.done)?;
+        self.in_use.clear();
+        Ok(())
+    }
+
+    fn take_traffic(&mut self) -> Traffic {
+        std::mem::take(&mut self.traffic)
+    }
+}
+
+/// The links of stages on different GPUs: a communicator of two for each flow between two stages, on a
+/// stream of its own, so that no hand-off waits for another.
+pub struct NcclLinks {
+    stage: usize,
+    compute: Stream,
+    ends: Vec<LinkEnd>,
+    sent_bytes: u64,
+}
+
+/// One flow between two stages.
+pub struct LinkEnd {
+    flow: Flow,
+    from: usize,
+    to: usize,
+    handle: Handle,
+    event: Event,
+    /// What was sent last, until the next hand-off on this flow.
+    in_flight: Vec<Tensor>,
+}
+
+impl LinkEnd {
+    /// Joins the pair; blocks until both stages have. The sender is rank 0.
+    ///
+    /// # Errors
+    /// NCCL's or libtorch's own.
+    pub fn join(
+        id: UniqueId,
+        (flow, from, to): (Flow, usize, usize),
+        stage: usize,
+        device: usize,
+    ) -> Result<Self, TorchError> {
+        let rank = usize::from(stage == to);
+        Ok(Self {
+            flow,
+            from,
+            to,
+            handle: Handle::join(id, rank, 2, Stream::from_pool(device)?)?,
+            event: Event::new(Timing::Off)?,
+            in_flight: Vec::new(),
+        })
+    }
+}
+
+impl NcclLinks {
+    /// The ends of stage `stage`.
+    pub fn new(stage: usize, compute: Stream, ends: Vec<LinkEnd>) -> Self {
+        Self {
+            stage,
+            compute,
+            ends,
+            sent_bytes: 0,
+        }
+    }
+
+    fn end(&mut self, flow: Flow, from: usize, to: usize) -> Result<&mut LinkEnd, TorchError> {
+        let found = self
+            .ends
+            .iter_mut()
+            .find(|end| (end.flow, end.from, end.to) == (flow, from, to));
+        found.ok_or_else(|| {
+            TorchError::new(&format!("stages {from} and {to} have no {flow:?} link"))
+        })
+    }
+}
+
+impl Links for NcclLinks {
+    fn send(&mut self, flow: Flow, to: usize, tensor: &Tensor) -> Result<(), CommError> {
+        let (stage, compute) = (self.stage, self.compute);
+        self.sent_bytes += n_bytes(tensor);
+        let end = self.end(flow, stage, to)?;
+        // The previous tensor's memory may be handed out again only after its send.
+        end.handle.stream().record(&end.event)?;
+        compute.wait_for(&end.event)?;
+        end.in_flight.clear();
+        compute.record(&end.event)?;
+        end.handle.stream().wait_for(&end.event)?;
+        end.handle.send(tensor, 1)?;
+        end.in_flight.push(tensor.shallow_clone());
+        Ok(())
+    }
+
+    fn recv(&mut self, flow: Flow, from: usize, expected: &Expected) -> Result<Tensor, CommError> {
+        let (stage, compute) = (self.stage, self.compute);
+        let options = (expected.kind, expected.device);
+        let tensor =
+            Tensor::f_empty(expected.shape.as_slice(), options).map_err(TorchError::from)?;
+        let end = self.end(flow, from, stage)?;
+        compute.record(&end.event)?;
+        end.handle.stream().wait_for(&end.event)?;
+        end.handle.recv(&tensor, 0)?;
+        end.handle.stream().record(&end.event)?;
+        compute.wait_for(&end.event)?;
+        Ok(tensor)
+    }
+
+    fn take_sent_bytes(&mut self) -> u64 {
+        std::mem::take(&mut self.sent_bytes)
     }
 }

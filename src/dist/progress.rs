@@ -63,14 +63,14 @@ impl Progress {
         self.beat();
     }
 
-    /// Says that the rank is inside its `sequence`-th collective.
-    pub fn enter_collective(&self, sequence: u64) {
-        self.collective.store(sequence, Ordering::Relaxed);
+    /// Says that the rank waits for others: in its next collective, or for what a stage hands over.
+    pub fn enter_collective(&self) {
+        self.collective.fetch_add(1, Ordering::Relaxed);
         self.in_collective.store(true, Ordering::Relaxed);
         self.beat();
     }
 
-    /// Says that the collective is over.
+    /// Says that the wait is over.
     pub fn leave_collective(&self) {
         self.in_collective.store(false, Ordering::Relaxed);
         self.beat();
@@ -117,8 +117,8 @@ impl Progress {
 impl RankProgress {
     /// The rank furthest behind, where every rank has been silent for `limit`.
     ///
-    /// A stuck rank stops the others at their next meeting, so all fall silent; the one to blame has
-    /// made the least progress and does not stand in a collective.
+    /// A stuck rank stops the others at their next meeting, so all fall silent; the one to blame does not
+    /// wait for others, or has made the least progress.
     pub fn stuck(ranks: &[Arc<Progress>], limit: Duration) -> Option<Self> {
         let read: Vec<Self> = ranks
             .iter()
@@ -130,7 +130,7 @@ impl RankProgress {
             .all(|rank| rank.silent_for >= limit && !rank.idle);
         let furthest_behind = read
             .into_iter()
-            .min_by_key(|rank| (rank.step, rank.collective, rank.in_collective));
+            .min_by_key(|rank| (rank.in_collective, rank.step, rank.collective));
         furthest_behind.filter(|_| all_silent)
     }
 }
@@ -146,7 +146,7 @@ mod tests {
             progress.enter_step(7);
             progress.enter("backward");
             if rank != 1 {
-                progress.enter_collective(3);
+                progress.enter_collective();
             }
         }
         let stuck = RankProgress::stuck(&ranks, Duration::ZERO).expect("all are silent");

@@ -21,6 +21,8 @@ pub enum Phase {
     Forward,
     Backward,
     Comm,
+    /// Waiting for another pipeline stage.
+    Bubble,
     Optimizer,
     Other,
 }
@@ -123,6 +125,7 @@ fn part(phases: &mut Phases, phase: Phase) -> &mut f64 {
         Phase::Forward => &mut phases.forward,
         Phase::Backward => &mut phases.backward,
         Phase::Comm => &mut phases.comm,
+        Phase::Bubble => &mut phases.bubble,
         Phase::Optimizer => &mut phases.optimizer,
         Phase::Other => &mut phases.other,
     }

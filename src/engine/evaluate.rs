@@ -1,6 +1,6 @@
 //! The loss over held-out windows, the same number under every split.
 
-use super::{EngineError, Stepper};
+use super::EngineError;
 use crate::{
     data::{EvalWindows, HostBatch, TokenFile},
     dist::HostGroup,
@@ -16,31 +16,56 @@ pub struct Evaluated {
     pub targets: u64,
 }
 
-/// Evaluates batches of `rows` windows, one rank after the other in turn; all ranks get the result.
+/// Which of an evaluation's batches a replica takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Turn {
+    pub replica: usize,
+    pub n_replicas: usize,
+    /// No replica can compute without the others: those without a batch repeat the last.
+    pub in_step: bool,
+}
+
+impl Turn {
+    /// The only replica.
+    pub const ALONE: Self = Self {
+        replica: 0,
+        n_replicas: 1,
+        in_step: false,
+    };
+}
+
+/// Evaluates batches of `rows` windows, one replica after the other in turn; all ranks get the result.
 ///
-/// Batches are cut and added in the same order whatever the number of ranks. `on_batch` hears how many
-/// of how many are done.
+/// Batches are cut and added in the same order whatever the number of ranks. `loss_sum` gives a batch's
+/// summed loss on the one rank of each replica that reports it. `on_batch` hears how many of how many
+/// are done.
 ///
 /// # Errors
-/// libtorch's, or a failed rank.
+/// What `loss_sum` says, or a failed rank.
 pub fn evaluate(
-    stepper: &Stepper,
     tokens: &TokenFile,
     windows: &EvalWindows,
     rows: usize,
-    (rank, world): (usize, usize),
+    turn: Turn,
     group: &HostGroup<Vec<PartialLoss>>,
+    mut loss_sum: impl FnMut(HostBatch) -> Result<Option<f64>, EngineError>,
     mut on_batch: impl FnMut(u64, u64),
 ) -> Result<Evaluated, EngineError> {
     let rows = rows.max(1) as u64;
     let n_batches = windows.len().div_ceil(rows);
     let mut own = Vec::new();
-    for number in (rank as u64..n_batches).step_by(world) {
-        let range = number * rows..((number + 1) * rows).min(windows.len());
-        let batch = HostBatch::of_eval(tokens, windows, range);
+    let n_rounds = n_batches.div_ceil(turn.n_replicas as u64);
+    for round in 0..n_rounds {
+        let number = round * turn.n_replicas as u64 + turn.replica as u64;
+        if number >= n_batches && !turn.in_step {
+            break;
+        }
+        let first = number.min(n_batches - 1) * rows;
+        let batch = HostBatch::of_eval(tokens, windows, first..(first + rows).min(windows.len()));
         let n_valid = batch.n_valid;
-        own.push((number, stepper.loss_sum(batch)?, n_valid));
-        on_batch(number + 1, n_batches);
+        let loss = loss_sum(batch)?.filter(|_| number < n_batches);
+        own.extend(loss.map(|loss| (number, loss, n_valid)));
+        on_batch(number.min(n_batches - 1) + 1, n_batches);
     }
     let mut all: Vec<PartialLoss> = group.exchange(own)?.iter().flatten().copied().collect();
     all.sort_unstable_by_key(|&(number, ..)| number);

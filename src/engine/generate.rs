@@ -2,40 +2,42 @@
 
 use tch::{Kind, Tensor};
 
-use super::Stepper;
-use crate::{base::random, config::SampleConfig, torch::TorchError};
+use super::EngineError;
+use crate::{base::random, config::SampleConfig};
 
 /// Continues `prompt` (at least one token) by `config.tokens` tokens; returns the new ones.
 ///
 /// The context is the last `seq_len` tokens. The draw of token i depends on (seed, i) and the logits alone.
+/// `next_logits` gives the logits behind a context on the rank that draws; `share` gives what it drew to all.
 ///
 /// # Errors
-/// libtorch's.
+/// What `next_logits` or `share` say.
 pub fn generate(
-    stepper: &Stepper,
     prompt: &[u32],
     seq_len: usize,
     vocab_size: usize,
     config: &SampleConfig,
-    mut on_token: impl FnMut(usize),
-) -> Result<Vec<u32>, TorchError> {
+    mut next_logits: impl FnMut(&[i64]) -> Result<Option<Tensor>, EngineError>,
+    mut share: impl FnMut(Option<u32>) -> Result<u32, EngineError>,
+) -> Result<Vec<u32>, EngineError> {
     let key = random::key(config.seed, &[random::name_part("sample")]);
     let mut tokens: Vec<i64> = prompt.iter().map(|&id| i64::from(id)).collect();
     for index in 0..config.tokens {
         let context = &tokens[tokens.len().saturating_sub(seq_len)..];
-        let logits = stepper.logits(&Tensor::f_from_slice(context)?.f_view([1, -1])?)?;
-        // Rows of the embedding beyond the tokenizer's vocabulary are no tokens.
-        let last = logits
-            .f_select(0, 0)?
-            .f_select(0, -1)?
-            .f_narrow(0, 0, vocab_size as i64)?;
-        let weights: Vec<f64> = Vec::try_from(
-            last.f_to_device(tch::Device::Cpu)?
-                .f_to_kind(Kind::Double)?,
-        )?;
-        let next = pick(&weights, config, random::unit_at(key, index as u64));
-        tokens.push(next as i64);
-        on_token(index + 1);
+        let own = match next_logits(context)? {
+            None => None,
+            Some(logits) => {
+                // Rows of the embedding beyond the tokenizer's vocabulary are no tokens.
+                let last = logits.f_view([-1])?.f_narrow(0, 0, vocab_size as i64)?;
+                let last = last
+                    .f_to_device(tch::Device::Cpu)?
+                    .f_to_kind(Kind::Double)?;
+                let weights: Vec<f64> = Vec::try_from(last)?;
+                let next = pick(&weights, config, random::unit_at(key, index as u64));
+                Some(next as u32)
+            }
+        };
+        tokens.push(i64::from(share(own)?));
     }
     Ok(tokens[prompt.len()..].iter().map(|&id| id as u32).collect())
 }

@@ -31,7 +31,13 @@ fn place(stepper: &Stepper, batch: StepBatch, step: u64) -> Result<String, Torch
     if let Some(bad) = stepper.store.first_bad_weight()? {
         return Ok(format!("weights already hold it, first in {}", bad.tensor));
     }
-    for micro in batch.micros {
+    // A part of a model can't be run again alone.
+    let micros = if stepper.is_whole() {
+        batch.micros
+    } else {
+        Vec::new()
+    };
+    for micro in micros {
         if let Some(segment) = stepper.first_bad_segment(micro, step)? {
             return Ok(format!("it appeared in the forward pass of {segment}"));
         }
@@ -41,8 +47,7 @@ fn place(stepper: &Stepper, batch: StepBatch, step: u64) -> Result<String, Torch
             "it appeared in the backward pass, first seen in the gradient of {}",
             bad.tensor
         ),
-        None => {
-            "the forward pass is finite when repeated, so another rank's part was not".to_owned()
-        }
+        None => "this rank's weights and gradients are finite, so another rank's part was not"
+            .to_owned(),
     })
 }

@@ -28,6 +28,12 @@ pub enum Kind {
     NanGrad,
     /// Losses are averaged per micro-batch: the classic mistake with uneven counts.
     MeanOfMeans,
+    /// Tensor-parallel ranks do not add up the gradients of their cores' inputs.
+    MissingReduction,
+    /// A later pipeline stage takes the targets of the next micro-batch.
+    WrongMicroBatch,
+    /// One sharded parameter of this rank is off by one row.
+    ShiftedShard,
 }
 
 impl FromStr for Injection {
@@ -47,6 +53,9 @@ impl FromStr for Injection {
             "abort" => Kind::Abort,
             "nan-grad" => Kind::NanGrad,
             "mean-of-means" => Kind::MeanOfMeans,
+            "missing-reduction" => Kind::MissingReduction,
+            "wrong-micro-batch" => Kind::WrongMicroBatch,
+            "shifted-shard" => Kind::ShiftedShard,
             _ => return Err(format!("{kind} is no kind of fault")),
         };
         Ok(Self {
@@ -87,7 +96,11 @@ impl Injection {
                 std::thread::sleep(Duration::from_secs(3_600));
             },
             Kind::Abort => std::process::abort(),
-            Kind::NanGrad | Kind::MeanOfMeans => Ok(()),
+            Kind::NanGrad
+            | Kind::MeanOfMeans
+            | Kind::MissingReduction
+            | Kind::WrongMicroBatch
+            | Kind::ShiftedShard => Ok(()),
         }
     }
 }

@@ -8,26 +8,24 @@ use std::{
     time::Instant,
 };
 
-use tch::{Kind, Tensor};
+use tch::Tensor;
 
 use super::{
-    EngineError, Job, RankDevice, Stepper,
+    EngineError, Job, Passes, RankDevice,
     clock::{Phase, StepClock, StepTiming},
     evaluate, generate, guard,
     inject::Kind as FaultKind,
+    passes::host_sum,
     save::Saver,
-    seat::{self, Finish, Message, Note, Orders, Seat},
-    step::Backward,
+    seat::{self, Equipment, Finish, Message, Note, Orders, Seat},
 };
 use crate::{
-    checkpoint::{self, BestEval, Manifest, RunFacts},
+    checkpoint::{self, BestEval, Contribution, Manifest, RunFacts},
     config::SampleConfig,
     data::{BatchPlan, EvalWindows, Loader, StepBatch, WindowOrder},
-    dist::Communicator,
-    event::{Control, Event},
+    event::{Control, Event, Phases, RankStep, Traffic},
     nn::FlatRange,
     optim::{self, Optimizer},
-    parallel::{self, Strategy},
     plan::StopPlan,
     torch::TorchError,
 };
@@ -42,6 +40,7 @@ struct Launched {
     global_valid: u64,
     lr: f64,
     timing: StepTiming,
+    traffic: Traffic,
 }
 
 /// One rank.
@@ -49,15 +48,15 @@ pub struct Rank {
     job: Arc<Job>,
     seat: Seat,
     device: RankDevice,
-    stepper: Stepper,
-    strategy: Box<dyn Strategy>,
+    passes: Passes,
     optimizer: Box<dyn Optimizer>,
-    comm: Box<dyn Communicator>,
     order: WindowOrder,
     batches: BatchPlan,
     loader: Loader,
     clock: StepClock,
     saver: Option<Saver>,
+    /// The step of the last save that began.
+    last_save: Option<u64>,
     pending: Option<Launched>,
     /// What this lane updates of the flat buffers.
     part: FlatRange,
@@ -80,14 +79,11 @@ impl Rank {
         let plan = &job.plan;
         let place = plan.ranks[seat.rank];
         let device = RankDevice::enter(place.device, place.threads / seat.n_lanes)?;
-        let comm = seat::join(&mut seat, plan.world(), &device)?;
-        let strategy = parallel::build(seat::strategy(plan.strategy, seat.n_seats));
-        let (store, state) = seat::weights_and_state(&job, &seat, &device)?;
-        let part = store.part(seat.lane, seat.n_lanes);
-        let optimizer = optim::build(&job.config.optimizer, &store, state, &part)?;
-        let bucket_bytes = plan.bucket_bytes.filter(|_| strategy.reduces_by_bucket());
-        let stepper =
-            Stepper::with_store(&plan.model, store, job.config.seed, device, bucket_bytes);
+        let Equipment { passes, state } = seat.equip(&job, &device)?;
+        let plan = &job.plan;
+        let store = &passes.stepper.store;
+        let part = store.lane_part(seat.lane, seat.n_lanes);
+        let optimizer = optim::build(&job.config.optimizer, store, state, &part)?;
         let manifest = job.resume.as_ref().map(|loaded| &loaded.manifest);
         let (step, tokens, trained_s, best) = manifest.map_or((0, 0, 0.0, None), |saved| {
             (saved.step, saved.tokens, saved.trained_s, saved.best)
@@ -102,7 +98,7 @@ impl Rank {
             global_batch: plan.global_batch,
             local_batch: plan.local_batch / seat.n_lanes,
             micro_batch: plan.micro_batch / seat.n_lanes,
-            dp_rank: seat.number(),
+            dp_rank: seat.at(plan).replica * seat.n_lanes + seat.lane,
         };
         let loader = Loader::spawn(job.data.train.clone(), order, batches, step)?;
         let saver = (seat.number() == 0)
@@ -118,15 +114,14 @@ impl Rank {
             job,
             seat,
             device,
-            stepper,
-            strategy,
+            passes,
             optimizer,
-            comm,
             order,
             batches,
             loader,
             clock,
             saver,
+            last_save: None,
             pending,
             part,
             step,
@@ -177,11 +172,7 @@ impl Rank {
         self.clock.mark(Phase::Data)?;
         let global_valid = batch.global_valid;
         self.seat.progress.enter("forward and backward");
-        let losses = self.passes(batch, step)?;
-        self.seat.progress.enter("reducing gradients");
-        self.strategy
-            .before_update(&self.stepper.store, self.comm.as_mut())?;
-        self.clock.mark(Phase::Comm)?;
+        let losses = self.passes.train(&batch, step, &mut self.clock)?;
         let lr = optim::lr_at(
             &self.job.config.schedule,
             self.job.config.optimizer.lr(),
@@ -197,57 +188,30 @@ impl Rank {
             global_valid,
             lr,
             timing: self.clock.take(),
+            traffic: self.passes.take_traffic(),
         })
-    }
-
-    /// Forward and backward over all micro-batches.
-    fn passes(&mut self, batch: StepBatch, step: u64) -> Result<Vec<Tensor>, EngineError> {
-        self.stepper.store.begin_step();
-        let n_micros = batch.micros.len();
-        let mut losses = Vec::with_capacity(n_micros);
-        for (index, micro) in batch.micros.into_iter().enumerate() {
-            let divisor = self.divisor(batch.global_valid, micro.n_valid, n_micros);
-            let mut cx = Backward {
-                strategy: self.strategy.as_mut(),
-                comm: self.comm.as_mut(),
-                clock: &mut self.clock,
-                step,
-                global_valid: divisor,
-                is_last: index + 1 == n_micros,
-            };
-            losses.push(self.stepper.train(micro, &mut cx)?);
-        }
-        Ok(losses)
-    }
-
-    /// Valid targets of the whole global batch; a planted fault takes each micro-batch's own.
-    fn divisor(&self, global_valid: u64, micro_valid: u64, n_micros: usize) -> u64 {
-        match self.job.inject {
-            Some(fault) if fault.kind == FaultKind::MeanOfMeans => {
-                micro_valid * (n_micros * self.seat.n_seats) as u64
-            }
-            _ => global_valid,
-        }
     }
 
     /// The optimizer's step where this rank takes it; returns the global gradient norm then.
     fn update(&mut self, step: u64, lr: f64) -> Result<Option<Tensor>, EngineError> {
         self.seat.progress.enter("optimizer");
-        let norm = if self.strategy.updates(self.seat.rank) {
-            let stats =
-                optim::grad_stats(self.stepper.store.grads(), self.job.config.optimizer.clip())?;
-            self.optimizer
-                .update(&self.stepper.store, step, lr, &stats)?;
+        let norm = if self.passes.strategy.updates(self.seat.rank) {
+            let norm = self.passes.grad_norm()?;
+            let stats = optim::grad_stats(norm, self.job.config.optimizer.clip())?;
+            self.optimizer.update(step, lr, &stats)?;
             Some(stats.norm)
         } else {
             None
         };
         self.clock.mark(Phase::Optimizer)?;
-        self.strategy
-            .after_update(&self.stepper.store, self.comm.as_mut())?;
+        let Passes {
+            strategy,
+            groups,
+            stepper,
+            ..
+        } = &mut self.passes;
+        strategy.after_update(&stepper.store, &self.part, &mut *groups.dp)?;
         self.clock.mark(Phase::Comm)?;
-        self.stepper.store.publish(self.part.clone())?;
-        self.clock.mark(Phase::Optimizer)?;
         Ok(norm)
     }
 
@@ -257,22 +221,26 @@ impl Rank {
             orders: self.take_orders(),
             ..Note::default()
         };
+        let step_time_s = self.clock.lap();
+        let mut phases = Phases::default();
         if let Some(finished) = &finished {
-            note.loss_sum = host_sum(&finished.losses)?;
+            // Tensor-parallel ranks all know the same loss.
+            if self.seat.at(&self.job.plan).shard == 0 {
+                note.loss_sum = host_sum(&finished.losses)?;
+            }
             note.grad_norm = finished
                 .norm
                 .as_ref()
                 .map_or(Ok(0.0), |norm| norm.f_double_value(&[]))?;
             self.tokens += finished.global_valid;
+            phases = finished.timing.phases(step_time_s)?;
+            note.part = RankStep::new(self.seat.rank, &phases, finished.traffic);
         }
-        let step_time_s = self.clock.lap();
         note.trained_s = self.trained_s + if finished.is_some() { step_time_s } else { 0.0 };
         let notes = self.seat.notes.exchange(note)?;
         self.trained_s = notes[0].trained_s;
         if let Some(finished) = finished {
-            let loss = notes.iter().map(|note| note.loss_sum).sum::<f64>()
-                / finished.global_valid.max(1) as f64;
-            self.report_step(finished, loss, notes[0].grad_norm, step_time_s)?;
+            self.report_step(finished, &notes, phases, step_time_s)?;
         }
         Ok(notes[0].orders)
     }
@@ -280,14 +248,17 @@ impl Rank {
     fn report_step(
         &mut self,
         finished: Launched,
-        loss: f64,
-        grad_norm: f64,
+        notes: &[Note],
+        phases: Phases,
         step_time_s: f64,
     ) -> Result<(), EngineError> {
+        let loss_sum: f64 = notes.iter().map(|note| note.loss_sum).sum();
+        let loss = loss_sum / finished.global_valid.max(1) as f64;
+        let grad_norm = notes[0].grad_norm;
         if self.is_first() {
-            let phases = finished.timing.phases(step_time_s)?;
             let tokens_per_sec = finished.global_valid as f64 / step_time_s;
             let plan = &self.job.plan;
+            let lanes = self.seat.n_lanes;
             self.emit(Event::Step {
                 step: finished.step,
                 loss,
@@ -300,6 +271,7 @@ impl Rank {
                     .peak_flops
                     .map(|peak| tokens_per_sec * plan.flops_per_token / peak),
                 phases,
+                ranks: notes.iter().step_by(lanes).map(|note| note.part).collect(),
             });
         }
         if loss.is_finite() && grad_norm.is_finite() {
@@ -311,7 +283,12 @@ impl Rank {
             &self.batches,
             finished.step - 1,
         );
-        Err(guard::explain(&self.stepper, batch, finished.step, loss)?)
+        Err(guard::explain(
+            &self.passes.stepper,
+            batch,
+            finished.step,
+            loss,
+        )?)
     }
 
     /// What lies between two steps: evaluation, checkpoint, pause, stop.
@@ -426,25 +403,34 @@ impl Rank {
             )?
         };
         let mut last_word = began;
+        let (is_first, progress, events) =
+            (self.is_first(), &self.seat.progress, &self.seat.events);
         let on_batch = |done, total| {
-            self.seat.progress.enter("evaluating");
-            if self.is_first() && last_word.elapsed().as_secs_f64() > 0.5 {
+            progress.enter("evaluating");
+            if is_first && last_word.elapsed().as_secs_f64() > 0.5 {
                 last_word = Instant::now();
-                self.emit(Event::Progress {
+                emitter(events)(Event::Progress {
                     what: "evaluating".to_owned(),
                     done,
                     total: Some(total),
                 });
             }
         };
-        let seat = (self.seat.number(), self.seat.n_seats);
+        let (at, lane) = (self.seat.at(plan), self.seat.lane);
+        let n_lanes = self.seat.n_lanes;
+        let turn = evaluate::Turn {
+            replica: at.replica * n_lanes + lane,
+            n_replicas: plan.split.mesh.dp * n_lanes,
+            in_step: self.passes.strategy.gathers_weights(),
+        };
+        let passes = &mut self.passes;
         let evaluated = evaluate::evaluate(
-            &self.stepper,
             tokens,
             &windows,
             plan.micro_batch,
-            seat,
+            turn,
             &self.seat.losses,
+            |batch| Ok(passes.loss_sum(batch)?.filter(|_| at.shard == 0)),
             on_batch,
         )?;
         self.emit_from_first(Event::Eval {
@@ -465,25 +451,54 @@ impl Rank {
         Ok(improved)
     }
 
-    /// Rank 0 starts a save of this step, unless one has begun; false where there is no space and the run is to stop.
+    /// All ranks save this step together, unless one has begun; false on rank 0 where there is no space and
+    /// the run is to stop.
     fn save(&mut self) -> Result<bool, EngineError> {
-        let Some(saver) = self
-            .saver
-            .as_mut()
-            .filter(|saver| !saver.has_saved(self.step))
-        else {
+        if self.job.checkpoints.is_none() || self.last_save == Some(self.step) {
+            return Ok(true);
+        }
+        self.last_save = Some(self.step);
+        self.seat.progress.enter("saving");
+        let has_space = self.wait_for_space()?;
+        let store = &self.passes.stepper.store;
+        let own = match self.seat.lane {
+            0 => {
+                let place = self.seat.place(&self.job.plan);
+                let own = checkpoint::contribute(store, self.optimizer.as_ref(), place)?;
+                Some(Arc::new(own))
+            }
+            // The first lane's buffers are this one's too.
+            _ => None,
+        };
+        let all = self.seat.saves.exchange(own)?;
+        if has_space {
+            let all: Vec<&Contribution> = all.iter().filter_map(Option::as_deref).collect();
+            self.start_save(&all)?;
+        } else {
+            self.last_save = None;
+        }
+        Ok(has_space)
+    }
+
+    fn wait_for_space(&mut self) -> Result<bool, EngineError> {
+        let (Some(saver), Some(controls)) = (&mut self.saver, &self.seat.controls) else {
             return Ok(true);
         };
-        self.seat.progress.enter("saving");
+        let n_bytes = self.job.plan.checkpoint_bytes(self.optimizer.state().len());
         let emit = emitter(&self.seat.events);
-        let snapshot = checkpoint::take(&self.stepper.store, self.optimizer.as_ref())?;
-        if let Some(controls) = &self.seat.controls {
-            let n_bytes = snapshot.n_bytes();
-            if !saver.wait_for_space(n_bytes, self.step, &self.seat.progress, controls, &emit)? {
-                return Ok(false);
-            }
-        }
+        saver.wait_for_space(n_bytes, self.step, &self.seat.progress, controls, &emit)
+    }
+
+    /// Rank 0 starts to write what all ranks contributed.
+    fn start_save(&mut self, contributions: &[&Contribution]) -> Result<(), EngineError> {
+        let Some(saver) = &mut self.saver else {
+            return Ok(());
+        };
+        let plan = &self.job.plan;
         let names = optim::state_names(&self.job.config.optimizer);
+        let layout =
+            |stage: usize, shard| seat::layout(plan, &plan.split.stage(&plan.model, stage), shard);
+        let snapshot = checkpoint::assemble(contributions, names, layout)?;
         let manifest = Manifest {
             schema: Manifest::SCHEMA,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -491,13 +506,13 @@ impl Rank {
             tokens: self.tokens,
             trained_s: self.trained_s,
             best: self.best,
-            run: RunFacts::of(&self.job.plan, self.job.config.seed, names),
+            run: RunFacts::of(plan, self.job.config.seed, names),
             files: Default::default(),
         };
         self.seat.progress.set_idle(true);
         saver.start(snapshot, manifest);
         self.seat.progress.set_idle(false);
-        Ok(true)
+        Ok(())
     }
 
     fn finish_saves(&mut self) {
@@ -508,18 +523,36 @@ impl Rank {
         self.seat.progress.set_idle(false);
     }
 
+    /// All ranks of the first replica compute, all learn each token.
     fn sample(&mut self, config: &SampleConfig) -> Result<(), EngineError> {
-        let Some(tokenizer) = self.job.data.tokenizer.as_ref().filter(|_| self.is_first()) else {
+        let Some(tokenizer) = self.job.data.tokenizer.as_ref() else {
             return Ok(());
         };
-        self.seat.progress.enter("sampling");
         let prompt = tokenizer.encode(&config.prompt)?;
         let (seq_len, vocab_size) = (self.job.plan.model.seq_len(), self.job.data.vocab_size);
-        let ids = generate::generate(&self.stepper, &prompt, seq_len, vocab_size, config, |_| {
-            self.seat.progress.enter("sampling");
-        })?;
+        let (at, lane) = (self.seat.at(&self.job.plan), self.seat.lane);
+        let (passes, seat) = (&mut self.passes, &self.seat);
+        let ids = generate::generate(
+            &prompt,
+            seq_len,
+            vocab_size,
+            config,
+            |context| {
+                seat.progress.enter("sampling");
+                let draws = (at.replica, at.shard, lane) == (0, 0, 0);
+                match (at.replica, lane) == (0, 0) || passes.strategy.gathers_weights() {
+                    true => Ok(passes.logits(context, Some(1))?.filter(|_| draws)),
+                    false => Ok(None),
+                }
+            },
+            |own| {
+                let all = seat.tokens.exchange(own)?;
+                let drawn = all.iter().flatten().next().copied();
+                Ok(drawn.ok_or_else(|| TorchError::new("no rank drew a token"))?)
+            },
+        )?;
         let text = tokenizer.decode(&ids);
-        self.emit(Event::Sample {
+        self.emit_from_first(Event::Sample {
             step: self.step,
             prompt: config.prompt.clone(),
             text,
@@ -556,14 +589,18 @@ impl Rank {
         let Some(fault) = self.job.inject.filter(|_| self.seat.lane == 0) else {
             return Ok(());
         };
+        let store = &self.passes.stepper.store;
+        let _guard = tch::no_grad_guard();
         if fault.is_due(self.seat.rank, step, FaultKind::NanGrad) {
-            let _guard = tch::no_grad_guard();
-            let _ = self
-                .stepper
-                .store
-                .master()
-                .f_narrow(0, 0, 1)?
-                .f_fill_(f64::NAN)?;
+            let _ = store.master().f_narrow(0, 0, 1)?.f_fill_(f64::NAN)?;
+        }
+        if fault.is_due(self.seat.rank, step, FaultKind::ShiftedShard) {
+            let shard = store.layout().shard();
+            let cut = store.specs().find(|spec| shard.cuts(spec) && spec.decays());
+            if let Some(spec) = cut {
+                let mut view = store.named_view(store.master(), &spec.name)?;
+                view.f_copy_(&view.f_roll([1i64].as_slice(), [0i64].as_slice())?)?;
+            }
         }
         fault.strike(self.seat.rank, step)
     }
@@ -589,12 +626,4 @@ fn emitter(events: &Sender<Message>) -> impl Fn(Event) + '_ {
     |event| {
         let _ = events.send(Message::Event(event));
     }
-}
-
-/// Sum in fp64 of numbers that may still be on their way.
-fn host_sum(losses: &[Tensor]) -> Result<f64, TorchError> {
-    losses
-        .iter()
-        .map(|loss| Ok(loss.f_to_kind(Kind::Double)?.f_double_value(&[])?))
-        .sum()
 }

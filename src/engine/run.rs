@@ -15,14 +15,14 @@ use std::{
 use super::{
     Injection,
     rank::Rank,
-    seat::{CommSeat, Finish, Message, Seat},
+    seat::{self, CommSeat, Finish, Message, Seat},
 };
 use crate::{
     base::fault::{Fault, FaultCell},
     checkpoint::Loaded,
     config::{Precision, RunConfig},
     data::Prepared,
-    dist::{HostGroup, LocalComm, Progress, RankProgress},
+    dist::{HostGroup, LocalGroups, Progress, RankProgress},
     event::{Control, Event},
     plan::{Communicator, RunPlan},
     torch::{TorchError, runtime},
@@ -266,43 +266,51 @@ fn seats(
     events: &Sender<Message>,
     orders: Receiver<Control>,
 ) -> Vec<Seat> {
-    let n_lanes = n_lanes(job);
-    let n_seats = job.plan.world() * n_lanes;
+    let membership = seat::membership(&job.plan);
+    let n_seats = membership.n_seats();
     let comms: Vec<CommSeat> = match job.plan.communicator {
-        Communicator::Solo if n_seats == 1 => vec![CommSeat::Solo],
         Communicator::Nccl => (0..n_seats).map(|_| CommSeat::Nccl).collect(),
-        Communicator::Solo | Communicator::Local => LocalComm::ends(n_seats, fault, progress)
+        Communicator::Solo | Communicator::Local => LocalGroups::ends(&membership, fault, progress)
             .into_iter()
             .map(CommSeat::Local)
             .collect(),
     };
     let mut orders = Some(orders);
-    let notes = HostGroup::seats(n_seats, fault);
-    let losses = HostGroup::seats(n_seats, fault);
-    let ids = HostGroup::seats(n_seats, fault);
-    let shared = HostGroup::seats(n_seats, fault);
-    comms
-        .into_iter()
-        .zip(notes)
-        .zip(losses)
-        .zip(ids)
-        .zip(shared)
-        .enumerate()
-        .map(|(number, ((((comm, notes), losses), ids), shared))| Seat {
-            rank: number / n_lanes,
-            lane: number % n_lanes,
-            n_lanes,
-            n_seats,
+    let mut notes = HostGroup::seats(n_seats, fault).into_iter();
+    let mut losses = HostGroup::seats(n_seats, fault).into_iter();
+    let mut ids = HostGroup::seats(n_seats, fault).into_iter();
+    let mut shared = HostGroup::seats(n_seats, fault).into_iter();
+    let mut saves = HostGroup::seats(n_seats, fault).into_iter();
+    let mut tokens = HostGroup::seats(n_seats, fault).into_iter();
+    let mut seats = Vec::with_capacity(n_seats);
+    for (number, comms) in comms.into_iter().enumerate() {
+        let (Some(notes), Some(losses), Some(ids), Some(shared), Some(saves), Some(tokens)) = (
+            notes.next(),
+            losses.next(),
+            ids.next(),
+            shared.next(),
+            saves.next(),
+            tokens.next(),
+        ) else {
+            break;
+        };
+        seats.push(Seat {
+            rank: number / membership.n_lanes,
+            lane: number % membership.n_lanes,
+            n_lanes: membership.n_lanes,
             shared,
             notes,
             losses,
             ids,
-            comm,
+            saves,
+            tokens,
+            comms,
             progress: Arc::clone(&progress[number]),
             events: events.clone(),
             controls: orders.take(),
-        })
-        .collect()
+        });
+    }
+    seats
 }
 
 /// Lanes of each rank; all ranks have as many.

@@ -7,13 +7,21 @@ use std::sync::{
 
 use tch::Tensor;
 
-use super::{EngineError, Job, RankDevice, evaluate::PartialLoss};
+use super::{
+    EngineError, Job, Passes, RankDevice, Stepper,
+    evaluate::PartialLoss,
+    inject::{self, Injection},
+    step::{self, Recipe},
+};
 use crate::{
-    checkpoint,
-    dist::{Communicator, HostGroup, LocalComm, NcclComm, Progress, SoloComm},
-    event::{Control, Event},
-    nn::{ParamStore, SharedWeights},
-    optim, plan,
+    arch::{Shard, StageSpec},
+    checkpoint::{self, Contribution, Place},
+    dist::{Groups, HostGroup, LocalGroups, Membership, Progress},
+    event::{Control, Event, RankStep},
+    nn::{Layout, ParamStore, Partition, SharedWeights},
+    optim,
+    parallel::{self, Pipeline, TensorAxis},
+    plan::{self, Coordinates, RunPlan},
     torch::{SharedTensor, TorchError, nccl::UniqueId},
 };
 
@@ -22,14 +30,14 @@ pub struct Seat {
     pub rank: usize,
     pub lane: usize,
     pub n_lanes: usize,
-    /// Seats of all ranks together.
-    pub n_seats: usize,
     /// The state that lanes of a rank share, from lane 0 of each rank.
     pub shared: HostGroup<Option<Arc<SharedState>>>,
     pub notes: HostGroup<Note>,
     pub losses: HostGroup<Vec<PartialLoss>>,
     pub ids: HostGroup<Option<UniqueId>>,
-    pub comm: CommSeat,
+    pub saves: HostGroup<Option<Arc<Contribution>>>,
+    pub tokens: HostGroup<Option<u32>>,
+    pub comms: CommSeat,
     pub progress: Arc<Progress>,
     pub events: Sender<Message>,
     /// Rank 0's orders; the others learn them from its notes.
@@ -49,11 +57,12 @@ impl Seat {
     }
 }
 
-/// The communicator that a rank will have; NCCL's is joined on the rank's own thread.
+/// The communicators that a rank will have; NCCL's are joined on the rank's own thread.
 pub enum CommSeat {
-    Solo,
-    Local(LocalComm),
+    Local(LocalGroups),
     Nccl,
+    /// They have been joined.
+    Taken,
 }
 
 /// From a rank's thread to the worker's main thread.
@@ -83,7 +92,9 @@ pub enum Finish {
 /// What ranks tell each other between two steps. Orders and time count from rank 0 only.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Note {
+    /// From one rank of each replica; 0 from the others.
     pub loss_sum: f64,
+    pub part: RankStep,
     pub grad_norm: f64,
     pub orders: Orders,
     pub trained_s: f64,
@@ -109,74 +120,148 @@ impl Orders {
 }
 
 /// Lanes of one rank sum their gradients as data-parallel ranks do.
-pub fn strategy(planned: plan::Strategy, n_seats: usize) -> plan::Strategy {
+fn strategy(planned: plan::Strategy, n_lanes: usize) -> plan::Strategy {
     match planned {
-        plan::Strategy::Single if n_seats > 1 => plan::Strategy::Ddp,
+        plan::Strategy::Single if n_lanes > 1 => plan::Strategy::Ddp,
         planned => planned,
     }
 }
 
-/// Lane 0 of a rank makes (or restores) weights and optimizer state, its other lanes share them.
-///
-/// # Errors
-/// No room, a checkpoint that does not fit, a failed rank.
-pub fn weights_and_state(
-    job: &Job,
-    seat: &Seat,
-    device: &RankDevice,
-) -> Result<(ParamStore, Vec<Tensor>), EngineError> {
-    let segments = job.plan.model.segments();
-    if seat.lane > 0 {
-        let all = seat.shared.exchange(None)?;
-        let shared = all[seat.rank * seat.n_lanes].as_deref();
-        let shared = shared.ok_or_else(|| TorchError::new("lane 0 shares nothing"))?;
-        let state = shared.optimizer.iter().map(SharedTensor::handle).collect();
-        return Ok((ParamStore::sharing(&segments, &shared.weights)?, state));
+/// Who belongs together under a plan.
+pub fn membership(plan: &RunPlan) -> Membership {
+    Membership {
+        mesh: plan.split.mesh,
+        n_lanes: plan.ranks.first().map_or(1, |rank| rank.lanes),
+        shards_grads: plan.split.data.zero() > 0,
+        wraps: plan
+            .split
+            .chunks
+            .first()
+            .is_some_and(|chunks| chunks.len() > 1),
     }
-    let mut store = ParamStore::new(
-        &segments,
-        job.plan.precision,
-        job.config.seed,
-        device.device,
-    )?;
-    let state = optim::new_state(&job.config.optimizer, &store)?;
-    if let Some(loaded) = &job.resume {
-        let names = optim::state_names(&job.config.optimizer);
-        let named: Vec<_> = names.iter().copied().zip(&state).collect();
-        checkpoint::restore(loaded, &mut store, &named)?;
-    }
-    let optimizer = state.iter().map(SharedTensor::of).collect();
-    let weights = store.share();
-    seat.shared
-        .exchange(Some(Arc::new(SharedState { weights, optimizer })))?;
-    Ok((store, state))
 }
 
-/// Joins the communicator on the rank's own thread.
-///
-/// # Errors
-/// NCCL's, or a failed rank.
-pub fn join(
-    seat: &mut Seat,
-    world: usize,
-    device: &RankDevice,
-) -> Result<Box<dyn Communicator>, EngineError> {
-    match std::mem::replace(&mut seat.comm, CommSeat::Solo) {
-        CommSeat::Solo => Ok(Box::new(SoloComm)),
-        CommSeat::Local(comm) => Ok(Box::new(comm)),
-        CommSeat::Nccl => {
-            let own = if seat.rank == 0 {
-                Some(UniqueId::new()?)
-            } else {
-                None
-            };
-            let id = seat.ids.exchange(own)?[0];
-            match (id, device.device, device.stream) {
-                (Some(id), tch::Device::Cuda(index), Some(stream)) => Ok(Box::new(NcclComm::join(
-                    id, seat.rank, world, index, stream,
-                )?)),
+/// How the ranks of a stage and shard lay out their flat buffers.
+pub fn layout(plan: &RunPlan, stage: &StageSpec, shard: Shard) -> Layout {
+    Layout::new(stage, shard, plan.split.n_parts())
+}
+
+/// What a rank brings to its first step.
+pub struct Equipment {
+    pub passes: Passes,
+    /// The optimizer's buffers.
+    pub state: Vec<Tensor>,
+}
+
+impl Seat {
+    /// The rank's place in the mesh.
+    pub fn at(&self, plan: &RunPlan) -> Coordinates {
+        plan.split.mesh.at(self.rank)
+    }
+
+    /// The rank's place as checkpoints see it.
+    pub fn place(&self, plan: &RunPlan) -> Place {
+        let at = self.at(plan);
+        Place {
+            stage: at.stage,
+            shard: plan.split.shard(at.shard),
+            replica: at.replica,
+        }
+    }
+
+    /// Joins the communicators, makes (or restores) weights and optimizer state.
+    ///
+    /// # Errors
+    /// No room, a checkpoint that does not fit, a failed rank.
+    pub fn equip(&mut self, job: &Job, device: &RankDevice) -> Result<Equipment, EngineError> {
+        let (plan, at) = (&job.plan, self.at(&job.plan));
+        let split = &plan.split;
+        let stage = split.stage(&plan.model, at.stage);
+        let groups = self.join(plan, device)?;
+        let strategy = parallel::build(strategy(split.data, self.n_lanes));
+        let layout = layout(plan, &stage, split.shard(at.shard));
+        let partition = match split.data.zero() {
+            0 => Partition::NONE,
+            level => Partition {
+                level,
+                index: at.replica,
+                of: split.mesh.dp,
+            },
+        };
+        let (store, state) = self.weights_and_state(job, layout, partition, device)?;
+        let recipe = Recipe {
+            stage: &stage,
+            cuts: step::cuts(split, strategy.as_ref(), plan.bucket_bytes),
+            tensor: TensorAxis {
+                sequence_parallel: split.sequence_parallel,
+            },
+        };
+        let mut stepper = Stepper::new(&plan.model, store, job.config.seed, *device, &recipe);
+        let mistake = job.inject.map(|Injection { kind, .. }| kind);
+        stepper.forgets_input_grads = mistake == Some(inject::Kind::MissingReduction);
+        let passes = Passes {
+            stepper,
+            strategy,
+            groups,
+            pipeline: Pipeline {
+                stage: at.stage,
+                n_stages: split.mesh.pp,
+                n_chunks: split.chunks[at.stage].len(),
+                schedule: split.schedule,
+            },
+            mistake,
+        };
+        Ok(Equipment { passes, state })
+    }
+
+    /// Lane 0 of a rank makes weights and optimizer state, its other lanes share them.
+    fn weights_and_state(
+        &self,
+        job: &Job,
+        layout: Layout,
+        partition: Partition,
+        device: &RankDevice,
+    ) -> Result<(ParamStore, Vec<Tensor>), EngineError> {
+        if self.lane > 0 {
+            let all = self.shared.exchange(None)?;
+            let shared = all[self.rank * self.n_lanes].as_deref();
+            let shared = shared.ok_or_else(|| TorchError::new("lane 0 shares nothing"))?;
+            let state = shared.optimizer.iter().map(SharedTensor::handle).collect();
+            return Ok((ParamStore::sharing(layout, &shared.weights)?, state));
+        }
+        let (precision, seed) = (job.plan.precision, job.config.seed);
+        let store = ParamStore::new(layout, partition, precision, seed, device.device)?;
+        let state = optim::new_state(&job.config.optimizer, &store)?;
+        if let Some(loaded) = &job.resume {
+            let names = optim::state_names(&job.config.optimizer);
+            let named: Vec<_> = names.iter().copied().zip(&state).collect();
+            checkpoint::restore(loaded, &store, &named)?;
+        }
+        let optimizer = state.iter().map(SharedTensor::of).collect();
+        let shared = store
+            .share()
+            .map(|weights| Arc::new(SharedState { weights, optimizer }));
+        self.shared.exchange(shared)?;
+        Ok((store, state))
+    }
+
+    /// Joins the communicators on the rank's own thread.
+    fn join(&mut self, plan: &RunPlan, device: &RankDevice) -> Result<Groups, EngineError> {
+        match std::mem::replace(&mut self.comms, CommSeat::Taken) {
+            CommSeat::Local(groups) => Ok(groups.join()),
+            CommSeat::Nccl => match (device.device, device.stream) {
+                (tch::Device::Cuda(index), Some(stream)) => {
+                    let membership = membership(plan);
+                    Ok(Groups::join_nccl(
+                        &membership,
+                        self.rank,
+                        &self.ids,
+                        (index, stream),
+                    )?)
+                }
                 _ => Err(TorchError::new("NCCL needs a GPU for each rank").into()),
-            }
+            },
+            CommSeat::Taken => Err(TorchError::new("the communicators are joined already").into()),
         }
     }
 }

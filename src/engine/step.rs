@@ -1,4 +1,7 @@
-//! One rank's forward and backward passes over the spans of a model.
+//! One rank's forward and backward passes over its part of a model.
+//!
+//! The rank's thread is in charge between pieces: it gathers weights, meets tensor-parallel ranks and
+//! lets gradients go. What leaves a piece is detached; a piece's input is a fresh leaf.
 
 use std::ops::Range;
 
@@ -8,166 +11,341 @@ use super::{
     EngineError, RankDevice,
     batch::DeviceBatch,
     clock::{Phase, StepClock},
+    tape::{Pass, Tape},
 };
 use crate::{
-    arch::ModelShape,
+    arch::{ModelShape, Role, Shard, StageSpec},
     config::Precision,
-    data::HostBatch,
-    dist::Communicator,
-    models::{self, Context, Dropout, Segment},
-    nn::ParamStore,
-    parallel::{self, Strategy},
+    dist::{Communicator, Expected, Groups},
+    models::{self, Context, Dropout, Positions, Segment},
+    nn::{Layout, ParamStore, Partition, functional},
+    parallel::{self, Cuts, Parts, Piece, Strategy, TensorAxis, vocab},
+    plan,
     torch::{TorchError, vjp},
 };
 
-/// A model on a rank's device, cut into spans.
+/// The part of a model that a rank computes, on the rank's device.
 pub struct Stepper {
+    /// Of the stage, with their roles.
     segments: Vec<Box<dyn Segment>>,
-    spans: Vec<Range<usize>>,
+    roles: Vec<Role>,
+    /// Each chunk's pieces.
+    chunks: Vec<Vec<Piece>>,
     pub store: ParamStore,
+    tensor: TensorAxis,
     device: RankDevice,
     seed: u64,
+    model: ModelShape,
+    /// Planted: a rank that forgets to add up its inputs' gradients.
+    pub forgets_input_grads: bool,
 }
 
-/// What the backward passes of a step need to know.
-pub struct Backward<'a> {
+/// How a stepper's part is cut.
+pub struct Recipe<'a> {
+    pub stage: &'a StageSpec,
+    pub cuts: Cuts,
+    pub tensor: TensorAxis,
+}
+
+/// What passes need from the rank.
+pub struct Crew<'a> {
     pub strategy: &'a mut dyn Strategy,
-    pub comm: &'a mut dyn Communicator,
+    pub groups: &'a mut Groups,
     pub clock: &'a mut StepClock,
-    /// The step's number from 1; dropout masks depend on it.
-    pub step: u64,
+}
+
+/// What a backward pass needs to know.
+#[derive(Clone, Copy, Debug)]
+pub struct Completion {
     /// What the summed loss is divided by: valid targets of the whole global batch.
-    pub global_valid: u64,
-    /// The last micro-batch completes the gradients.
+    pub divisor: u64,
+    /// The pass completes the step's gradients, and they may leave.
     pub is_last: bool,
 }
 
+/// What a forward pass without gradients is to give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// The loss summed over valid targets.
+    Loss,
+    /// Logits; of a cut vocabulary this rank's part.
+    Logits,
+}
+
 impl Stepper {
-    /// Builds a model with its initial weights, cut into spans of at least `bucket_bytes` of gradients.
+    /// A whole model with its initial weights, for one rank alone.
     ///
     /// # Errors
     /// The device has no room.
-    pub fn new(
+    pub fn alone(
         model: &ModelShape,
         precision: Precision,
         seed: u64,
         device: RankDevice,
-        bucket_bytes: Option<u64>,
     ) -> Result<Self, TorchError> {
-        let store = ParamStore::new(&model.segments(), precision, seed, device.device)?;
-        Ok(Self::with_store(model, store, seed, device, bucket_bytes))
+        let stage = StageSpec::whole(model.segments());
+        let layout = Layout::new(&stage, Shard::WHOLE, 1);
+        let store = ParamStore::new(layout, Partition::NONE, precision, seed, device.device)?;
+        let recipe = Recipe {
+            stage: &stage,
+            cuts: Cuts {
+                around_cores: false,
+                recompute: crate::config::Recompute::None,
+                bucket_bytes: None,
+                by_segment: false,
+            },
+            tensor: TensorAxis {
+                sequence_parallel: false,
+            },
+        };
+        Ok(Self::new(model, store, seed, device, &recipe))
     }
 
-    /// Builds a model over given weights.
-    pub fn with_store(
+    /// A stage of a model over given weights.
+    pub fn new(
         model: &ModelShape,
         store: ParamStore,
         seed: u64,
         device: RankDevice,
-        bucket_bytes: Option<u64>,
+        recipe: &Recipe<'_>,
     ) -> Self {
+        let stage = recipe.stage;
         let element = store.grads().kind().elt_size_in_bytes() as u64;
-        let bytes: Vec<u64> = model
-            .segments()
+        let shard = store.layout().shard();
+        let bytes: Vec<u64> = stage
+            .segments
             .iter()
             .map(|segment| {
-                segment
-                    .params
-                    .iter()
-                    .map(|param| param.numel() * element)
+                let params = segment.params.iter();
+                params
+                    .map(|param| shard.numel(param) as u64 * element)
                     .sum()
             })
             .collect();
-        let spans = parallel::spans(&bytes, bucket_bytes);
+        let roles: Vec<Role> = stage.segments.iter().map(|segment| segment.role).collect();
+        let chunks = stage
+            .chunks
+            .iter()
+            .map(|chunk| parallel::pieces(chunk.clone(), &roles, &bytes, recipe.cuts))
+            .collect();
+        let mut all: Vec<Option<Box<dyn Segment>>> =
+            models::build(model).into_iter().map(Some).collect();
+        let segments = stage
+            .numbers
+            .iter()
+            .filter_map(|&number| all.get_mut(number).and_then(Option::take))
+            .collect();
         Self {
-            segments: models::build(model),
-            spans,
+            segments,
+            roles,
+            chunks,
             store,
+            tensor: recipe.tensor,
             device,
             seed,
+            model: model.clone(),
+            forgets_input_grads: false,
         }
     }
 
-    /// Forward and backward over one micro-batch; gradients go to the store.
+    /// Moves a batch to the rank's device.
     ///
-    /// Returns the loss summed over the micro-batch's valid targets.
+    /// # Errors
+    /// The device has no room.
+    pub fn load(&self, batch: crate::data::HostBatch) -> Result<DeviceBatch, TorchError> {
+        DeviceBatch::new(batch, self.device.device)
+    }
+
+    /// The tensor that the stage before a chunk hands over for `rows` windows of `time` positions.
+    pub fn expected(&self, rows: i64, time: i64, tp: &dyn Communicator) -> Expected {
+        let positions = self.tensor.positions(time, tp.rank(), tp.world());
+        Expected {
+            shape: vec![rows, positions.len, self.model.d_model() as i64],
+            kind: self.compute_kind(),
+            device: self.device.device,
+        }
+    }
+
+    fn compute_kind(&self) -> Kind {
+        let leaf = self.store.leaves_of(0..1).1.first().map(|leaf| leaf.kind());
+        leaf.unwrap_or(Kind::Float)
+    }
+
+    /// Forward over one micro-batch through a chunk, keeping what the backward pass needs.
+    ///
+    /// `input` is what the chunk before gave; absent where the chunk takes the batch's tokens. A chunk that
+    /// ends in the head gives the loss summed over the micro-batch's valid targets.
     ///
     /// # Errors
     /// libtorch's, or a failed collective.
-    pub fn train(
+    pub fn forward(
         &mut self,
-        batch: HostBatch,
-        cx: &mut Backward<'_>,
+        chunk: usize,
+        batch: DeviceBatch,
+        input: Option<Tensor>,
+        step: u64,
+        crew: &mut Crew<'_>,
+    ) -> Result<(Tensor, Tape), EngineError> {
+        let mut tape = Tape::new(batch, step);
+        let mut x = match input {
+            Some(input) => input,
+            None => tape.batch.inputs.shallow_clone(),
+        };
+        let pieces = self.chunks[chunk].clone();
+        for (number, piece) in pieces.iter().enumerate() {
+            self.take_weights(piece, pieces.get(number + 1), crew)?;
+            let leaf = self.leaf(&x, piece.segments().start)?;
+            let context = self.context(&tape, &*crew.groups.tp);
+            let (output, pass) = match piece {
+                Piece::Span {
+                    segments,
+                    recompute,
+                } => self.forward_span(segments.clone(), leaf, *recompute, &tape, &context)?,
+                Piece::Parts { segment, recompute } => {
+                    self.forward_parts(*segment, leaf, *recompute, &tape, &context, crew)?
+                }
+            };
+            tape.passes.push(pass);
+            x = output;
+            crew.clock.mark(Phase::Forward)?;
+            crew.strategy.release(&mut self.store, piece.segments())?;
+        }
+        Ok((x.f_detach()?, tape))
+    }
+
+    /// Backward through a chunk; gradients of parameters go to the store. Returns the input's, where the
+    /// chunk does not take tokens.
+    ///
+    /// # Errors
+    /// libtorch's, or a failed collective.
+    pub fn backward(
+        &mut self,
+        tape: Tape,
+        grad: Option<Tensor>,
+        done: Completion,
+        crew: &mut Crew<'_>,
+    ) -> Result<Option<Tensor>, EngineError> {
+        let Tape {
+            batch,
+            step,
+            passes,
+        } = tape;
+        let tape = Tape::new(batch, step);
+        let pieces: Vec<Range<usize>> = passes.iter().map(Pass::segments).collect();
+        let mut grad = grad;
+        for (number, pass) in passes.into_iter().enumerate().rev() {
+            let segments = pieces[number].clone();
+            self.take_run(
+                segments.clone(),
+                number.checked_sub(1).map(|next| pieces[next].clone()),
+                crew,
+            )?;
+            let context = self.context(&tape, &*crew.groups.tp);
+            grad = match pass {
+                Pass::Span {
+                    segments,
+                    input,
+                    output,
+                } => self.backward_span(segments, &input, output, grad, &tape, &context, done)?,
+                Pass::Parts(pass) => self.backward_parts(pass, grad, &context, done, crew)?,
+            };
+            crew.clock.mark(Phase::Backward)?;
+            crew.strategy.release(&mut self.store, segments.clone())?;
+            crew.strategy.grads_ready(
+                &mut self.store,
+                segments,
+                done.is_last,
+                &mut *crew.groups.dp,
+            )?;
+            crew.clock.mark(Phase::Comm)?;
+        }
+        Ok(grad)
+    }
+
+    /// Forward through a chunk with nothing kept: what the next chunk takes, or what is wanted of the head.
+    ///
+    /// # Errors
+    /// libtorch's, or a failed collective.
+    pub fn infer(
+        &mut self,
+        chunk: usize,
+        batch: &DeviceBatch,
+        input: Option<Tensor>,
+        wanted: Wanted,
+        strategy: &mut dyn Strategy,
+        groups: &mut Groups,
     ) -> Result<Tensor, EngineError> {
-        let batch = DeviceBatch::new(batch, self.device.device)?;
-        let dropout = Dropout {
-            seed: self.seed,
-            step: cx.step,
-            samples: &batch.samples,
-        };
+        let _guard = tch::no_grad_guard();
+        let mut x = input.unwrap_or_else(|| batch.inputs.shallow_clone());
+        let time = batch.inputs.size()[1];
         let context = Context {
-            targets: Some(&batch.targets),
-            dropout: Some(dropout),
+            dropout: None,
+            positions: self.positions(time, &*groups.tp),
         };
-        let passes = self.forward_spans(&batch.inputs, &context)?;
-        cx.clock.mark(Phase::Forward)?;
-        let loss = passes
-            .last()
-            .map(|pass| pass.output.f_detach())
-            .transpose()?;
-        self.backward_spans(passes, cx)?;
-        loss.ok_or_else(|| TorchError::new("a model without segments").into())
+        for piece in self.chunks[chunk].clone() {
+            let segments = piece.segments();
+            strategy.acquire(&mut self.store, segments.clone(), &mut *groups.dp)?;
+            for segment in segments.clone() {
+                x = match groups.tp.world() {
+                    1 => {
+                        self.segments[segment].forward(self.store.weights(segment), &x, &context)?
+                    }
+                    _ => self.infer_parts(segment, &x, &context, groups)?,
+                };
+            }
+            strategy.release(&mut self.store, segments.clone())?;
+            let ends = self.roles[segments.end - 1] == Role::Head;
+            if ends && wanted == Wanted::Loss {
+                let targets = &batch.targets;
+                x = match groups.tp.world() {
+                    1 => functional::cross_entropy_sum(&x, targets)?,
+                    _ => self.cut_loss(&x, targets, groups)?.0,
+                };
+            }
+        }
+        Ok(x)
     }
 
-    /// Loss summed over the valid targets of a batch, in fp64; nothing is kept.
-    ///
-    /// # Errors
-    /// libtorch's.
-    pub fn loss_sum(&self, batch: HostBatch) -> Result<f64, TorchError> {
-        let batch = DeviceBatch::new(batch, self.device.device)?;
-        let context = Context {
-            targets: Some(&batch.targets),
-            dropout: None,
-        };
-        Ok(self.forward(&batch.inputs, &context)?.f_double_value(&[])?)
-    }
-
-    /// Logits `[rows, time, vocab]` in fp32 for token ids `[rows, time]`.
-    ///
-    /// # Errors
-    /// libtorch's.
-    pub fn logits(&self, tokens: &Tensor) -> Result<Tensor, TorchError> {
-        let context = Context {
-            targets: None,
-            dropout: None,
-        };
-        let logits = self.forward(&tokens.f_to_device(self.device.device)?, &context)?;
-        Ok(logits.f_to_kind(Kind::Float)?)
+    fn infer_parts(
+        &self,
+        segment: usize,
+        x: &Tensor,
+        context: &Context<'_>,
+        groups: &mut Groups,
+    ) -> Result<Tensor, EngineError> {
+        let (weights, role) = (self.store.weights(segment), self.roles[segment]);
+        let this = &self.segments[segment];
+        let h = self
+            .tensor
+            .into_core(role, &this.pre(weights, x)?, &mut *groups.tp)?;
+        let y = this.core(weights, &h, context)?;
+        if role == Role::Head {
+            return Ok(y);
+        }
+        let y = self.tensor.out_of_core(&y, &mut *groups.tp)?;
+        Ok(this.join(weights, x, y, context)?)
     }
 
     /// The name of the first segment whose output is not finite on a batch, run as in training.
+    ///
+    /// Only where the rank holds the whole model.
     ///
     /// # Errors
     /// libtorch's.
     pub fn first_bad_segment(
         &self,
-        batch: HostBatch,
+        batch: crate::data::HostBatch,
         step: u64,
     ) -> Result<Option<String>, TorchError> {
         let _guard = tch::no_grad_guard();
-        let batch = DeviceBatch::new(batch, self.device.device)?;
-        let dropout = Dropout {
-            seed: self.seed,
-            step,
-            samples: &batch.samples,
-        };
+        let tape = Tape::new(self.load(batch)?, step);
         let context = Context {
-            targets: Some(&batch.targets),
-            dropout: Some(dropout),
+            dropout: Some(self.dropout(&tape)),
+            positions: Positions::all(tape.batch.inputs.size()[1]),
         };
-        let mut x = batch.inputs.shallow_clone();
-        for (index, segment) in self.segments.iter().enumerate() {
-            x = segment.forward(self.store.weights(index), &x, &context)?;
+        let mut x = tape.batch.inputs.shallow_clone();
+        for (number, segment) in self.segments.iter().enumerate() {
+            x = segment.forward(self.store.weights(number), &x, &context)?;
             if x.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
                 return Ok(Some(segment.name().to_owned()));
             }
@@ -175,99 +353,397 @@ impl Stepper {
         Ok(None)
     }
 
-    fn forward(&self, inputs: &Tensor, context: &Context<'_>) -> Result<Tensor, TorchError> {
-        let _guard = tch::no_grad_guard();
-        self.run(0..self.segments.len(), inputs.shallow_clone(), context)
+    /// Whether tensor-parallel ranks share what lies between cores along the sequence.
+    pub fn shares_sequence(&self) -> bool {
+        self.tensor.sequence_parallel
     }
 
-    fn run(
-        &self,
-        segments: Range<usize>,
-        mut x: Tensor,
-        context: &Context<'_>,
-    ) -> Result<Tensor, TorchError> {
-        for index in segments {
-            x = self.segments[index].forward(self.store.weights(index), &x, context)?;
+    /// Positions that a window of `n` tokens is padded to, so that ranks can share it.
+    pub fn padded(&self, n: usize) -> usize {
+        match self.tensor.sequence_parallel {
+            true => n.next_multiple_of(self.store.layout().shard().of),
+            false => n,
         }
-        Ok(x)
     }
 
-    /// Runs span by span, each from a fresh leaf, so that each is a graph of its own.
-    fn forward_spans(
+    /// Logits `[n, vocab]` in fp32 from every rank's part of the vocabulary.
+    ///
+    /// # Errors
+    /// A failed collective.
+    pub fn whole_vocabulary(
         &self,
-        inputs: &Tensor,
-        context: &Context<'_>,
-    ) -> Result<Vec<Pass>, TorchError> {
-        let mut passes: Vec<Pass> = Vec::with_capacity(self.spans.len());
-        for span in &self.spans {
-            let input = match passes.last() {
-                None => inputs.shallow_clone(),
-                Some(before) => before.output.f_detach()?.f_set_requires_grad(true)?,
-            };
-            let output = self.run(span.clone(), input.shallow_clone(), context)?;
-            passes.push(Pass {
-                span: span.clone(),
-                input,
-                output,
-            });
+        own: &Tensor,
+        tp: &mut dyn Communicator,
+    ) -> Result<Tensor, EngineError> {
+        let own = own.f_to_kind(Kind::Float)?;
+        let (n, rows) = (own.size()[0], own.size()[1]);
+        if tp.world() == 1 {
+            return Ok(own);
         }
-        Ok(passes)
+        let options = (Kind::Float, own.device());
+        let parts = Tensor::f_empty([tp.world() as i64, n, rows], options)?;
+        parts.f_select(0, tp.rank() as i64)?.f_copy_(&own)?;
+        tp.all_gather(&parts)?;
+        let all = parts.f_transpose(0, 1)?.f_reshape([n, -1])?;
+        Ok(all.f_narrow(1, 0, self.model.vocab_size() as i64)?)
     }
 
-    fn backward_spans(
+    /// Whether the rank holds the whole model, every weight of it whole.
+    pub fn is_whole(&self) -> bool {
+        self.segments.len() == self.model.segments().len()
+            && self.store.layout().shard().of == 1
+            && self.store.compute().is_some()
+    }
+
+    fn take_weights(
         &mut self,
-        passes: Vec<Pass>,
-        cx: &mut Backward<'_>,
+        piece: &Piece,
+        next: Option<&Piece>,
+        crew: &mut Crew<'_>,
     ) -> Result<(), EngineError> {
-        let mut grad_output: Option<Tensor> = None;
-        for (index, pass) in passes.into_iter().enumerate().rev() {
-            let grad = match grad_output.take() {
-                Some(grad) => grad,
-                None => pass
-                    .output
-                    .f_full_like(1.0 / cx.global_valid.max(1) as f64)?,
-            };
-            grad_output = self.backward(&pass, &grad, index > 0)?;
-            cx.clock.mark(Phase::Backward)?;
-            if cx.is_last {
-                self.store.zero_unfilled(pass.span.clone())?;
-                cx.strategy
-                    .grads_ready(&self.store.grads_of(pass.span)?, cx.comm)?;
-                cx.clock.mark(Phase::Comm)?;
-            }
+        self.take_run(piece.segments(), next.map(Piece::segments), crew)
+    }
+
+    fn take_run(
+        &mut self,
+        segments: Range<usize>,
+        next: Option<Range<usize>>,
+        crew: &mut Crew<'_>,
+    ) -> Result<(), EngineError> {
+        crew.strategy
+            .acquire(&mut self.store, segments, &mut *crew.groups.dp)?;
+        if let Some(next) = next {
+            crew.strategy
+                .prefetch(&mut self.store, next, &mut *crew.groups.dp)?;
         }
+        crew.clock.mark(Phase::Comm)?;
         Ok(())
     }
 
-    /// Takes a span's parameter gradients; returns its input's, where `wants_input`.
-    fn backward(
-        &mut self,
-        pass: &Pass,
-        grad: &Tensor,
-        wants_input: bool,
-    ) -> Result<Option<Tensor>, TorchError> {
-        let (entries, mut inputs) = self.store.leaves_of(pass.span.clone());
-        if wants_input {
-            inputs.push(&pass.input);
+    /// A piece's input; tokens have no gradient.
+    fn leaf(&self, x: &Tensor, segment: usize) -> Result<Tensor, TorchError> {
+        let leaf = x.f_detach()?;
+        match self.roles[segment] {
+            Role::Embedding => Ok(leaf),
+            _ => Ok(leaf.f_set_requires_grad(true)?),
         }
-        let mut grads = vjp(&[&pass.output], &[grad], &inputs)?;
-        let input_grad = if wants_input {
-            grads.pop().flatten()
-        } else {
-            None
+    }
+
+    fn positions(&self, time: i64, tp: &dyn Communicator) -> Positions {
+        self.tensor.positions(time, tp.rank(), tp.world())
+    }
+
+    fn dropout<'a>(&self, tape: &'a Tape) -> Dropout<'a> {
+        Dropout {
+            seed: self.seed,
+            step: tape.step,
+            samples: &tape.batch.samples,
+        }
+    }
+
+    fn context<'a>(&self, tape: &'a Tape, tp: &dyn Communicator) -> Context<'a> {
+        Context {
+            dropout: Some(self.dropout(tape)),
+            positions: self.positions(tape.batch.inputs.size()[1], tp),
+        }
+    }
+
+    fn run_span(
+        &self,
+        segments: Range<usize>,
+        input: &Tensor,
+        tape: &Tape,
+        context: &Context<'_>,
+    ) -> Result<Tensor, TorchError> {
+        let ends_in_loss = self.roles[segments.end - 1] == Role::Head;
+        let mut x = input.shallow_clone();
+        for segment in segments {
+            x = self.segments[segment].forward(self.store.weights(segment), &x, context)?;
+        }
+        match ends_in_loss {
+            true => functional::cross_entropy_sum(&x, &tape.batch.targets),
+            false => Ok(x),
+        }
+    }
+
+    fn forward_span(
+        &self,
+        segments: Range<usize>,
+        input: Tensor,
+        recompute: bool,
+        tape: &Tape,
+        context: &Context<'_>,
+    ) -> Result<(Tensor, Pass), EngineError> {
+        let _guard = recompute.then(tch::no_grad_guard);
+        let output = self.run_span(segments.clone(), &input, tape, context)?;
+        let detached = output.f_detach()?;
+        let pass = Pass::Span {
+            segments,
+            input,
+            output: (!recompute).then_some(output),
         };
+        Ok((detached, pass))
+    }
+
+    fn backward_span(
+        &mut self,
+        segments: Range<usize>,
+        input: &Tensor,
+        output: Option<Tensor>,
+        grad: Option<Tensor>,
+        tape: &Tape,
+        context: &Context<'_>,
+        done: Completion,
+    ) -> Result<Option<Tensor>, EngineError> {
+        let output = match output {
+            Some(output) => output,
+            None => self.run_span(segments.clone(), input, tape, context)?,
+        };
+        let grad = match grad {
+            Some(grad) => grad,
+            None => output.f_full_like(1.0 / done.divisor.max(1) as f64)?,
+        };
+        let wants_input = self.roles[segments.start] != Role::Embedding;
+        let inputs: &[&Tensor] = if wants_input { &[input] } else { &[] };
+        Ok(self.pull(segments, &output, &grad, inputs)?.pop().flatten())
+    }
+
+    /// One vector-Jacobian product: the parameters' gradients go to the store, the inputs' are returned.
+    fn pull(
+        &mut self,
+        segments: Range<usize>,
+        output: &Tensor,
+        grad: &Tensor,
+        inputs: &[&Tensor],
+    ) -> Result<Vec<Option<Tensor>>, TorchError> {
+        let (entries, mut all) = self.store.leaves_of(segments);
+        all.extend_from_slice(inputs);
+        let mut grads = vjp(&[output], &[grad], &all)?;
+        let of_inputs = grads.split_off(entries.len());
         for (entry, grad) in entries.into_iter().zip(&grads) {
             if let Some(grad) = grad {
                 self.store.take_grad(entry, grad)?;
             }
         }
-        Ok(input_grad)
+        Ok(of_inputs)
     }
 }
 
-/// One span's graph.
-struct Pass {
-    span: Range<usize>,
-    input: Tensor,
-    output: Tensor,
+/// A segment's three graphs, with the ranks' meetings between them.
+pub(super) struct PartsPass {
+    pub segment: usize,
+    /// Input of what comes before and after the core.
+    x: Tensor,
+    before: Option<Tensor>,
+    core_input: Tensor,
+    core: Option<Tensor>,
+    /// What came out of all cores.
+    sum: Tensor,
+    after: Option<Tensor>,
+}
+
+impl Stepper {
+    fn forward_parts(
+        &self,
+        segment: usize,
+        x: Tensor,
+        recompute: Parts,
+        tape: &Tape,
+        context: &Context<'_>,
+        crew: &mut Crew<'_>,
+    ) -> Result<(Tensor, Pass), EngineError> {
+        let (weights, role) = (self.store.weights(segment), self.roles[segment]);
+        let this = &self.segments[segment];
+        let keeps_ends = recompute != Parts::All;
+        let before = grad_mode(keeps_ends, || this.pre(weights, &x))?;
+        crew.clock.mark(Phase::Forward)?;
+        let core_input = self.meet_into_core(role, &before, crew)?;
+        let core = grad_mode(recompute == Parts::None, || {
+            this.core(weights, &core_input, context)
+        })?;
+        crew.clock.mark(Phase::Forward)?;
+        if role == Role::Head {
+            let (loss, grad) = self.cut_loss(&core, &tape.batch.targets, crew.groups)?;
+            crew.clock.mark(Phase::Comm)?;
+            let pass = PartsPass {
+                segment,
+                x,
+                before: keeps_ends.then_some(before),
+                core_input,
+                core: Some(core),
+                sum: grad,
+                after: None,
+            };
+            return Ok((loss, Pass::Parts(pass)));
+        }
+        let sum = self.out_of_core(&core, crew)?.f_set_requires_grad(true)?;
+        let after = grad_mode(keeps_ends, || {
+            this.join(weights, &x, sum.shallow_clone(), context)
+        })?;
+        let output = after.f_detach()?;
+        let pass = PartsPass {
+            segment,
+            x,
+            before: keeps_ends.then_some(before),
+            core_input,
+            core: (recompute == Parts::None).then_some(core),
+            sum,
+            after: keeps_ends.then_some(after),
+        };
+        Ok((output, Pass::Parts(pass)))
+    }
+
+    fn backward_parts(
+        &mut self,
+        pass: PartsPass,
+        grad: Option<Tensor>,
+        context: &Context<'_>,
+        done: Completion,
+        crew: &mut Crew<'_>,
+    ) -> Result<Option<Tensor>, EngineError> {
+        let PartsPass {
+            segment,
+            x,
+            before,
+            core_input,
+            core,
+            sum,
+            after,
+        } = pass;
+        let role = self.roles[segment];
+        let run = segment..segment + 1;
+        let (grad_around, grad_sum) = match grad {
+            // The head's loss has its gradient from the forward pass.
+            None => (None, Some(sum.f_div_scalar(done.divisor.max(1) as f64)?)),
+            Some(grad) => {
+                let after = match after {
+                    Some(after) => after,
+                    None => {
+                        let this = &self.segments[segment];
+                        this.join(
+                            self.store.weights(segment),
+                            &x,
+                            sum.shallow_clone(),
+                            context,
+                        )?
+                    }
+                };
+                let inputs: &[&Tensor] = match role {
+                    Role::Embedding => &[&sum],
+                    _ => &[&sum, &x],
+                };
+                let mut grads = self.pull(run.clone(), &after, &grad, inputs)?.into_iter();
+                let grad_sum = grads.next().flatten();
+                (grads.next().flatten(), grad_sum)
+            }
+        };
+        let grad_sum =
+            grad_sum.ok_or_else(|| TorchError::new("a segment drops its core's output"))?;
+        crew.clock.mark(Phase::Backward)?;
+        let grad_core = match role {
+            Role::Head => grad_sum,
+            _ if crew.groups.tp.world() == 1 => grad_sum,
+            _ => self
+                .tensor
+                .out_of_core_backward(&grad_sum, &mut *crew.groups.tp)?,
+        };
+        crew.clock.mark(Phase::Comm)?;
+        let core = match core {
+            Some(core) => core,
+            None => {
+                self.segments[segment].core(self.store.weights(segment), &core_input, context)?
+            }
+        };
+        let inputs: &[&Tensor] = match role {
+            Role::Embedding => &[],
+            _ => &[&core_input],
+        };
+        let grad_input = self
+            .pull(run.clone(), &core, &grad_core, inputs)?
+            .pop()
+            .flatten();
+        crew.clock.mark(Phase::Backward)?;
+        let Some(grad_input) = grad_input else {
+            return Ok(None);
+        };
+        let grad_before = match crew.groups.tp.world() {
+            1 => grad_input,
+            _ if self.forgets_input_grads => grad_input,
+            _ => self
+                .tensor
+                .into_core_backward(&grad_input, &mut *crew.groups.tp)?,
+        };
+        crew.clock.mark(Phase::Comm)?;
+        let before = match before {
+            Some(before) => before,
+            None => self.segments[segment].pre(self.store.weights(segment), &x)?,
+        };
+        let grad_x = self
+            .pull(run, &before, &grad_before, &[&x])?
+            .pop()
+            .flatten();
+        Ok(match (grad_around, grad_x) {
+            (Some(a), Some(b)) => Some(a.f_add(&b)?),
+            (a, b) => a.or(b),
+        })
+    }
+
+    fn meet_into_core(
+        &self,
+        role: Role,
+        before: &Tensor,
+        crew: &mut Crew<'_>,
+    ) -> Result<Tensor, EngineError> {
+        let input = match crew.groups.tp.world() {
+            1 => before.f_detach()?,
+            _ => self.tensor.into_core(role, before, &mut *crew.groups.tp)?,
+        };
+        crew.clock.mark(Phase::Comm)?;
+        match role {
+            Role::Embedding => Ok(input),
+            _ => Ok(input.f_set_requires_grad(true)?),
+        }
+    }
+
+    fn out_of_core(&self, core: &Tensor, crew: &mut Crew<'_>) -> Result<Tensor, EngineError> {
+        let sum = match crew.groups.tp.world() {
+            1 => core.f_detach()?,
+            _ => self.tensor.out_of_core(core, &mut *crew.groups.tp)?,
+        };
+        crew.clock.mark(Phase::Comm)?;
+        Ok(sum)
+    }
+
+    fn cut_loss(
+        &self,
+        logits: &Tensor,
+        targets: &Tensor,
+        groups: &mut Groups,
+    ) -> Result<(Tensor, Tensor), EngineError> {
+        let shard = self.store.layout().shard();
+        let vocab_size = self.model.vocab_size() as i64;
+        Ok(vocab::cross_entropy_sum(
+            &logits.f_detach()?,
+            targets,
+            vocab_size,
+            shard,
+            &mut *groups.tp,
+        )?)
+    }
+}
+
+/// Runs with or without a graph.
+fn grad_mode<T>(on: bool, body: impl FnOnce() -> T) -> T {
+    let _guard = (!on).then(tch::no_grad_guard);
+    body()
+}
+
+/// The cuts that a split asks for.
+pub fn cuts(split: &plan::Split, strategy: &dyn Strategy, bucket_bytes: Option<u64>) -> Cuts {
+    Cuts {
+        around_cores: split.mesh.tp > 1,
+        recompute: split.recompute,
+        bucket_bytes: bucket_bytes.filter(|_| strategy.reduces_by_bucket()),
+        by_segment: strategy.goes_by_segment(),
+    }
 }

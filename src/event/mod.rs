@@ -9,4 +9,4 @@ mod record;
 
 pub use control::{Control, ControlReply, ControlRequest};
 pub use log::{LogError, LogReader, LogWriter};
-pub use record::{EVENT_VERSION, Event, Outcome, Phases, Record};
+pub use record::{EVENT_VERSION, Event, Outcome, Phases, RankStep, Record, Traffic};

@@ -61,6 +61,9 @@ pub enum Event {
         mfu: Option<f64>,
         /// Where rank 0's time went; the parts add up to the step's time.
         phases: Phases,
+        /// The same of every rank, with what it moved.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        ranks: Vec<RankStep>,
     },
     /// An evaluation on held-out windows.
     Eval {
@@ -146,6 +149,9 @@ pub struct Phases {
     pub backward: f64,
     /// Communication that nothing hid.
     pub comm: f64,
+    /// Waiting for another pipeline stage.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub bubble: f64,
     pub optimizer: f64,
     /// The rest of the step.
     pub other: f64,
@@ -154,8 +160,85 @@ pub struct Phases {
 impl Phases {
     /// The sum of all parts.
     pub fn total(&self) -> f64 {
-        self.data + self.forward + self.backward + self.comm + self.optimizer + self.other
+        self.data
+            + self.forward
+            + self.backward
+            + self.comm
+            + self.bubble
+            + self.optimizer
+            + self.other
     }
+}
+
+/// One rank's part in a step.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RankStep {
+    pub rank: usize,
+    /// Forward and backward.
+    pub compute: f64,
+    /// Communication that nothing hid.
+    pub comm: f64,
+    /// Waiting for another pipeline stage.
+    pub bubble: f64,
+    pub optimizer: f64,
+    /// Waiting for data, and what is none of the others; all parts add up to the step's time.
+    pub other: f64,
+    pub bytes: Traffic,
+}
+
+impl RankStep {
+    /// A rank's part by its phases.
+    pub fn new(rank: usize, phases: &Phases, bytes: Traffic) -> Self {
+        Self {
+            rank,
+            compute: phases.forward + phases.backward,
+            comm: phases.comm,
+            bubble: phases.bubble,
+            optimizer: phases.optimizer,
+            other: phases.data + phases.other,
+            bytes,
+        }
+    }
+}
+
+/// Bytes of the buffers that a rank passed to collectives, and of what it sent on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Traffic {
+    #[serde(skip_serializing_if = "is_none")]
+    pub all_reduce: u64,
+    #[serde(skip_serializing_if = "is_none")]
+    pub reduce_scatter: u64,
+    #[serde(skip_serializing_if = "is_none")]
+    pub all_gather: u64,
+    #[serde(skip_serializing_if = "is_none")]
+    pub reduce: u64,
+    #[serde(skip_serializing_if = "is_none")]
+    pub broadcast: u64,
+    /// To other pipeline stages.
+    #[serde(skip_serializing_if = "is_none")]
+    pub send: u64,
+}
+
+impl std::ops::AddAssign for Traffic {
+    fn add_assign(&mut self, other: Self) {
+        self.all_reduce += other.all_reduce;
+        self.reduce_scatter += other.reduce_scatter;
+        self.all_gather += other.all_gather;
+        self.reduce += other.reduce;
+        self.broadcast += other.broadcast;
+        self.send += other.send;
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_none(bytes: &u64) -> bool {
+    *bytes == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_zero(seconds: &f64) -> bool {
+    *seconds == 0.0
 }
 
 #[cfg(test)]

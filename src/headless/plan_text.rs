@@ -69,7 +69,7 @@ fn split(plan: &RunPlan) -> String {
     };
     format!(
         "{} on {} ({}), {threads}{communicator}",
-        plan.strategy.name(),
+        plan.split.name(),
         count(plan.world(), "rank"),
         devices.join(", ")
     )

@@ -4,9 +4,9 @@
 
 use tch::Tensor;
 
-use super::{Context, Dropout, Segment};
+use super::{Context, Segment};
 use crate::{
-    arch::gpt::GptShape,
+    arch::{Shard, gpt::GptShape},
     nn::{
         Weights,
         dropout::{self, MaskKey},
@@ -23,13 +23,11 @@ pub fn segments(shape: &GptShape) -> Vec<Box<dyn Segment>> {
     for layer in 0..shape.n_layer {
         segments.push(Box::new(Attention {
             name: format!("h.{layer}.attn"),
-            norm: "ln_1",
             n_head: shape.n_head as i64,
             dropout: shape.dropout,
         }));
         segments.push(Box::new(Mlp {
             name: format!("h.{layer}.mlp"),
-            norm: "ln_2",
             dropout: shape.dropout,
         }));
     }
@@ -57,36 +55,25 @@ impl Segment for Embedding {
         tokens_bt: &Tensor,
         _: &Context<'_>,
     ) -> Result<Tensor, TorchError> {
-        Ok(Tensor::f_embedding(
-            weights.get("wte.weight")?,
-            tokens_bt,
-            -1,
-            false,
-            false,
-        )?)
+        functional::embedding(weights, "wte", tokens_bt)
     }
 
     fn join(
         &self,
         weights: Weights<'_>,
-        x: &Tensor,
+        _: &Tensor,
         y: Tensor,
         context: &Context<'_>,
     ) -> Result<Tensor, TorchError> {
-        let time = x.size()[1];
-        let positions_td = weights.get("wpe.weight")?.f_narrow(0, 0, time)?;
-        drop_out(
-            self.name(),
-            y.f_add(&positions_td)?,
-            self.dropout,
-            context.dropout,
-        )
+        let at = context.positions;
+        let positions_td = weights.get("wpe.weight")?.f_narrow(0, at.first, at.len)?;
+        drop_out(self.name(), y.f_add(&positions_td)?, self.dropout, context)
     }
 }
 
 struct Attention {
     name: String,
-    norm: &'static str,
+    /// Of the whole model.
     n_head: i64,
     dropout: f64,
 }
@@ -94,29 +81,24 @@ struct Attention {
 impl Attention {
     fn attend(
         &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
+        [q, k, v]: [&Tensor; 3],
+        shard: Shard,
         context: &Context<'_>,
     ) -> Result<Tensor, TorchError> {
         let Some(counters) = context.dropout.filter(|_| self.dropout > 0.0) else {
             return functional::causal_attention(q, k, v);
         };
-        let time = q.size()[2];
+        let (heads, time) = (q.size()[1], q.size()[2]);
         let place = format!("{}.weights", self.name);
         let key = MaskKey {
             seed: counters.seed,
             step: counters.step,
             place: &place,
         };
-        let mask = dropout::mask(
-            key,
-            counters.samples,
-            &[self.n_head, time, time],
-            self.dropout,
-            q.device(),
-        )?;
-        functional::masked_causal_attention(q, k, v, &mask)
+        let shape = [self.n_head, time, time];
+        let mask = dropout::mask(key, counters.samples, &shape, self.dropout, q.device())?;
+        let own = mask.f_narrow(1, shard.index as i64 * heads, heads)?;
+        functional::masked_causal_attention(q, k, v, &own)
     }
 }
 
@@ -126,7 +108,7 @@ impl Segment for Attention {
     }
 
     fn pre(&self, weights: Weights<'_>, x: &Tensor) -> Result<Tensor, TorchError> {
-        functional::layer_norm(weights, self.norm, x)
+        functional::layer_norm(weights, "ln_1", x)
     }
 
     fn core(
@@ -137,12 +119,14 @@ impl Segment for Attention {
     ) -> Result<Tensor, TorchError> {
         let size = h_btd.size();
         let (batch, time) = (size[0], size[1]);
+        let shard = weights.shard();
+        let heads = self.n_head / shard.of as i64;
         let qkv = functional::linear(weights, "attn.c_attn", h_btd)?;
         let qkv = qkv
-            .f_view([batch, time, 3, self.n_head, -1])?
+            .f_view([batch, time, 3, heads, -1])?
             .f_permute([2, 0, 3, 1, 4])?;
         let [q, k, v] = [0, 1, 2].map(|part| qkv.f_select(0, part));
-        let y_bhtd = self.attend(&q?, &k?, &v?, context)?;
+        let y_bhtd = self.attend([&q?, &k?, &v?], shard, context)?;
         let y_btd = y_bhtd.f_transpose(1, 2)?.f_reshape([batch, time, -1])?;
         Ok(y_btd.f_matmul(weights.get("attn.c_proj.weight")?)?)
     }
@@ -155,13 +139,12 @@ impl Segment for Attention {
         context: &Context<'_>,
     ) -> Result<Tensor, TorchError> {
         let y = add_bias(weights.find("attn.c_proj.bias"), y)?;
-        Ok(x.f_add(&drop_out(&self.name, y, self.dropout, context.dropout)?)?)
+        Ok(x.f_add(&drop_out(&self.name, y, self.dropout, context)?)?)
     }
 }
 
 struct Mlp {
     name: String,
-    norm: &'static str,
     dropout: f64,
 }
 
@@ -171,7 +154,7 @@ impl Segment for Mlp {
     }
 
     fn pre(&self, weights: Weights<'_>, x: &Tensor) -> Result<Tensor, TorchError> {
-        functional::layer_norm(weights, self.norm, x)
+        functional::layer_norm(weights, "ln_2", x)
     }
 
     fn core(
@@ -192,11 +175,11 @@ impl Segment for Mlp {
         context: &Context<'_>,
     ) -> Result<Tensor, TorchError> {
         let y = add_bias(weights.find("mlp.c_proj.bias"), y)?;
-        Ok(x.f_add(&drop_out(&self.name, y, self.dropout, context.dropout)?)?)
+        Ok(x.f_add(&drop_out(&self.name, y, self.dropout, context)?)?)
     }
 }
 
-/// `[b, t, d]` to the loss summed over targets, or to logits `[b, t, v]`.
+/// `[b, t, d]` to logits `[b, t, v]`.
 struct Head;
 
 impl Segment for Head {
@@ -212,13 +195,9 @@ impl Segment for Head {
         &self,
         weights: Weights<'_>,
         h_btd: &Tensor,
-        context: &Context<'_>,
+        _: &Context<'_>,
     ) -> Result<Tensor, TorchError> {
-        let logits_btv = h_btd.f_matmul(&weights.get("wte.weight")?.f_tr()?)?;
-        match context.targets {
-            Some(targets_bt) => functional::cross_entropy_sum(&logits_btv, targets_bt),
-            None => Ok(logits_btv),
-        }
+        Ok(h_btd.f_matmul(&weights.get("wte.weight")?.f_tr()?)?)
     }
 
     fn join(
@@ -243,9 +222,9 @@ fn drop_out(
     place: &str,
     x_btd: Tensor,
     p: f64,
-    counters: Option<Dropout<'_>>,
+    context: &Context<'_>,
 ) -> Result<Tensor, TorchError> {
-    let Some(counters) = counters.filter(|_| p > 0.0) else {
+    let Some(counters) = context.dropout.filter(|_| p > 0.0) else {
         return Ok(x_btd);
     };
     let key = MaskKey {
@@ -253,6 +232,9 @@ fn drop_out(
         step: counters.step,
         place,
     };
-    let mask = dropout::mask(key, counters.samples, &x_btd.size()[1..], p, x_btd.device())?;
-    Ok(x_btd.f_mul(&mask.f_to_kind(x_btd.kind())?)?)
+    let at = context.positions;
+    let width = x_btd.size()[2];
+    let mask = dropout::mask(key, counters.samples, &[at.of, width], p, x_btd.device())?;
+    let own = mask.f_narrow(1, at.first, at.len)?;
+    Ok(x_btd.f_mul(&own.f_to_kind(x_btd.kind())?)?)
 }

@@ -11,9 +11,8 @@ use crate::{arch::ModelShape, nn::Weights, torch::TorchError};
 /// What a forward pass needs besides weights and input.
 #[derive(Clone, Copy)]
 pub struct Context<'a> {
-    /// Targets `[b, t]` for the head's loss; absent: the head returns logits.
-    pub targets: Option<&'a Tensor>,
     pub dropout: Option<Dropout<'a>>,
+    pub positions: Positions,
 }
 
 /// The counters that masks are drawn from.
@@ -25,10 +24,31 @@ pub struct Dropout<'a> {
     pub samples: &'a [u64],
 }
 
+/// Which positions of its windows a rank holds outside of cores: all, unless sequence parallelism cuts them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Positions {
+    pub first: i64,
+    pub len: i64,
+    /// Positions of a whole window.
+    pub of: i64,
+}
+
+impl Positions {
+    /// All of a window of `of` positions.
+    pub const fn all(of: i64) -> Self {
+        Self {
+            first: 0,
+            len: of,
+            of,
+        }
+    }
+}
+
 /// One piece of a model.
 ///
 /// `pre` and `join` work on each token alone and have replicated parameters; `core` has those that
-/// tensor parallelism shards, and then its output is a partial sum. No method communicates.
+/// tensor parallelism shards, and then its output is a partial sum (a head's: logits of a part of the
+/// vocabulary). No method communicates. The loss is not a segment's business.
 pub trait Segment: Send {
     /// The name in reports.
     fn name(&self) -> &str;

@@ -7,6 +7,27 @@ use crate::{data::IGNORED_TARGET, torch::TorchError};
 
 /// GPT-2's epsilon of layer normalisation.
 const LAYER_NORM_EPS: f64 = 1e-5;
+
+/// Rows of the table `name.weight` for token ids `[b, t]`: `[b, t, d]`.
+///
+/// A rank with a part of the vocabulary gives zeros for tokens of other parts: partial sums.
+///
+/// # Errors
+/// A token outside the vocabulary.
+pub fn embedding(weights: Weights<'_>, name: &str, tokens: &Tensor) -> Result<Tensor, TorchError> {
+    let table = weights.get(&format!("{name}.weight"))?;
+    let shard = weights.shard();
+    if shard.of == 1 {
+        return Ok(Tensor::f_embedding(table, tokens, -1, false, false)?);
+    }
+    let rows = table.size()[0];
+    let own = tokens.f_sub_scalar(shard.index as i64 * rows)?;
+    let elsewhere = own.f_lt(0)?.f_logical_or(&own.f_ge(rows)?)?;
+    let own = own.f_masked_fill(&elsewhere, 0)?;
+    let y = Tensor::f_embedding(table, &own, -1, false, false)?;
+    Ok(y.f_masked_fill(&elsewhere.f_unsqueeze(-1)?, 0.0)?)
+}
+
 /// `x @ weight + bias` over the last dimension; weight `[in, out]`, bias optional.
 ///
 /// # Errors

@@ -1,28 +1,33 @@
 //! Initial weights: a function of (seed, parameter name, element index), so of no split and no rank.
 
 use rayon::prelude::*;
-use tch::Kind;
+use tch::{Device, Kind, Tensor};
 
 use crate::{
     arch::{Init, ParamSpec},
     base::random,
+    config::Precision,
+    torch::TorchError,
 };
 
 /// Elements drawn by one task.
 const CHUNK: usize = 1 << 16;
 
-/// The parameter's first values in row-major order, rounded to fp32 so that all precisions start alike.
-pub fn initial_values(spec: &ParamSpec, seed: u64) -> Vec<f32> {
-    let numel = spec.numel() as usize;
-    match spec.init {
-        Init::Zeros => vec![0.0; numel],
-        Init::Ones => vec![1.0; numel],
-        Init::Normal { std } => normal_values(
-            numel,
-            std,
-            random::key(seed, &[random::name_part(&spec.name)]),
-        ),
-    }
+/// The whole parameter's first values on the host, rounded to fp32 so that all precisions start alike.
+///
+/// # Errors
+/// No room.
+pub fn initial_values(spec: &ParamSpec, seed: u64) -> Result<Tensor, TorchError> {
+    let options = (Kind::Float, Device::Cpu);
+    Ok(match spec.init {
+        Init::Zeros => Tensor::f_zeros(spec.shape.as_slice(), options)?,
+        Init::Ones => Tensor::f_ones(spec.shape.as_slice(), options)?,
+        Init::Normal { std } => {
+            let key = random::key(seed, &[random::name_part(&spec.name)]);
+            let values = normal_values(spec.numel() as usize, std, key);
+            Tensor::f_from_slice(&values)?.f_view(spec.shape.as_slice())?
+        }
+    })
 }
 
 fn normal_values(numel: usize, std: f64, key: u64) -> Vec<f32> {
@@ -40,9 +45,17 @@ fn normal_values(numel: usize, std: f64, key: u64) -> Vec<f32> {
 }
 
 /// The element type that holds master weights in a precision.
-pub fn master_kind(precision: crate::config::Precision) -> Kind {
+pub fn master_kind(precision: Precision) -> Kind {
     match precision {
-        crate::config::Precision::Fp64 => Kind::Double,
+        Precision::Fp64 => Kind::Double,
         _ => Kind::Float,
+    }
+}
+
+/// The element type that the model computes with.
+pub fn compute_kind(precision: Precision) -> Kind {
+    match precision {
+        Precision::Bf16 => Kind::BFloat16,
+        precision => master_kind(precision),
     }
 }

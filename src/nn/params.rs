@@ -1,24 +1,21 @@
-//! The flat parameter store: all parameters of a rank in a few long buffers.
-//!
-//! Segments lie one after the other, so that a bucket of gradients is a range; within a segment
-//! matrices come before vectors, so that weight decay is a range too. Parameters are views.
+//! The flat parameter store: all parameters of a rank in a few long buffers, of which parameters are views.
 
-use std::{collections::HashMap, ops::Range};
+use std::ops::Range;
 
 use tch::{Device, Kind, Tensor};
 
-use super::init;
+use super::{
+    Partition,
+    gathered::Gathered,
+    init,
+    layout::{FlatRange, Group, Layout, within},
+    shard,
+};
 use crate::{
-    arch::{ParamSpec, SegmentSpec},
+    arch::{ParamSpec, Shard},
     config::Precision,
     torch::{SharedTensor, TorchError},
 };
-
-/// Views start on a cache line of this many elements (128 bytes in fp32).
-const ALIGN: i64 = 32;
-
-/// A range of elements in the flat buffers.
-pub type FlatRange = Range<i64>;
 
 /// Where a value that is no number was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,19 +25,28 @@ pub struct NotFinite {
 
 /// One rank's parameters and gradients.
 pub struct ParamStore {
-    entries: Vec<Entry>,
-    index: HashMap<String, usize>,
-    segments: Vec<SegmentLayout>,
-    /// What the optimizer updates.
+    layout: Layout,
+    partition: Partition,
+    /// What the optimizer updates: whole, or the rank's shard.
     master: Tensor,
-    /// What the model computes with; the master itself unless the precision is mixed.
-    compute: Tensor,
+    compute: Compute,
+    /// Whole, or the rank's shard.
     grads: Tensor,
-    /// Views of `compute` that autograd differentiates, one an entry.
+    /// Views of the compute weights that autograd differentiates, one an entry.
     leaves: Vec<Tensor>,
-    grad_views: Vec<Tensor>,
-    /// Whether an entry's gradient holds something of this step.
+    /// A group's whole gradient on its way into the shard, where only the shard is kept.
+    staged: Vec<Option<Tensor>>,
+    /// Whether an entry's gradient holds something of this step, or of this backward pass where it is staged.
     filled: Vec<bool>,
+    /// Whether a group's part of the shard holds something of this step.
+    folded: Vec<bool>,
+}
+
+/// What the model computes with.
+enum Compute {
+    /// A whole buffer: the master itself unless the precision is mixed.
+    Whole(Tensor),
+    Gathered(Gathered),
 }
 
 /// One rank's weights, for its other lanes.
@@ -50,100 +56,147 @@ pub struct SharedWeights {
     compute: SharedTensor,
 }
 
-struct Entry {
-    spec: ParamSpec,
-    offset: i64,
+/// A stretch of parameters that the optimizer updates in one go.
+pub struct UpdatePiece {
+    pub param: Tensor,
+    pub grad: Tensor,
+    /// Where its state lies in the optimizer's buffers.
+    pub state: FlatRange,
+    /// Whether weight decay applies.
+    pub decays: bool,
 }
 
-/// Where a segment's parameters lie, and which entries it uses.
-struct SegmentLayout {
-    matrices: FlatRange,
-    vectors: FlatRange,
-    own: Vec<usize>,
-    borrowed: Vec<usize>,
+/// The same elements in a whole buffer and in the rank's shard.
+struct OwnPiece {
+    whole: FlatRange,
+    shard: FlatRange,
 }
 
 impl ParamStore {
-    /// Lays out and initialises the parameters of `segments` on `device`.
+    /// Initialises the parameters of `layout` on `device`.
     ///
     /// # Errors
     /// The device has no room.
     pub fn new(
-        segments: &[SegmentSpec],
+        layout: Layout,
+        partition: Partition,
         precision: Precision,
         seed: u64,
         device: Device,
     ) -> Result<Self, TorchError> {
-        let len = lay_out(segments).2;
-        let master = Tensor::f_zeros([len], (init::master_kind(precision), device))?;
-        let compute = match precision {
-            Precision::Bf16 => Tensor::f_zeros([len], (Kind::BFloat16, device))?,
-            Precision::Fp32 | Precision::Tf32 | Precision::Fp64 => master.shallow_clone(),
+        let master_kind = init::master_kind(precision);
+        let kind = init::compute_kind(precision);
+        let zeros = |len: i64, kind: Kind| -> Result<Tensor, TorchError> {
+            Ok(Tensor::f_zeros([len], (kind, device))?)
         };
-        let mut store = Self::with_weights(segments, master, compute)?;
-        for entry in 0..store.entries.len() {
-            let values = init::initial_values(&store.entries[entry].spec, seed);
-            let view = store.view(&store.master, entry)?;
-            store.fill(view, &Tensor::from_slice(&values))?;
+        let is_mixed = kind != master_kind;
+        let (whole, part) = (layout.len(), layout.part_len());
+        let keeps_shard = partition.shards_params() || (is_mixed && partition.shards_state());
+        let master = zeros(if keeps_shard { part } else { whole }, master_kind)?;
+        let copy = |len: i64| match is_mixed {
+            true => zeros(len, kind),
+            false => Ok(master.shallow_clone()),
+        };
+        let compute = if partition.shards_params() {
+            Compute::Gathered(Gathered::new(
+                &layout,
+                partition,
+                copy(part)?,
+                kind,
+                device,
+            )?)
+        } else {
+            Compute::Whole(copy(whole)?)
+        };
+        let store = Self::with_weights(layout, partition, master, compute)?;
+        store.fill(&store.master, |spec| init::initial_values(spec, seed))?;
+        // A copy in another type is rounded from the same values, also where the master is but a shard.
+        match &store.compute {
+            Compute::Whole(copy) if is_mixed => {
+                store.fill(copy, |spec| init::initial_values(spec, seed))?
+            }
+            _ => store.publish(&store.everything())?,
         }
-        store.publish(0..len)?;
         Ok(store)
     }
 
     /// A second store over the same weights, with gradients of its own.
     ///
     /// # Errors
-    /// No room, or weights of other segments.
-    pub fn sharing(segments: &[SegmentSpec], weights: &SharedWeights) -> Result<Self, TorchError> {
-        Self::with_weights(segments, weights.master.handle(), weights.compute.handle())
+    /// No room, or weights of another layout.
+    pub fn sharing(layout: Layout, weights: &SharedWeights) -> Result<Self, TorchError> {
+        let compute = Compute::Whole(weights.compute.handle());
+        Self::with_weights(layout, Partition::NONE, weights.master.handle(), compute)
     }
 
-    /// The weights, for [`ParamStore::sharing`].
-    pub fn share(&self) -> SharedWeights {
-        SharedWeights {
+    /// The weights, for [`ParamStore::sharing`]; none where they aren't whole.
+    pub fn share(&self) -> Option<SharedWeights> {
+        let Compute::Whole(compute) = &self.compute else {
+            return None;
+        };
+        Some(SharedWeights {
             master: SharedTensor::of(&self.master),
-            compute: SharedTensor::of(&self.compute),
-        }
+            compute: SharedTensor::of(compute),
+        })
     }
 
     fn with_weights(
-        segments: &[SegmentSpec],
+        layout: Layout,
+        partition: Partition,
         master: Tensor,
-        compute: Tensor,
+        compute: Compute,
     ) -> Result<Self, TorchError> {
-        let (entries, layouts, len) = lay_out(segments);
-        let index: HashMap<String, usize> = entries
-            .iter()
-            .enumerate()
-            .map(|(i, entry)| (entry.spec.name.clone(), i))
-            .collect();
-        let segments = resolve_borrows(segments, layouts, &index)?;
-        let grads = Tensor::f_zeros([len], (master.kind(), master.device()))?;
-        let mut store = Self {
-            filled: vec![false; entries.len()],
-            entries,
-            index,
-            segments,
+        let grads_len = match partition.shards_grads() {
+            true => layout.part_len(),
+            false => layout.len(),
+        };
+        let grads = Tensor::f_zeros([grads_len], (master.kind(), master.device()))?;
+        let leaf = |number: usize| {
+            let entry = &layout.entries[number];
+            let view = match &compute {
+                Compute::Whole(buffer) => view(buffer, &layout, number, 0),
+                Compute::Gathered(gathered) => {
+                    let start = layout.groups[entry.group].range.start;
+                    view(gathered.flat(entry.group), &layout, number, start)
+                }
+            };
+            Ok(view?.f_detach()?.f_set_requires_grad(true)?)
+        };
+        let leaves = (0..layout.entries.len())
+            .map(leaf)
+            .collect::<Result<_, TorchError>>()?;
+        Ok(Self {
+            staged: layout.groups.iter().map(|_| None).collect(),
+            filled: vec![false; layout.entries.len()],
+            folded: vec![false; layout.groups.len()],
+            leaves,
+            layout,
+            partition,
             master,
             compute,
             grads,
-            leaves: Vec::new(),
-            grad_views: Vec::new(),
-        };
-        for entry in 0..store.entries.len() {
-            let leaf = store
-                .view(&store.compute, entry)?
-                .f_detach()?
-                .f_set_requires_grad(true)?;
-            store.leaves.push(leaf);
-            store.grad_views.push(store.view(&store.grads, entry)?);
-        }
-        Ok(store)
+        })
+    }
+
+    /// Where everything lies.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// What the rank keeps for itself.
+    pub fn partition(&self) -> Partition {
+        self.partition
+    }
+
+    /// The whole of the flat buffers.
+    pub fn everything(&self) -> FlatRange {
+        0..self.layout.len()
     }
 
     /// Lane `lane`'s part of the flat buffers when `n_lanes` share the update.
-    pub fn part(&self, lane: usize, n_lanes: usize) -> FlatRange {
-        let border = |lane: usize| self.flat_len() / ALIGN * lane as i64 / n_lanes as i64 * ALIGN;
+    pub fn lane_part(&self, lane: usize, n_lanes: usize) -> FlatRange {
+        const ALIGN: i64 = super::layout::ALIGN;
+        let border = |lane: usize| self.layout.len() / ALIGN * lane as i64 / n_lanes as i64 * ALIGN;
         border(lane)..border(lane + 1)
     }
 
@@ -151,15 +204,15 @@ impl ParamStore {
     pub fn weights(&self, segment: usize) -> Weights<'_> {
         Weights {
             store: self,
-            segment: &self.segments[segment],
+            group: &self.layout.groups[segment],
         }
     }
 
-    /// The entries that a span of segments uses, each once, with their leaves.
+    /// The entries that a run of segments uses, each once, with their leaves.
     pub fn leaves_of(&self, segments: Range<usize>) -> (Vec<usize>, Vec<&Tensor>) {
-        let mut entries: Vec<usize> = self.segments[segments]
+        let mut entries: Vec<usize> = self.layout.groups[segments]
             .iter()
-            .flat_map(|s| s.own.iter().chain(&s.borrowed).copied())
+            .flat_map(|group| group.own.iter().chain(&group.borrowed).copied())
             .collect();
         entries.sort_unstable();
         entries.dedup();
@@ -170,15 +223,17 @@ impl ParamStore {
     /// Forgets the last step's gradients; nothing is zeroed.
     pub fn begin_step(&mut self) {
         self.filled.fill(false);
+        self.folded.fill(false);
     }
 
-    /// Takes a gradient: the step's first for an entry is copied, later ones are added.
+    /// Takes a gradient: the first for an entry is copied, later ones are added.
     ///
     /// # Errors
     /// Whatever libtorch throws.
     pub fn take_grad(&mut self, entry: usize, grad: &Tensor) -> Result<(), TorchError> {
-        let view = &mut self.grad_views[entry];
-        if std::mem::replace(&mut self.filled[entry], true) {
+        let is_later = std::mem::replace(&mut self.filled[entry], true);
+        let mut view = self.grad_view(entry)?;
+        if is_later {
             let _ = view.f_add_(&grad.f_to_kind(view.kind())?)?;
         } else {
             view.f_copy_(grad)?;
@@ -186,101 +241,344 @@ impl ParamStore {
         Ok(())
     }
 
+    /// An entry's place in the whole gradients, or in its group's staged ones.
+    fn grad_view(&mut self, number: usize) -> Result<Tensor, TorchError> {
+        if !self.partition.shards_grads() {
+            return view(&self.grads, &self.layout, number, 0);
+        }
+        let group = self.layout.entries[number].group;
+        let Group { range, .. } = &self.layout.groups[group];
+        let staged = match &mut self.staged[group] {
+            Some(staged) => staged,
+            empty => empty.insert(Tensor::f_zeros(
+                [range.end - range.start],
+                (self.grads.kind(), self.grads.device()),
+            )?),
+        };
+        view(staged, &self.layout, number, range.start)
+    }
+
     /// Zeroes the gradients of a run of segments that no backward pass of this step reached.
     ///
     /// # Errors
     /// Whatever libtorch throws.
     pub fn zero_unfilled(&mut self, segments: Range<usize>) -> Result<(), TorchError> {
-        for &entry in self.segments[segments]
+        let own: Vec<usize> = self.layout.groups[segments]
             .iter()
-            .flat_map(|segment| &segment.own)
-        {
+            .flat_map(|group| group.own.iter().copied())
+            .collect();
+        for entry in own {
             if !std::mem::replace(&mut self.filled[entry], true) {
-                let _ = self.grad_views[entry].f_zero_()?;
+                let _ = self.grad_view(entry)?.f_zero_()?;
             }
         }
         Ok(())
     }
 
-    /// The flat gradients of a run of segments.
+    /// The whole gradients of a run of segments, one a group where groups are cut into parts, else in one.
     ///
     /// # Errors
     /// Whatever libtorch throws.
-    pub fn grads_of(&self, segments: Range<usize>) -> Result<Tensor, TorchError> {
-        let start = self.segments[segments.start].matrices.start;
-        let end = self.segments[segments.end - 1].vectors.end;
-        Ok(self.grads.f_narrow(0, start, end - start)?)
+    pub fn grads_of(&self, segments: Range<usize>) -> Result<Vec<Tensor>, TorchError> {
+        let groups = &self.layout.groups[segments.clone()];
+        if self.partition.shards_grads() {
+            let staged = segments.filter_map(|group| self.staged[group].as_ref());
+            return Ok(staged.map(Tensor::shallow_clone).collect());
+        }
+        let cut = |range: FlatRange| {
+            Ok(self
+                .grads
+                .f_narrow(0, range.start, range.end - range.start)?)
+        };
+        if self.partition.shards_state() {
+            let filled = groups.iter().filter(|group| group.len() > 0);
+            return filled.map(|group| cut(group.range.clone())).collect();
+        }
+        match (groups.first(), groups.last()) {
+            (Some(first), Some(last)) => Ok(vec![cut(first.range.start..last.range.end)?]),
+            _ => Ok(Vec::new()),
+        }
     }
 
-    /// All gradients.
+    /// Moves a run of segments' summed parts from the staged gradients to the shard; they end there.
+    ///
+    /// # Errors
+    /// Whatever libtorch throws.
+    pub fn fold_staged(&mut self, segments: Range<usize>) -> Result<(), TorchError> {
+        for group in segments {
+            let Some(staged) = self.staged[group].take() else {
+                continue;
+            };
+            let own = self.layout.part_of(group, self.partition.index);
+            let len = own.end - own.start;
+            let start = own.start - self.layout.groups[group].range.start;
+            let part = staged.f_narrow(0, start, len)?;
+            let mut shard = self
+                .grads
+                .f_narrow(0, self.layout.part_offset(group), len)?;
+            if std::mem::replace(&mut self.folded[group], true) {
+                let _ = shard.f_add_(&part)?;
+            } else {
+                shard.f_copy_(&part)?;
+            }
+            for &entry in &self.layout.groups[group].own {
+                self.filled[entry] = false;
+            }
+        }
+        Ok(())
+    }
+
+    /// The whole gradients of parameters that another pipeline stage holds too.
+    ///
+    /// # Errors
+    /// Whatever libtorch throws.
+    pub fn tied_grads(&self) -> Result<Vec<Tensor>, TorchError> {
+        let tied = self.layout.entries.iter().filter(|entry| entry.is_tied);
+        tied.map(|entry| Ok(self.grads.f_narrow(0, entry.offset, entry.numel())?))
+            .collect()
+    }
+
+    /// The gradients, as far as this rank keeps them, of parameters that every tensor-parallel rank holds.
+    ///
+    /// # Errors
+    /// Whatever libtorch throws.
+    pub fn replicated_grads(&self) -> Result<Vec<Tensor>, TorchError> {
+        self.own_pieces(&self.layout.replicated())
+            .iter()
+            .map(|own| self.cut(&self.grads, own))
+            .collect()
+    }
+
+    /// All segments.
+    pub fn all_segments(&self) -> Range<usize> {
+        0..self.layout.groups.len()
+    }
+
+    /// Each group's weights as the model computes with them, where they are whole.
+    ///
+    /// # Errors
+    /// Whatever libtorch throws.
+    pub fn compute_groups(&self) -> Result<Vec<Tensor>, TorchError> {
+        let Compute::Whole(compute) = &self.compute else {
+            return Ok(Vec::new());
+        };
+        let groups = self.layout.groups.iter().filter(|group| group.len() > 0);
+        groups
+            .map(|group| Ok(compute.f_narrow(0, group.range.start, group.len())?))
+            .collect()
+    }
+
+    /// All gradients that the rank keeps: whole, or its shard.
     pub fn grads(&self) -> &Tensor {
         &self.grads
     }
 
-    /// All master weights.
+    /// All master weights that the rank keeps: whole, or its shard.
     pub fn master(&self) -> &Tensor {
         &self.master
+    }
+
+    /// The weights that the model computes with, where they are whole.
+    pub fn compute(&self) -> Option<&Tensor> {
+        match &self.compute {
+            Compute::Whole(compute) => Some(compute),
+            Compute::Gathered(_) => None,
+        }
+    }
+
+    /// Counts a user of a run of segments' weights; returns what is to be all-gathered before they are used.
+    ///
+    /// # Errors
+    /// No room.
+    pub fn acquire(&mut self, segments: Range<usize>) -> Result<Vec<Tensor>, TorchError> {
+        let _guard = tch::no_grad_guard();
+        match &mut self.compute {
+            Compute::Whole(_) => Ok(Vec::new()),
+            Compute::Gathered(gathered) => {
+                gathered.acquire(&self.layout, &self.layout.groups_of(segments))
+            }
+        }
+    }
+
+    /// Gives up a run of segments' weights.
+    ///
+    /// # Errors
+    /// Whatever libtorch throws.
+    pub fn release(&mut self, segments: Range<usize>) -> Result<(), TorchError> {
+        match &mut self.compute {
+            Compute::Whole(_) => Ok(()),
+            Compute::Gathered(gathered) => gathered.release(&self.layout.groups_of(segments)),
+        }
     }
 
     /// Bytes of weights and gradients.
     pub fn n_bytes(&self) -> u64 {
         let bytes = |buffer: &Tensor| (buffer.numel() * buffer.kind().elt_size_in_bytes()) as u64;
-        let is_shared = self.compute.kind() == self.master.kind();
-        bytes(&self.master) + bytes(&self.grads) + if is_shared { 0 } else { bytes(&self.compute) }
-    }
-
-    /// Elements in each flat buffer, padding included.
-    pub fn flat_len(&self) -> i64 {
-        self.master.size()[0]
-    }
-
-    /// The ranges that weight decay applies to, and those that it doesn't, a pair a segment.
-    pub fn decay_ranges(&self) -> (Vec<FlatRange>, Vec<FlatRange>) {
-        let ranges = |pick: fn(&SegmentLayout) -> &FlatRange| {
-            self.segments
-                .iter()
-                .map(pick)
-                .filter(|range| !range.is_empty())
-                .cloned()
-                .collect()
+        let copy = match &self.compute {
+            Compute::Whole(compute) if compute.data_ptr() == self.master.data_ptr() => 0,
+            Compute::Whole(compute) => bytes(compute),
+            Compute::Gathered(gathered) => {
+                let is_master = gathered.source().data_ptr() == self.master.data_ptr();
+                gathered.slot_bytes()
+                    + if is_master {
+                        0
+                    } else {
+                        bytes(gathered.source())
+                    }
+            }
         };
-        (
-            ranges(|segment| &segment.matrices),
-            ranges(|segment| &segment.vectors),
-        )
+        bytes(&self.master) + bytes(&self.grads) + copy
     }
 
-    /// Brings a part of the compute copy up to the master weights.
+    /// Elements of each of the optimizer's buffers.
+    pub fn state_len(&self) -> i64 {
+        match self.partition.shards_state() {
+            true => self.layout.part_len(),
+            false => self.layout.len(),
+        }
+    }
+
+    /// What this rank updates of `part` of the flat buffers, each stretch with decay or without.
     ///
     /// # Errors
     /// Whatever libtorch throws.
-    pub fn publish(&mut self, part: FlatRange) -> Result<(), TorchError> {
-        if self.compute.kind() != self.master.kind() {
+    pub fn update_pieces(&self, part: &FlatRange) -> Result<Vec<UpdatePiece>, TorchError> {
+        let ranges = |pick: fn(&Group) -> &FlatRange| {
+            let ranges: Vec<FlatRange> = self.layout.groups.iter().map(pick).cloned().collect();
+            within(&ranges, part)
+        };
+        let mut pieces = Vec::new();
+        for (ranges, decays) in [
+            (ranges(|group| &group.matrices), true),
+            (ranges(|group| &group.vectors), false),
+        ] {
+            for own in self.own_pieces(&ranges) {
+                pieces.push(UpdatePiece {
+                    param: self.cut(&self.master, &own)?,
+                    grad: self.cut(&self.grads, &own)?,
+                    state: own.shard,
+                    decays,
+                });
+            }
+        }
+        Ok(pieces)
+    }
+
+    /// The gradients that this rank answers for in the global norm.
+    ///
+    /// # Errors
+    /// Whatever libtorch throws.
+    pub fn counted_grads(&self) -> Result<Vec<Tensor>, TorchError> {
+        self.own_pieces(&self.layout.counted())
+            .iter()
+            .map(|own| self.cut(&self.grads, own))
+            .collect()
+    }
+
+    /// The parts of `ranges` that this rank keeps, neighbours merged.
+    fn own_pieces(&self, ranges: &[FlatRange]) -> Vec<OwnPiece> {
+        let mut pieces: Vec<OwnPiece> = Vec::new();
+        for group in 0..self.layout.groups.len() {
+            let own = self.layout.part_of(group, self.partition.index);
+            for whole in within(ranges, &own) {
+                let start = self.layout.part_offset(group) + whole.start - own.start;
+                let shard = start..start + (whole.end - whole.start);
+                match pieces.last_mut() {
+                    Some(last) if last.whole.end == whole.start && last.shard.end == start => {
+                        (last.whole.end, last.shard.end) = (whole.end, shard.end);
+                    }
+                    _ => pieces.push(OwnPiece { whole, shard }),
+                }
+            }
+        }
+        pieces
+    }
+
+    /// A stretch of a buffer that is whole or the rank's shard.
+    fn cut(&self, buffer: &Tensor, own: &OwnPiece) -> Result<Tensor, TorchError> {
+        let range = match self.is_whole(buffer) {
+            true => &own.whole,
+            false => &own.shard,
+        };
+        Ok(buffer.f_narrow(0, range.start, range.end - range.start)?)
+    }
+
+    fn is_whole(&self, buffer: &Tensor) -> bool {
+        buffer.size()[0] == self.layout.len()
+    }
+
+    /// Brings this rank's piece of `part` of the compute copy up to the master weights.
+    ///
+    /// # Errors
+    /// Whatever libtorch throws.
+    pub fn publish(&self, part: &FlatRange) -> Result<(), TorchError> {
+        let compute = match &self.compute {
+            Compute::Whole(compute) => compute,
+            Compute::Gathered(gathered) => gathered.source(),
+        };
+        if compute.data_ptr() != self.master.data_ptr() {
             let _guard = tch::no_grad_guard();
-            let cut = |buffer: &Tensor| buffer.f_narrow(0, part.start, part.end - part.start);
-            cut(&self.compute)?.f_copy_(&cut(&self.master)?)?;
+            for own in self.own_pieces(std::slice::from_ref(part)) {
+                self.cut(compute, &own)?
+                    .f_copy_(&self.cut(&self.master, &own)?)?;
+            }
         }
         Ok(())
     }
 
-    /// Names and shapes in layout order.
-    pub fn specs(&self) -> impl Iterator<Item = &ParamSpec> {
-        self.entries.iter().map(|entry| &entry.spec)
+    /// Fills a buffer of this layout, whole or a shard, with this rank's parts of whole parameters.
+    ///
+    /// # Errors
+    /// What `values` says, or libtorch.
+    pub fn fill<E: From<TorchError>>(
+        &self,
+        buffer: &Tensor,
+        mut values: impl FnMut(&ParamSpec) -> Result<Tensor, E>,
+    ) -> Result<(), E> {
+        let _guard = tch::no_grad_guard();
+        for (number, entry) in self.layout.entries.iter().enumerate() {
+            let whole = values(&entry.spec)?;
+            let part = shard::cut(&whole, &entry.spec, self.layout.shard())?;
+            self.fill_entry(buffer, number, &part)?;
+        }
+        Ok(())
     }
 
-    /// The part of a flat buffer of this layout that belongs to a parameter, in its shape.
+    fn fill_entry(&self, buffer: &Tensor, number: usize, part: &Tensor) -> Result<(), TorchError> {
+        if self.is_whole(buffer) {
+            return Ok(view(buffer, &self.layout, number, 0)?.f_copy_(part)?);
+        }
+        let entry = &self.layout.entries[number];
+        let flat = part.f_reshape([-1])?;
+        for own in self.own_pieces(&[entry.offset..entry.offset + entry.numel()]) {
+            let values = flat.f_narrow(
+                0,
+                own.whole.start - entry.offset,
+                own.whole.end - own.whole.start,
+            )?;
+            self.cut(buffer, &own)?.f_copy_(&values)?;
+        }
+        Ok(())
+    }
+
+    /// Whole parameters in layout order, copies of other stages' among them.
+    pub fn specs(&self) -> impl Iterator<Item = &ParamSpec> {
+        self.layout.specs()
+    }
+
+    /// The part of a whole buffer of this layout that belongs to a parameter, in the shape that this rank holds.
     ///
     /// # Errors
     /// Whatever libtorch throws; an unknown name is one too.
     pub fn named_view(&self, buffer: &Tensor, name: &str) -> Result<Tensor, TorchError> {
         let entry = self
-            .index
-            .get(name)
+            .layout
+            .entry(name)
             .ok_or_else(|| TorchError::new(&format!("no parameter {name}")))?;
-        self.view(buffer, *entry)
+        view(buffer, &self.layout, entry, 0)
     }
 
-    /// The first parameter whose gradient holds NaN or infinity.
+    /// The first parameter of which this rank's gradient holds NaN or infinity.
     ///
     /// # Errors
     /// Whatever libtorch throws.
@@ -297,39 +595,37 @@ impl ParamStore {
     }
 
     fn first_bad(&self, buffer: &Tensor) -> Result<Option<NotFinite>, TorchError> {
-        for (index, entry) in self.entries.iter().enumerate() {
-            if self
-                .view(buffer, index)?
-                .f_isfinite()?
-                .f_all()?
-                .f_int64_value(&[])?
-                == 0
-            {
-                return Ok(Some(NotFinite {
-                    tensor: entry.spec.name.clone(),
-                }));
+        for entry in &self.layout.entries {
+            for own in self.own_pieces(&[entry.offset..entry.offset + entry.numel()]) {
+                let is_finite = self.cut(buffer, &own)?.f_isfinite()?.f_all()?;
+                if is_finite.f_int64_value(&[])? == 0 {
+                    return Ok(Some(NotFinite {
+                        tensor: entry.spec.name.clone(),
+                    }));
+                }
             }
         }
         Ok(None)
     }
+}
 
-    fn view(&self, buffer: &Tensor, entry: usize) -> Result<Tensor, TorchError> {
-        let entry = &self.entries[entry];
-        let flat = buffer.f_narrow(0, entry.offset, entry.spec.numel() as i64)?;
-        Ok(flat.f_view(entry.spec.shape.as_slice())?)
-    }
-
-    fn fill(&self, mut view: Tensor, values: &Tensor) -> Result<(), TorchError> {
-        let _guard = tch::no_grad_guard();
-        Ok(view.f_copy_(&values.f_view(view.size().as_slice())?)?)
-    }
+/// An entry's view of a buffer whose first element is number `origin` of the flat buffers.
+fn view(
+    buffer: &Tensor,
+    layout: &Layout,
+    number: usize,
+    origin: i64,
+) -> Result<Tensor, TorchError> {
+    let entry = &layout.entries[number];
+    let flat = buffer.f_narrow(0, entry.offset - origin, entry.numel())?;
+    Ok(flat.f_view(entry.shape.as_slice())?)
 }
 
 /// One segment's parameters by name.
 #[derive(Clone, Copy)]
 pub struct Weights<'a> {
     store: &'a ParamStore,
-    segment: &'a SegmentLayout,
+    group: &'a Group,
 }
 
 impl<'a> Weights<'a> {
@@ -345,81 +641,34 @@ impl<'a> Weights<'a> {
     /// As [`Self::get`], where the parameter is optional.
     pub fn find(&self, suffix: &str) -> Option<&'a Tensor> {
         let matches = |entry: &usize| {
-            let rest = self.store.entries[*entry].spec.name.strip_suffix(suffix);
+            let rest = self.store.layout.entries[*entry]
+                .spec
+                .name
+                .strip_suffix(suffix);
             rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
         };
         let entry = self
-            .segment
+            .group
             .own
             .iter()
-            .chain(&self.segment.borrowed)
+            .chain(&self.group.borrowed)
             .copied()
             .find(|entry| matches(entry));
         entry.map(|entry| &self.store.leaves[entry])
     }
-}
 
-/// Places every parameter; returns them with each segment's ranges and the buffers' length.
-fn lay_out(segments: &[SegmentSpec]) -> (Vec<Entry>, Vec<SegmentLayout>, i64) {
-    let mut entries = Vec::new();
-    let mut offset = 0;
-    let mut place = |params: Vec<&ParamSpec>| {
-        let (first, start) = (entries.len(), offset);
-        for spec in params {
-            entries.push(Entry {
-                spec: spec.clone(),
-                offset,
-            });
-            offset += (spec.numel() as i64 + ALIGN - 1) / ALIGN * ALIGN;
-        }
-        (first..entries.len(), start..offset)
-    };
-    let layouts = segments
-        .iter()
-        .map(|segment| {
-            let (matrices, vectors): (Vec<_>, Vec<_>) =
-                segment.params.iter().partition(|spec| spec.decays());
-            let (matrix_entries, matrices) = place(matrices);
-            let (vector_entries, vectors) = place(vectors);
-            let own = matrix_entries.chain(vector_entries).collect();
-            SegmentLayout {
-                matrices,
-                vectors,
-                own,
-                borrowed: Vec::new(),
-            }
-        })
-        .collect();
-    (entries, layouts, offset)
-}
-
-fn resolve_borrows(
-    segments: &[SegmentSpec],
-    layouts: Vec<SegmentLayout>,
-    index: &HashMap<String, usize>,
-) -> Result<Vec<SegmentLayout>, TorchError> {
-    let resolve = |name: &String| {
-        index
-            .get(name)
-            .copied()
-            .ok_or_else(|| TorchError::new(&format!("no segment owns {name}")))
-    };
-    segments
-        .iter()
-        .zip(layouts)
-        .map(|(spec, layout)| {
-            let borrowed = spec.borrows.iter().map(resolve).collect::<Result<_, _>>()?;
-            Ok(SegmentLayout { borrowed, ..layout })
-        })
-        .collect()
+    /// Which part of sharded parameters this rank holds.
+    pub fn shard(&self) -> Shard {
+        self.store.layout.shard()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::{ModelShape, gpt::GptShape};
+    use crate::arch::{ModelShape, StageSpec, gpt::GptShape};
 
-    fn store(precision: Precision) -> ParamStore {
+    fn layout(n_parts: usize) -> Layout {
         let shape = GptShape {
             n_layer: 2,
             n_head: 2,
@@ -429,35 +678,12 @@ mod tests {
             bias: true,
             dropout: 0.0,
         };
-        ParamStore::new(
-            &ModelShape::Gpt(shape).segments(),
-            precision,
-            1,
-            Device::Cpu,
-        )
-        .expect("room")
+        let stage = StageSpec::whole(ModelShape::Gpt(shape).segments());
+        Layout::new(&stage, Shard::WHOLE, n_parts)
     }
 
-    #[test]
-    fn views_are_aligned_disjoint_and_complete() {
-        let store = store(Precision::Fp32);
-        let mut end = 0;
-        for entry in &store.entries {
-            assert!(
-                entry.offset % ALIGN == 0 && entry.offset >= end,
-                "{}",
-                entry.spec.name
-            );
-            end = entry.offset + entry.spec.numel() as i64;
-        }
-        assert!(end <= store.flat_len());
-        let (decay, rest) = store.decay_ranges();
-        let covered: i64 = decay
-            .iter()
-            .chain(&rest)
-            .map(|range| range.end - range.start)
-            .sum();
-        assert_eq!(covered, store.flat_len());
+    fn store(precision: Precision) -> ParamStore {
+        ParamStore::new(layout(1), Partition::NONE, precision, 1, Device::Cpu).expect("room")
     }
 
     #[test]
@@ -469,7 +695,7 @@ mod tests {
             store.take_grad(0, &ones).expect("taken");
             store.take_grad(0, &ones).expect("taken");
             store
-                .zero_unfilled(0..store.segments.len())
+                .zero_unfilled(0..store.layout.groups.len())
                 .expect("zeroed");
             assert_eq!(
                 store.grads().sum(Kind::Float).double_value(&[]),
@@ -483,8 +709,7 @@ mod tests {
     fn the_compute_copy_follows_the_master() {
         let mut store = store(Precision::Bf16);
         let _ = store.master.fill_(0.5);
-        let all = store.part(0, 1);
-        store.publish(all).expect("copied");
+        store.publish(&store.everything()).expect("copied");
         assert_eq!(
             store
                 .weights(1)
@@ -496,16 +721,41 @@ mod tests {
     }
 
     #[test]
-    fn tied_weights_are_one_entry() {
+    fn tied_weights_are_borrowed() {
         let store = store(Precision::Fp32);
-        let head = store.segments.len() - 1;
+        let head = store.layout.groups.len() - 1;
         assert!(store.weights(head).find("wte.weight").is_some());
+    }
+
+    #[test]
+    fn shards_of_all_ranks_are_the_whole() {
+        let whole = store(Precision::Fp32);
+        let shards: Vec<ParamStore> = (0..3)
+            .map(|index| {
+                let partition = Partition {
+                    level: 3,
+                    index,
+                    of: 3,
+                };
+                ParamStore::new(layout(3), partition, Precision::Fp32, 1, Device::Cpu)
+                    .expect("room")
+            })
+            .collect();
+        let total = |tensor: &Tensor| tensor.square().sum(Kind::Double).double_value(&[]);
+        let sum: f64 = shards.iter().map(|store| total(store.master())).sum();
+        assert!((sum - total(whole.master())).abs() < 1e-9);
+        let updated: i64 = shards
+            .iter()
+            .flat_map(|store| store.update_pieces(&store.everything()).expect("cut"))
+            .map(|piece| piece.param.numel() as i64)
+            .sum();
+        let pieces = whole.update_pieces(&whole.everything()).expect("cut");
         assert_eq!(
-            store
-                .specs()
-                .filter(|spec| spec.name == "wte.weight")
-                .count(),
-            1
+            updated,
+            pieces
+                .iter()
+                .map(|piece| piece.param.numel() as i64)
+                .sum::<i64>()
         );
     }
 
@@ -513,8 +763,8 @@ mod tests {
     fn the_first_bad_gradient_is_named() {
         let mut store = store(Precision::Fp32);
         assert_eq!(store.first_bad_grad().expect("readable"), None);
-        let _ = store.grad_views[3].fill_(f64::NAN);
-        let name = store.entries[3].spec.name.clone();
+        let _ = store.grad_view(3).expect("there").fill_(f64::NAN);
+        let name = store.layout.entries[3].spec.name.clone();
         assert_eq!(
             store.first_bad_grad().expect("readable"),
             Some(NotFinite { tensor: name })

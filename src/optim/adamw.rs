@@ -1,11 +1,11 @@
 //! AdamW (Loshchilov and Hutter, 2019) through libtorch's fused kernel.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
-use super::{GradStats, Optimizer, within};
+use super::{GradStats, Optimizer, cut};
 use crate::{
     config::AdamwConfig,
-    nn::{FlatRange, ParamStore},
+    nn::{FlatRange, ParamStore, UpdatePiece},
     torch::{AdamwScalars, AdamwTensors, TorchError, fused_adamw},
 };
 
@@ -15,16 +15,16 @@ pub const STATE: [&str; 2] = ["exp_avg", "exp_avg_sq"];
 /// Both moments, and the views that the kernel works on.
 pub struct Adamw {
     config: AdamwConfig,
+    device: Device,
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
     decayed: Views,
     undecayed: Views,
 }
 
-/// Views of parameters, gradients and moments, range by range.
+/// Views of parameters, gradients and moments, piece by piece.
 struct Views {
-    params: Vec<Tensor>,
-    grads: Vec<Tensor>,
+    pieces: Vec<UpdatePiece>,
     exp_avgs: Vec<Tensor>,
     exp_avg_sqs: Vec<Tensor>,
 }
@@ -43,19 +43,27 @@ impl Adamw {
         let [exp_avg, exp_avg_sq] = <[Tensor; 2]>::try_from(state).map_err(|state| {
             TorchError::new(&format!("AdamW has two moments, not {}", state.len()))
         })?;
-        let (decayed, undecayed) = store.decay_ranges();
-        let (decayed, undecayed) = (within(decayed, part), within(undecayed, part));
-        let views = |ranges: &[FlatRange]| -> Result<Views, TorchError> {
+        let (decayed, undecayed) = store
+            .update_pieces(part)?
+            .into_iter()
+            .partition(|piece| piece.decays);
+        let views = |pieces: Vec<UpdatePiece>| -> Result<Views, TorchError> {
+            let of = |buffer: &Tensor| -> Result<Vec<Tensor>, TorchError> {
+                pieces
+                    .iter()
+                    .map(|piece| cut(buffer, &piece.state))
+                    .collect()
+            };
             Ok(Views {
-                params: cut(store.master(), ranges)?,
-                grads: cut(store.grads(), ranges)?,
-                exp_avgs: cut(&exp_avg, ranges)?,
-                exp_avg_sqs: cut(&exp_avg_sq, ranges)?,
+                exp_avgs: of(&exp_avg)?,
+                exp_avg_sqs: of(&exp_avg_sq)?,
+                pieces,
             })
         };
-        let (decayed, undecayed) = (views(&decayed)?, views(&undecayed)?);
+        let (decayed, undecayed) = (views(decayed)?, views(undecayed)?);
         Ok(Self {
             config,
+            device: store.master().device(),
             exp_avg,
             exp_avg_sq,
             decayed,
@@ -65,22 +73,16 @@ impl Adamw {
 }
 
 impl Optimizer for Adamw {
-    fn update(
-        &mut self,
-        store: &ParamStore,
-        step: u64,
-        lr: f64,
-        grads: &GradStats,
-    ) -> Result<(), TorchError> {
-        let step = Tensor::f_full([], step as f64, (Kind::Float, store.master().device()))?;
+    fn update(&mut self, step: u64, lr: f64, grads: &GradStats) -> Result<(), TorchError> {
+        let step = Tensor::f_full([], step as f64, (Kind::Float, self.device))?;
         for (views, weight_decay) in [
             (&self.decayed, self.config.weight_decay),
             (&self.undecayed, 0.0),
         ] {
-            let [params, grad_views] =
-                [&views.params, &views.grads].map(|tensors| references(tensors));
-            let [exp_avgs, exp_avg_sqs] =
-                [&views.exp_avgs, &views.exp_avg_sqs].map(|tensors| references(tensors));
+            let params: Vec<&Tensor> = views.pieces.iter().map(|piece| &piece.param).collect();
+            let grad_views: Vec<&Tensor> = views.pieces.iter().map(|piece| &piece.grad).collect();
+            let exp_avgs: Vec<&Tensor> = views.exp_avgs.iter().collect();
+            let exp_avg_sqs: Vec<&Tensor> = views.exp_avg_sqs.iter().collect();
             let tensors = AdamwTensors {
                 params: &params,
                 grads: &grad_views,
@@ -107,15 +109,4 @@ impl Optimizer for Adamw {
     fn state(&self) -> Vec<(&'static str, &Tensor)> {
         vec![(STATE[0], &self.exp_avg), (STATE[1], &self.exp_avg_sq)]
     }
-}
-
-fn cut(buffer: &Tensor, ranges: &[FlatRange]) -> Result<Vec<Tensor>, TorchError> {
-    ranges
-        .iter()
-        .map(|range| Ok(buffer.f_narrow(0, range.start, range.end - range.start)?))
-        .collect()
-}
-
-fn references(tensors: &[Tensor]) -> Vec<&Tensor> {
-    tensors.iter().collect()
 }

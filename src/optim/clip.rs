@@ -1,6 +1,6 @@
 //! The global gradient norm and the factor that clipping asks for, both on the device.
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::torch::TorchError;
 
@@ -17,12 +17,23 @@ pub struct GradStats {
     pub found_inf: Tensor,
 }
 
-/// Reads the flat gradients once.
+/// The sum of squares of several stretches of gradients, one fp64 number: ranks add theirs up.
 ///
 /// # Errors
 /// Whatever libtorch throws.
-pub fn grad_stats(grads: &Tensor, clip: Option<f64>) -> Result<GradStats, TorchError> {
-    let norm = grads.f_norm()?;
+pub fn square_sum(grads: &[Tensor], device: Device) -> Result<Tensor, TorchError> {
+    let mut sum = Tensor::f_zeros([1], (Kind::Double, device))?;
+    for part in grads {
+        let _ = sum.f_add_(&part.f_norm()?.f_to_kind(Kind::Double)?.f_square()?)?;
+    }
+    Ok(sum)
+}
+
+/// What follows from the global norm.
+///
+/// # Errors
+/// Whatever libtorch throws.
+pub fn grad_stats(norm: Tensor, clip: Option<f64>) -> Result<GradStats, TorchError> {
     let divisor = match clip {
         Some(clip) => norm
             .f_add_scalar(NORM_EPS)?
@@ -42,23 +53,34 @@ pub fn grad_stats(grads: &Tensor, clip: Option<f64>) -> Result<GradStats, TorchE
 mod tests {
     use super::*;
 
+    fn stats(grads: &[f32], clip: Option<f64>) -> GradStats {
+        grad_stats(Tensor::from_slice(grads).norm(), clip).expect("readable")
+    }
+
+    #[test]
+    fn squares_of_all_parts_are_added() {
+        let parts = [Tensor::from_slice(&[3.0f32]), Tensor::from_slice(&[4.0f32])];
+        let sum = square_sum(&parts, Device::Cpu).expect("readable");
+        assert!((sum.double_value(&[0]) - 25.0).abs() < 1e-12);
+    }
+
     #[test]
     fn long_gradients_are_divided_to_the_clip() {
-        let stats = grad_stats(&Tensor::from_slice(&[3.0f32, 4.0]), Some(1.0)).expect("readable");
+        let stats = stats(&[3.0, 4.0], Some(1.0));
         assert!((stats.norm.double_value(&[]) - 5.0).abs() < 1e-6);
         assert!((stats.divisor.double_value(&[]) - 5.0).abs() < 1e-5);
     }
 
     #[test]
     fn short_gradients_stay() {
-        let stats = grad_stats(&Tensor::from_slice(&[0.3f32, 0.4]), Some(1.0)).expect("readable");
+        let stats = stats(&[0.3, 0.4], Some(1.0));
         assert_eq!(stats.divisor.double_value(&[]), 1.0);
         assert_eq!(stats.found_inf.double_value(&[]), 0.0);
     }
 
     #[test]
     fn a_norm_that_is_no_number_is_found() {
-        let stats = grad_stats(&Tensor::from_slice(&[f32::NAN, 0.4]), None).expect("readable");
+        let stats = stats(&[f32::NAN, 0.4], None);
         assert_eq!(stats.found_inf.double_value(&[]), 1.0);
     }
 }

@@ -13,26 +13,20 @@ use crate::{
     torch::TorchError,
 };
 
-pub use clip::{GradStats, grad_stats};
+pub use clip::{GradStats, grad_stats, square_sum};
 pub use schedule::lr_at;
 
 /// What updates the master weights.
 pub trait Optimizer {
-    /// Updates `store`'s master weights from its gradients; a non-finite norm leaves all untouched.
+    /// Updates the store's master weights from its gradients; a non-finite norm leaves all untouched.
     ///
     /// `step` counts from 1.
     ///
     /// # Errors
     /// Whatever libtorch throws.
-    fn update(
-        &mut self,
-        store: &ParamStore,
-        step: u64,
-        lr: f64,
-        grads: &GradStats,
-    ) -> Result<(), TorchError>;
+    fn update(&mut self, step: u64, lr: f64, grads: &GradStats) -> Result<(), TorchError>;
 
-    /// The state as named flat buffers of the store's layout, for checkpoints.
+    /// The state as named flat buffers of the store's layout, whole or the rank's shard, for checkpoints.
     fn state(&self) -> Vec<(&'static str, &Tensor)>;
 }
 
@@ -43,7 +37,10 @@ pub trait Optimizer {
 pub fn new_state(config: &OptimizerConfig, store: &ParamStore) -> Result<Vec<Tensor>, TorchError> {
     state_names(config)
         .iter()
-        .map(|_| Ok(store.master().f_zeros_like()?))
+        .map(|_| {
+            let options = (store.master().kind(), store.master().device());
+            Ok(Tensor::f_zeros([store.state_len()], options)?)
+        })
         .collect()
 }
 
@@ -59,16 +56,12 @@ pub fn build(
 ) -> Result<Box<dyn Optimizer>, TorchError> {
     Ok(match config {
         OptimizerConfig::Adamw(config) => Box::new(adamw::Adamw::new(*config, store, state, part)?),
-        OptimizerConfig::Sgd(config) => Box::new(sgd::Sgd::new(*config, store, state, part)),
+        OptimizerConfig::Sgd(config) => Box::new(sgd::Sgd::new(*config, store, state, part)?),
     })
 }
 
-/// The parts of `ranges` that lie in `part`.
-fn within(ranges: Vec<FlatRange>, part: &FlatRange) -> Vec<FlatRange> {
-    let cut = ranges
-        .into_iter()
-        .map(|range| range.start.max(part.start)..range.end.min(part.end));
-    cut.filter(|range| !range.is_empty()).collect()
+fn cut(buffer: &Tensor, range: &FlatRange) -> Result<Tensor, TorchError> {
+    Ok(buffer.f_narrow(0, range.start, range.end - range.start)?)
 }
 
 /// The names of an optimizer's state, as [`Optimizer::state`] gives them.

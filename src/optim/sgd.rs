@@ -2,10 +2,10 @@
 
 use tch::Tensor;
 
-use super::{GradStats, Optimizer, within};
+use super::{GradStats, Optimizer, cut};
 use crate::{
     config::SgdConfig,
-    nn::{FlatRange, ParamStore},
+    nn::{FlatRange, ParamStore, UpdatePiece},
     torch::TorchError,
 };
 
@@ -16,59 +16,59 @@ pub const STATE: [&str; 1] = ["momentum"];
 pub struct Sgd {
     config: SgdConfig,
     momentum: Option<Tensor>,
-    decayed: Vec<FlatRange>,
-    part: FlatRange,
+    pieces: Vec<UpdatePiece>,
 }
 
 impl Sgd {
     /// Updates `part` of the store with the momentum in `state`, where there is one.
+    ///
+    /// # Errors
+    /// Whatever libtorch throws.
     pub fn new(
         config: SgdConfig,
         store: &ParamStore,
         state: Vec<Tensor>,
         part: &FlatRange,
-    ) -> Self {
-        let decayed = within(store.decay_ranges().0, part);
-        Self {
+    ) -> Result<Self, TorchError> {
+        Ok(Self {
             config,
             momentum: state.into_iter().next(),
-            decayed,
-            part: part.clone(),
+            pieces: store.update_pieces(part)?,
+        })
+    }
+
+    /// Where the norm is no number, every change is zero; the host is not asked.
+    fn update_piece(
+        &self,
+        piece: &UpdatePiece,
+        lr: f64,
+        grads: &GradStats,
+    ) -> Result<(), TorchError> {
+        let is_bad = grads.found_inf.f_ne(0.0)?;
+        let mut direction = piece.grad.f_div(&grads.divisor)?;
+        if piece.decays && self.config.weight_decay > 0.0 {
+            direction = direction.f_add(&piece.param.f_mul_scalar(self.config.weight_decay)?)?;
         }
+        if let Some(momentum) = &self.momentum {
+            let mut momentum = cut(momentum, &piece.state)?;
+            let moved = momentum
+                .f_mul_scalar(self.config.momentum)?
+                .f_add(&direction)?;
+            momentum.f_copy_(&momentum.f_where_self(&is_bad, &moved)?)?;
+            direction = moved;
+        }
+        let change = direction.f_mul_scalar(-lr)?.f_masked_fill(&is_bad, 0.0)?;
+        let _ = piece.param.shallow_clone().f_add_(&change)?;
+        Ok(())
     }
 }
 
 impl Optimizer for Sgd {
-    fn update(
-        &mut self,
-        store: &ParamStore,
-        _: u64,
-        lr: f64,
-        grads: &GradStats,
-    ) -> Result<(), TorchError> {
+    fn update(&mut self, _: u64, lr: f64, grads: &GradStats) -> Result<(), TorchError> {
         let _guard = tch::no_grad_guard();
-        if grads.found_inf.f_double_value(&[])? != 0.0 {
-            return Ok(());
-        }
-        let cut = |buffer: &Tensor, range: &FlatRange| {
-            buffer.f_narrow(0, range.start, range.end - range.start)
-        };
-        let mut flat = cut(store.grads(), &self.part)?;
-        let _ = flat.f_div_(&grads.divisor)?;
-        if self.config.weight_decay > 0.0 {
-            for range in &self.decayed {
-                let decay = cut(store.master(), range)?.f_mul_scalar(self.config.weight_decay)?;
-                let _ = cut(store.grads(), range)?.f_add_(&decay)?;
-            }
-        }
-        let direction = match &self.momentum {
-            Some(momentum) => cut(momentum, &self.part)?
-                .f_mul_scalar_(self.config.momentum)?
-                .f_add_(&flat)?,
-            None => flat,
-        };
-        let _ = cut(store.master(), &self.part)?.f_add_(&direction.f_mul_scalar(-lr)?)?;
-        Ok(())
+        self.pieces
+            .iter()
+            .try_for_each(|piece| self.update_piece(piece, lr, grads))
     }
 
     fn state(&self) -> Vec<(&'static str, &Tensor)> {

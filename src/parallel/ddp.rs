@@ -1,12 +1,12 @@
 //! Distributed data parallel (Li et al., 2020): gradients are summed bucket by bucket while the backward
 //! pass goes on; every rank makes the same update.
 
-use tch::Tensor;
+use std::ops::Range;
 
 use super::Strategy;
 use crate::{
-    dist::{CommError, Communicator},
-    nn::ParamStore,
+    dist::{CommError, Communicator, Reduction},
+    nn::{FlatRange, ParamStore},
 };
 
 /// Full copies everywhere.
@@ -19,25 +19,34 @@ impl Strategy for Ddp {
 
     fn grads_ready(
         &mut self,
-        grads: &Tensor,
+        store: &mut ParamStore,
+        segments: Range<usize>,
+        is_last: bool,
         comm: &mut dyn Communicator,
     ) -> Result<(), CommError> {
-        comm.start_all_reduce(grads)
+        if is_last {
+            store.zero_unfilled(segments.clone())?;
+            for grads in store.grads_of(segments)? {
+                comm.start_all_reduce(&grads, Reduction::Sum)?;
+            }
+        }
+        Ok(())
     }
 
     fn before_update(
         &mut self,
-        _: &ParamStore,
+        _: &mut ParamStore,
         comm: &mut dyn Communicator,
     ) -> Result<(), CommError> {
         comm.wait()
     }
 
-    fn updates(&self, _: usize) -> bool {
-        true
-    }
-
-    fn after_update(&mut self, _: &ParamStore, _: &mut dyn Communicator) -> Result<(), CommError> {
-        Ok(())
+    fn after_update(
+        &mut self,
+        store: &ParamStore,
+        part: &FlatRange,
+        _: &mut dyn Communicator,
+    ) -> Result<(), CommError> {
+        Ok(store.publish(part)?)
     }
 }

@@ -1,56 +1,126 @@
 //! Strategies: what happens between segments. One file each, a few hooks, never a change to a model.
+//!
+//! Each axis of the mesh has its own: a [`Strategy`] on the data-parallel axis, [`TensorAxis`] with the
+//! loss over a cut vocabulary ([`vocab`]), [`Pipeline`] with its [`schedule`]. [`pieces`] cuts a model
+//! where they, or recomputation, need the rank's thread.
 
 mod ddp;
+mod pieces;
+mod pipeline;
 mod primary;
+pub mod schedule;
 mod single;
+mod tensor;
+pub mod vocab;
+mod zero1;
+mod zero2;
+mod zero3;
 
 use std::ops::Range;
 
-use tch::Tensor;
-
 use crate::{
     dist::{CommError, Communicator},
-    nn::ParamStore,
+    nn::{FlatRange, ParamStore},
     plan,
 };
 
-/// The hooks of one rank, in the order in which a step calls them:
-/// [`grads_ready`](Self::grads_ready) for each span of the last micro-batch's backward pass (last
-/// span first), [`before_update`](Self::before_update), the optimizer where
-/// [`updates`](Self::updates) says so, [`after_update`](Self::after_update).
-///
-/// All ranks call the same hooks in the same order.
-pub trait Strategy {
-    /// Whether gradients leave span by span, so that spans should be buckets.
-    fn reduces_by_bucket(&self) -> bool;
+pub use pieces::{Cuts, Parts, Piece, pieces};
+pub use pipeline::Pipeline;
+pub use tensor::TensorAxis;
 
-    /// A span's gradients are complete on this rank.
+/// What one rank does on the data-parallel axis, in the order in which a step calls it: for each run of
+/// segments in each forward and backward pass [`acquire`](Self::acquire), the computation,
+/// [`release`](Self::release); after a run's backward pass [`grads_ready`](Self::grads_ready) (last run
+/// first); then [`before_update`](Self::before_update), the optimizer where [`updates`](Self::updates)
+/// says so, [`after_update`](Self::after_update).
+///
+/// All ranks of the axis call the same hooks in the same order.
+pub trait Strategy {
+    /// Whether gradients leave run by run, so that runs should be buckets.
+    fn reduces_by_bucket(&self) -> bool {
+        false
+    }
+
+    /// Whether every segment should be a run of its own, since no more than that is kept whole.
+    fn goes_by_segment(&self) -> bool {
+        false
+    }
+
+    /// Whether every forward pass needs all replicas, since each has a part of the weights.
+    fn gathers_weights(&self) -> bool {
+        false
+    }
+
+    /// Makes the weights of a run of segments whole.
+    ///
+    /// # Errors
+    /// A failed collective, or no room.
+    fn acquire(
+        &mut self,
+        _: &mut ParamStore,
+        _: Range<usize>,
+        _: &mut dyn Communicator,
+    ) -> Result<(), CommError> {
+        Ok(())
+    }
+
+    /// Starts what [`acquire`](Self::acquire) of the same run will wait for.
+    ///
+    /// # Errors
+    /// A failed collective, or no room.
+    fn prefetch(
+        &mut self,
+        _: &mut ParamStore,
+        _: Range<usize>,
+        _: &mut dyn Communicator,
+    ) -> Result<(), CommError> {
+        Ok(())
+    }
+
+    /// The weights of a run are not needed for now.
+    ///
+    /// # Errors
+    /// Whatever libtorch throws.
+    fn release(&mut self, _: &mut ParamStore, _: Range<usize>) -> Result<(), CommError> {
+        Ok(())
+    }
+
+    /// A run's gradients of one micro-batch are complete on this rank; `is_last` completes the step's.
     ///
     /// # Errors
     /// A failed collective.
-    fn grads_ready(&mut self, grads: &Tensor, comm: &mut dyn Communicator)
-    -> Result<(), CommError>;
+    fn grads_ready(
+        &mut self,
+        store: &mut ParamStore,
+        segments: Range<usize>,
+        is_last: bool,
+        comm: &mut dyn Communicator,
+    ) -> Result<(), CommError>;
 
-    /// All spans' gradients are complete on this rank; returns when the update may start.
+    /// All gradients are complete on this rank; returns when the update may start.
     ///
     /// # Errors
     /// A failed collective.
     fn before_update(
         &mut self,
-        store: &ParamStore,
+        store: &mut ParamStore,
         comm: &mut dyn Communicator,
     ) -> Result<(), CommError>;
 
-    /// Whether this rank runs the optimizer.
-    fn updates(&self, rank: usize) -> bool;
+    /// Whether the rank with this number on the axis runs the optimizer.
+    fn updates(&self, _: usize) -> bool {
+        true
+    }
 
-    /// The ranks that update have done so; afterwards every rank holds the new master weights.
+    /// The ranks that update have done so, this one `part` of the flat buffers; afterwards every rank
+    /// computes with the new weights.
     ///
     /// # Errors
     /// A failed collective.
     fn after_update(
         &mut self,
         store: &ParamStore,
+        part: &FlatRange,
         comm: &mut dyn Communicator,
     ) -> Result<(), CommError>;
 }
@@ -61,38 +131,8 @@ pub fn build(strategy: plan::Strategy) -> Box<dyn Strategy> {
         plan::Strategy::Single => Box::new(single::Single),
         plan::Strategy::Ddp => Box::new(ddp::Ddp),
         plan::Strategy::Primary => Box::new(primary::Primary),
-    }
-}
-
-/// Cuts segments into spans, each one graph and one autograd call.
-///
-/// `segment_bytes` are the gradients' sizes. Without a bucket size all segments are one span; with one,
-/// a span is closed from the back as soon as it holds that much.
-pub fn spans(segment_bytes: &[u64], bucket_bytes: Option<u64>) -> Vec<Range<usize>> {
-    let mut spans = Vec::new();
-    let mut end = segment_bytes.len();
-    let mut bytes = 0;
-    for (segment, size) in segment_bytes.iter().enumerate().rev() {
-        bytes += size;
-        if segment == 0 || bucket_bytes.is_some_and(|bucket| bytes >= bucket) {
-            spans.push(segment..end);
-            (end, bytes) = (segment, 0);
-        }
-    }
-    spans.reverse();
-    spans
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn spans_cover_all_segments_once() {
-        let sizes = [40, 10, 10, 10, 1];
-        assert_eq!(spans(&sizes, None), vec![0..5]);
-        assert_eq!(spans(&sizes, Some(1)), [0..1, 1..2, 2..3, 3..4, 4..5]);
-        assert_eq!(spans(&sizes, Some(15)), [0..2, 2..5]);
-        assert_eq!(spans(&sizes, Some(1_000)), vec![0..5]);
+        plan::Strategy::Zero1 => Box::new(zero1::Zero1),
+        plan::Strategy::Zero2 => Box::new(zero2::Zero2::default()),
+        plan::Strategy::Zero3 => Box::new(zero3::Zero3::default()),
     }
 }

@@ -1,11 +1,11 @@
 //! The textbook parameter server: gradients go to rank 0, which updates and sends the weights back.
 
-use tch::Tensor;
+use std::ops::Range;
 
 use super::Strategy;
 use crate::{
     dist::{CommError, Communicator},
-    nn::ParamStore,
+    nn::{FlatRange, ParamStore},
 };
 
 /// The rank that updates.
@@ -15,17 +15,22 @@ const ROOT: usize = 0;
 pub struct Primary;
 
 impl Strategy for Primary {
-    fn reduces_by_bucket(&self) -> bool {
-        false
-    }
-
-    fn grads_ready(&mut self, _: &Tensor, _: &mut dyn Communicator) -> Result<(), CommError> {
+    fn grads_ready(
+        &mut self,
+        store: &mut ParamStore,
+        segments: Range<usize>,
+        is_last: bool,
+        _: &mut dyn Communicator,
+    ) -> Result<(), CommError> {
+        if is_last {
+            store.zero_unfilled(segments)?;
+        }
         Ok(())
     }
 
     fn before_update(
         &mut self,
-        store: &ParamStore,
+        store: &mut ParamStore,
         comm: &mut dyn Communicator,
     ) -> Result<(), CommError> {
         comm.start_reduce(store.grads(), ROOT)?;
@@ -39,9 +44,11 @@ impl Strategy for Primary {
     fn after_update(
         &mut self,
         store: &ParamStore,
+        part: &FlatRange,
         comm: &mut dyn Communicator,
     ) -> Result<(), CommError> {
         comm.start_broadcast(store.master(), ROOT)?;
-        comm.wait()
+        comm.wait()?;
+        Ok(store.publish(part)?)
     }
 }

@@ -1,34 +1,44 @@
-//! One rank: nothing happens between segments.
+//! One replica: nothing happens between segments.
 
-use tch::Tensor;
+use std::ops::Range;
 
 use super::Strategy;
 use crate::{
     dist::{CommError, Communicator},
-    nn::ParamStore,
+    nn::{FlatRange, ParamStore},
 };
 
-/// The whole job on one device.
+/// No other rank trains the same parameters.
 pub struct Single;
 
 impl Strategy for Single {
-    fn reduces_by_bucket(&self) -> bool {
-        false
-    }
-
-    fn grads_ready(&mut self, _: &Tensor, _: &mut dyn Communicator) -> Result<(), CommError> {
+    fn grads_ready(
+        &mut self,
+        store: &mut ParamStore,
+        segments: Range<usize>,
+        is_last: bool,
+        _: &mut dyn Communicator,
+    ) -> Result<(), CommError> {
+        if is_last {
+            store.zero_unfilled(segments)?;
+        }
         Ok(())
     }
 
-    fn before_update(&mut self, _: &ParamStore, _: &mut dyn Communicator) -> Result<(), CommError> {
+    fn before_update(
+        &mut self,
+        _: &mut ParamStore,
+        _: &mut dyn Communicator,
+    ) -> Result<(), CommError> {
         Ok(())
     }
 
-    fn updates(&self, _: usize) -> bool {
-        true
-    }
-
-    fn after_update(&mut self, _: &ParamStore, _: &mut dyn Communicator) -> Result<(), CommError> {
-        Ok(())
+    fn after_update(
+        &mut self,
+        store: &ParamStore,
+        part: &FlatRange,
+        _: &mut dyn Communicator,
+    ) -> Result<(), CommError> {
+        Ok(store.publish(part)?)
     }
 }

@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Split;
 use crate::{
-    arch::{ModelShape, ParamSpec},
+    arch::{ModelShape, StageSpec},
     config::{OptimizerConfig, Precision},
 };
 
@@ -17,14 +18,24 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// Computes the bytes of a rank that holds the whole model.
-    pub fn of(model: &ModelShape, precision: Precision, optimizer: &OptimizerConfig) -> Self {
-        let n: u64 = model
-            .segments()
-            .iter()
-            .flat_map(|segment| &segment.params)
-            .map(ParamSpec::numel)
-            .sum();
+    /// Computes the bytes of the rank that holds most; padding of views is left out.
+    pub fn of(
+        model: &ModelShape,
+        split: &Split,
+        precision: Precision,
+        optimizer: &OptimizerConfig,
+    ) -> Self {
+        let segments = model.segments();
+        let n_params = |stage: usize| -> u64 {
+            let stage = StageSpec::of(&segments, &split.chunks, stage);
+            let params = stage.segments.iter().flat_map(|segment| &segment.params);
+            params.map(|param| split.shard(0).numel(param) as u64).sum()
+        };
+        let most = (0..split.chunks.len()).map(n_params).max().unwrap_or(0);
+        Self::of_params(most, split, precision, optimizer)
+    }
+
+    fn of_params(n: u64, split: &Split, precision: Precision, optimizer: &OptimizerConfig) -> Self {
         let (master, copy) = match precision {
             Precision::Fp32 | Precision::Tf32 => (4, 0),
             Precision::Bf16 => (4, 2),
@@ -35,10 +46,17 @@ impl MemoryPlan {
             OptimizerConfig::Sgd(sgd) if sgd.momentum != 0.0 => 1,
             OptimizerConfig::Sgd(_) => 0,
         };
+        let zero = split.data.zero();
+        let kept = |from: u8| match zero >= from {
+            true => n.div_ceil(split.mesh.dp as u64),
+            false => n,
+        };
+        // Where the model computes with the master itself, it is sharded with the parameters only.
+        let master_kept = if copy > 0 { kept(1) } else { kept(3) };
         Self {
-            params_bytes: n * (master + copy),
-            grads_bytes: n * master,
-            optim_state_bytes: n * master * moments,
+            params_bytes: master_kept * master + kept(3) * copy,
+            grads_bytes: kept(2) * master,
+            optim_state_bytes: kept(1) * master * moments,
         }
     }
 
@@ -51,20 +69,45 @@ impl MemoryPlan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::gpt::GptShape;
+    use crate::{
+        config::{PipelineSchedule, Recompute},
+        plan::{Mesh, Strategy},
+    };
 
+    fn per_param(data: Strategy, precision: Precision, dp: usize) -> f64 {
+        const N: u64 = 1 << 20;
+        let split = Split {
+            mesh: Mesh { pp: 1, dp, tp: 1 },
+            data,
+            schedule: PipelineSchedule::default(),
+            chunks: Vec::new(),
+            sequence_parallel: false,
+            recompute: Recompute::None,
+        };
+        MemoryPlan::of_params(N, &split, precision, &OptimizerConfig::default()).total() as f64
+            / N as f64
+    }
+
+    /// Rajbhandari et al., 2020, table 1, with gradients in fp32.
     #[test]
-    fn mixed_precision_with_fp32_gradients_takes_18_bytes_a_parameter() {
-        let shape = ModelShape::Gpt(GptShape {
-            n_layer: 2,
-            n_head: 2,
-            d_model: 16,
-            seq_len: 8,
-            vocab_size: 32,
-            bias: true,
-            dropout: 0.0,
-        });
-        let plan = MemoryPlan::of(&shape, Precision::Bf16, &OptimizerConfig::default());
-        assert_eq!(plan.total(), 18 * shape.n_params());
+    fn zero_takes_its_published_bytes_a_parameter() {
+        for n in [2, 4, 8] {
+            let share = n as f64;
+            assert_eq!(per_param(Strategy::Ddp, Precision::Bf16, n), 18.0);
+            assert_eq!(
+                per_param(Strategy::Zero1, Precision::Bf16, n),
+                6.0 + 12.0 / share
+            );
+            assert_eq!(
+                per_param(Strategy::Zero2, Precision::Bf16, n),
+                2.0 + 16.0 / share
+            );
+            assert_eq!(per_param(Strategy::Zero3, Precision::Bf16, n), 18.0 / share);
+            assert_eq!(
+                per_param(Strategy::Zero1, Precision::Fp32, n),
+                8.0 + 8.0 / share
+            );
+            assert_eq!(per_param(Strategy::Zero3, Precision::Fp32, n), 16.0 / share);
+        }
     }
 }

@@ -2,11 +2,15 @@
 //! every reason why not.
 
 mod memory;
+mod mesh;
 mod refusal;
 mod resolve;
+mod split;
+mod stages;
 mod types;
 
 pub use memory::MemoryPlan;
+pub use mesh::{Coordinates, Mesh};
 pub use refusal::{PlanError, Refusal, RefusalKind};
 pub use resolve::resolve;
-pub use types::{Communicator, DataSummary, RankPlan, RunPlan, StopPlan, Strategy};
+pub use types::{Communicator, DataSummary, RankPlan, RunPlan, Split, StopPlan, Strategy};

@@ -1,15 +1,15 @@
 //! From what the user wrote to what will happen.
 
 use super::{
-    Communicator, DataSummary, MemoryPlan, PlanError, RankPlan, Refusal, RefusalKind, RunPlan,
-    StopPlan, Strategy,
+    Communicator, DataSummary, MemoryPlan, Mesh, PlanError, RankPlan, Refusal, RefusalKind,
+    RunPlan, Split, StopPlan, Strategy,
 };
 use crate::{
     arch::{ModelShape, gpt::GptShape},
     base::units,
     config::{
-        DeviceConfig, DevicesConfig, GptConfig, ModelConfig, OptimizerConfig, Precision, RunConfig,
-        ScheduleConfig, StopConfig, WindowsConfig,
+        DeviceConfig, DevicesConfig, GptConfig, ModelConfig, OptimizerConfig, ParallelConfig,
+        Precision, Recompute, RunConfig, ScheduleConfig, StopConfig, WindowsConfig,
     },
     hw::{Device, Machine, peak_flops},
 };
@@ -49,27 +49,33 @@ pub fn resolve(
     }
 }
 
-struct Resolver<'a> {
-    config: &'a RunConfig,
+pub(super) struct Resolver<'a> {
+    pub(super) config: &'a RunConfig,
     machine: &'a Machine,
     data: &'a DataSummary,
     refusals: Vec<Refusal>,
-    notes: Vec<String>,
+    pub(super) notes: Vec<String>,
 }
 
 impl Resolver<'_> {
     fn plan(&mut self) -> RunPlan {
         let model = self.model();
         let devices = self.devices();
-        let (local_batch, micro_batch) = self.batch(devices.len());
-        let strategy = self.strategy(devices.len());
+        let mesh = self.mesh(devices.len());
+        let (local_batch, micro_batch) = self.batch(mesh);
+        let split = self.split(&model, mesh, local_batch / micro_batch.max(1));
         self.optimizer();
         self.schedule();
         self.cadence();
         self.check_data(&model);
-        let mut memory = MemoryPlan::of(&model, self.config.precision, &self.config.optimizer);
+        let mut memory = MemoryPlan::of(
+            &model,
+            &split,
+            self.config.precision,
+            &self.config.optimizer,
+        );
         let threads = self.threads(devices.len());
-        let lanes = lanes(&devices, strategy, threads, micro_batch, memory.grads_bytes);
+        let lanes = lanes(&devices, &split, threads, micro_batch, memory.grads_bytes);
         memory.grads_bytes *= lanes as u64;
         self.check_memory(&memory, &devices);
         let bucket_bytes = devices
@@ -82,7 +88,7 @@ impl Resolver<'_> {
             stop: self.stop(&model),
             model,
             precision: self.precision(&devices),
-            strategy,
+            split,
             communicator: communicator(&devices),
             peak_flops: self.peak(&devices),
             ranks: devices
@@ -104,7 +110,12 @@ impl Resolver<'_> {
         }
     }
 
-    fn refuse(&mut self, path: &str, problem: impl Into<String>, remedy: impl Into<String>) {
+    pub(super) fn refuse(
+        &mut self,
+        path: &str,
+        problem: impl Into<String>,
+        remedy: impl Into<String>,
+    ) {
         self.refuse_as(RefusalKind::Config, path, problem, remedy);
     }
 
@@ -192,9 +203,18 @@ impl Resolver<'_> {
 
     /// The devices of the ranks, in rank order.
     fn devices(&mut self) -> Vec<Device> {
-        let wanted = self.config.parallel.map(|parallel| parallel.dp);
-        if wanted == Some(0) {
-            self.refuse("parallel.dp", "is 0", "give at least 1");
+        let wanted = self
+            .config
+            .parallel
+            .map(|parallel| parallel.dp * parallel.tp * parallel.pp);
+        if let Some(ParallelConfig { dp, tp, pp, .. }) =
+            self.config.parallel.filter(|_| wanted == Some(0))
+        {
+            for (axis, degree) in [("dp", dp), ("tp", tp), ("pp", pp)] {
+                if degree == 0 {
+                    self.refuse(&format!("parallel.{axis}"), "is 0", "give at least 1");
+                }
+            }
             return vec![Device::Cpu];
         }
         let mut devices = match &self.config.devices {
@@ -223,10 +243,10 @@ impl Resolver<'_> {
         if wanted > devices.len() {
             let problem = format!("{wanted} ranks on {} device(s)", devices.len());
             let remedy = format!(
-                "try parallel.dp={}, or name {wanted} devices (one may stand twice)",
+                "try {} rank(s), or name {wanted} devices (one may stand twice)",
                 devices.len()
             );
-            self.refuse("parallel.dp", problem, remedy);
+            self.refuse("parallel", problem, remedy);
         } else if wanted < devices.len() {
             self.notes.push(format!(
                 "{} of {} devices stay unused",
@@ -303,10 +323,10 @@ impl Resolver<'_> {
     }
 
     /// Local and micro batch; both 1 after a refusal.
-    fn batch(&mut self, world: usize) -> (usize, usize) {
-        let global = self.config.batch.global;
+    fn batch(&mut self, mesh: Mesh) -> (usize, usize) {
+        let (global, dp) = (self.config.batch.global, mesh.dp);
         if global == 0 {
-            self.refuse("batch.global", "is 0", format!("try {world}"));
+            self.refuse("batch.global", "is 0", format!("try {dp}"));
             return (1, 1);
         }
         if global > LARGEST_BATCH {
@@ -317,17 +337,18 @@ impl Resolver<'_> {
             );
             return (1, 1);
         }
-        if !global.is_multiple_of(world) {
-            let nearest = nearest_multiple(global, world);
+        if !global.is_multiple_of(dp) {
+            let nearest = nearest_multiple(global, dp);
             self.refuse(
                 "batch.global",
-                format!("{global} is not divisible by {world} ranks"),
+                format!("{global} is not divisible by {dp} data-parallel ranks"),
                 format!("try {nearest}"),
             );
             return (1, 1);
         }
-        let local = global / world;
+        let local = global / dp;
         match self.config.batch.micro {
+            None if mesh.pp > 1 => (local, local / n_micros(local, mesh.pp)),
             None => (local, local),
             Some(micro) if micro > 0 && local.is_multiple_of(micro) => (local, micro),
             Some(micro) => {
@@ -339,26 +360,6 @@ impl Resolver<'_> {
                 );
                 (1, 1)
             }
-        }
-    }
-
-    fn strategy(&mut self, world: usize) -> Strategy {
-        let primary = self
-            .config
-            .parallel
-            .is_some_and(|parallel| parallel.primary);
-        match (world, primary) {
-            (1, true) => {
-                self.refuse(
-                    "parallel.primary",
-                    "needs more than one rank",
-                    "raise parallel.dp or leave it out",
-                );
-                Strategy::Single
-            }
-            (1, false) => Strategy::Single,
-            (_, true) => Strategy::Primary,
-            (_, false) => Strategy::Ddp,
         }
     }
 
@@ -645,12 +646,14 @@ fn communicator(devices: &[Device]) -> Communicator {
 /// The most lanes of a CPU rank that divide its threads and its micro-batch, and whose gradients stay small.
 fn lanes(
     devices: &[Device],
-    strategy: Strategy,
+    split: &Split,
     threads: usize,
     micro_batch: usize,
     grads_bytes: u64,
 ) -> usize {
-    if devices.iter().any(|device| *device != Device::Cpu) || strategy == Strategy::Primary {
+    let is_plain = matches!(split.data, Strategy::Single | Strategy::Ddp)
+        && (split.mesh.pp, split.mesh.tp, split.recompute) == (1, 1, Recompute::None);
+    if devices.iter().any(|device| *device != Device::Cpu) || !is_plain {
         return 1;
     }
     let fits = |lanes: usize| {
@@ -660,6 +663,17 @@ fn lanes(
             && more_bytes <= MOST_LANE_BYTES
     };
     (1..=threads).rev().find(|&lanes| fits(lanes)).unwrap_or(1)
+}
+
+/// Micro-batches of a pipeline: the divisor of the batch nearest to four rounds, as rounds where that works.
+fn n_micros(local_batch: usize, n_stages: usize) -> usize {
+    let most = 4 * n_stages;
+    let divisors = (1..=most.min(local_batch)).filter(|n| local_batch.is_multiple_of(*n));
+    let in_rounds = divisors
+        .clone()
+        .filter(|n| n.is_multiple_of(n_stages))
+        .max();
+    in_rounds.or(divisors.max()).unwrap_or(1)
 }
 
 fn nearest_multiple(n: usize, of: usize) -> usize {

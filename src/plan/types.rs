@@ -1,9 +1,16 @@
 //! The resolved plan.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
-use super::memory::MemoryPlan;
-use crate::{arch::ModelShape, config::Precision, data::Prepared, hw::Device};
+use super::{Mesh, memory::MemoryPlan};
+use crate::{
+    arch::{ModelShape, Shard, StageSpec},
+    config::{ParallelConfig, PipelineSchedule, Precision, Recompute},
+    data::Prepared,
+    hw::Device,
+};
 
 /// What will happen in a run; written to `plan.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -13,17 +20,17 @@ pub struct RunPlan {
     /// Forward and backward; see [`ModelShape::flops_per_token`].
     pub flops_per_token: f64,
     pub precision: Precision,
-    pub strategy: Strategy,
+    pub split: Split,
     pub communicator: Communicator,
     /// One entry a rank, in rank order.
     pub ranks: Vec<RankPlan>,
     /// Sequences per optimizer step.
     pub global_batch: usize,
-    /// Sequences per step of one data-parallel rank.
+    /// Sequences per step of one data-parallel replica.
     pub local_batch: usize,
     /// Sequences per forward pass.
     pub micro_batch: usize,
-    /// Forward passes per step of one rank.
+    /// Forward passes per step of one replica: a pipeline's micro-batches.
     pub grad_accum_steps: usize,
     pub stop: StopPlan,
     /// Smallest size of a gradient bucket whose reduction starts during the backward pass; absent: one
@@ -43,6 +50,15 @@ impl RunPlan {
         self.ranks.len()
     }
 
+    /// Bytes of a checkpoint's tensors, with `n_state` buffers of optimizer state.
+    pub fn checkpoint_bytes(&self, n_state: usize) -> u64 {
+        let element = match self.precision {
+            Precision::Fp64 => 8,
+            Precision::Fp32 | Precision::Tf32 | Precision::Bf16 => 4,
+        };
+        self.n_params * element * (1 + n_state as u64)
+    }
+
     /// Optimizer steps of the run, where that is known beforehand.
     pub fn total_steps(&self) -> Option<u64> {
         match self.stop {
@@ -53,12 +69,81 @@ impl RunPlan {
 }
 
 /// How the ranks share the work.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Split {
+    pub mesh: Mesh,
+    /// What happens on the data-parallel axis.
+    pub data: Strategy,
+    pub schedule: PipelineSchedule,
+    /// Segments of each stage, chunk by chunk; several chunks under the interleaved schedule.
+    pub chunks: Vec<Vec<Range<usize>>>,
+    pub sequence_parallel: bool,
+    pub recompute: Recompute,
+}
+
+impl Split {
+    /// The name in events and on screens, such as `ddp` or `pipeline + tensor + zero1`.
+    pub fn name(&self) -> String {
+        let mut parts = Vec::new();
+        if self.mesh.pp > 1 {
+            parts.push("pipeline");
+        }
+        if self.mesh.tp > 1 {
+            parts.push("tensor");
+        }
+        if self.data != Strategy::Single || parts.is_empty() {
+            parts.push(self.data.name());
+        }
+        parts.join(" + ")
+    }
+
+    /// The segments of a stage.
+    pub fn stage(&self, model: &ModelShape, stage: usize) -> StageSpec {
+        StageSpec::of(&model.segments(), &self.chunks, stage)
+    }
+
+    /// The part of sharded parameters that tensor-parallel rank `index` holds.
+    pub fn shard(&self, index: usize) -> Shard {
+        Shard {
+            index,
+            of: self.mesh.tp,
+        }
+    }
+
+    /// Parts that data-parallel ranks cut flat buffers into.
+    pub fn n_parts(&self) -> usize {
+        match self.data.zero() {
+            0 => 1,
+            _ => self.mesh.dp,
+        }
+    }
+
+    /// The same split as a user writes it, for comparison.
+    pub fn as_config(&self) -> ParallelConfig {
+        ParallelConfig {
+            dp: self.mesh.dp,
+            tp: self.mesh.tp,
+            pp: self.mesh.pp,
+            zero: self.data.zero(),
+            schedule: self.schedule,
+            virtual_stages: self.chunks.first().map_or(1, Vec::len),
+            sequence_parallel: self.sequence_parallel,
+            recompute: self.recompute,
+            primary: self.data == Strategy::Primary,
+        }
+    }
+}
+
+/// How data-parallel ranks come to the same update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Strategy {
     Single,
     Ddp,
     Primary,
+    Zero1,
+    Zero2,
+    Zero3,
 }
 
 impl Strategy {
@@ -68,6 +153,19 @@ impl Strategy {
             Self::Single => "single",
             Self::Ddp => "ddp",
             Self::Primary => "primary",
+            Self::Zero1 => "zero1",
+            Self::Zero2 => "zero2",
+            Self::Zero3 => "zero3",
+        }
+    }
+
+    /// ZeRO's stage; 0 where every rank keeps everything.
+    pub const fn zero(self) -> u8 {
+        match self {
+            Self::Single | Self::Ddp | Self::Primary => 0,
+            Self::Zero1 => 1,
+            Self::Zero2 => 2,
+            Self::Zero3 => 3,
         }
     }
 }

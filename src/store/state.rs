@@ -433,6 +433,7 @@ mod tests {
             tokens_per_sec: 200.0,
             mfu: None,
             phases: Phases::default(),
+            ranks: Vec::new(),
         }
     }
 

@@ -13,6 +13,7 @@ pub mod raw;
 pub mod runtime;
 mod shared;
 mod shim;
+pub mod storage;
 pub mod stream;
 
 pub use autograd::vjp;

@@ -5,7 +5,7 @@ use std::{ffi::c_void, ptr};
 use cudarc::nccl::{result, sys};
 use tch::{Kind, Tensor};
 
-use super::{TorchError, stream::Stream};
+use super::{TorchError, peers::Reduction, stream::Stream};
 
 /// Opens NCCL, or says why not: cudarc panics at its first call where it finds nothing.
 ///
@@ -77,12 +77,16 @@ impl Handle {
         self.stream
     }
 
-    /// Launches a sum over ranks, in place. The tensor must outlive the operation on the stream.
+    /// Launches a sum (or maximum) over ranks, in place. The tensor must outlive the operation on the stream.
     ///
     /// # Errors
     /// A type that NCCL can't sum, or NCCL's own.
-    pub fn all_reduce(&self, tensor: &Tensor) -> Result<(), TorchError> {
+    pub fn all_reduce(&self, tensor: &Tensor, reduction: Reduction) -> Result<(), TorchError> {
         let (data, len, kind) = buffer(tensor)?;
+        let op = match reduction {
+            Reduction::Sum => sys::ncclRedOp_t::ncclSum,
+            Reduction::Max => sys::ncclRedOp_t::ncclMax,
+        };
         // SAFETY: a live contiguous CUDA buffer of `len` elements; in place is allowed.
         unsafe {
             result::all_reduce(
@@ -90,7 +94,7 @@ impl Handle {
                 data,
                 len,
                 kind,
-                sys::ncclRedOp_t::ncclSum,
+                op,
                 self.comm,
                 self.stream_handle.cast(),
             )
@@ -144,6 +148,117 @@ impl Handle {
         .map_err(|error| failed("ncclBroadcast", &error))?;
         Ok(())
     }
+
+    /// Launches a sum over ranks of which part `rank` of `world` equal ones is kept in place.
+    ///
+    /// # Errors
+    /// As [`Self::all_reduce`].
+    pub fn reduce_scatter(
+        &self,
+        tensor: &Tensor,
+        rank: usize,
+        world: usize,
+    ) -> Result<(), TorchError> {
+        let (data, len, kind) = buffer(tensor)?;
+        let (part, part_len) = part_of(tensor, data, len, rank, world)?;
+        // SAFETY: a live contiguous CUDA buffer of `len` elements, of which `part` is a part; NCCL allows
+        // the result to be the rank's own part of the input.
+        unsafe {
+            result::reduce_scatter(
+                data,
+                part,
+                part_len,
+                kind,
+                sys::ncclRedOp_t::ncclSum,
+                self.comm,
+                self.stream_handle.cast(),
+            )
+        }
+        .map_err(|error| failed("ncclReduceScatter", &error))?;
+        Ok(())
+    }
+
+    /// Launches a gathering of everybody's part, in place.
+    ///
+    /// # Errors
+    /// As [`Self::all_reduce`].
+    pub fn all_gather(&self, tensor: &Tensor, rank: usize, world: usize) -> Result<(), TorchError> {
+        let (data, len, kind) = buffer(tensor)?;
+        let (part, part_len) = part_of(tensor, data, len, rank, world)?;
+        // SAFETY: as for `reduce_scatter`, the other way round.
+        unsafe {
+            result::all_gather(
+                part,
+                data,
+                part_len,
+                kind,
+                self.comm,
+                self.stream_handle.cast(),
+            )
+        }
+        .map_err(|error| failed("ncclAllGather", &error))?;
+        Ok(())
+    }
+
+    /// Launches a send to `peer`. The tensor must outlive the operation on the stream.
+    ///
+    /// # Errors
+    /// As [`Self::all_reduce`].
+    pub fn send(&self, tensor: &Tensor, peer: usize) -> Result<(), TorchError> {
+        let (data, len, kind) = buffer(tensor)?;
+        // SAFETY: a live contiguous CUDA buffer of `len` elements.
+        unsafe {
+            result::send(
+                data,
+                len,
+                kind,
+                peer as i32,
+                self.comm,
+                self.stream_handle.cast(),
+            )
+        }
+        .map_err(|error| failed("ncclSend", &error))?;
+        Ok(())
+    }
+
+    /// Launches a receive from `peer`. The tensor must outlive the operation on the stream.
+    ///
+    /// # Errors
+    /// As [`Self::all_reduce`].
+    pub fn recv(&self, tensor: &Tensor, peer: usize) -> Result<(), TorchError> {
+        let (data, len, kind) = buffer(tensor)?;
+        // SAFETY: a live contiguous CUDA buffer of `len` elements.
+        unsafe {
+            result::recv(
+                data,
+                len,
+                kind,
+                peer as i32,
+                self.comm,
+                self.stream_handle.cast(),
+            )
+        }
+        .map_err(|error| failed("ncclRecv", &error))?;
+        Ok(())
+    }
+}
+
+/// Where part `rank` of `world` equal ones of a buffer begins, and its elements.
+fn part_of(
+    tensor: &Tensor,
+    data: *mut c_void,
+    len: usize,
+    rank: usize,
+    world: usize,
+) -> Result<(*mut c_void, usize), TorchError> {
+    if !len.is_multiple_of(world) {
+        return Err(TorchError::new(&format!(
+            "{len} elements can't be cut into {world} parts"
+        )));
+    }
+    let part_len = len / world;
+    let offset = rank * part_len * tensor.kind().elt_size_in_bytes();
+    Ok((data.cast::<u8>().wrapping_add(offset).cast(), part_len))
 }
 
 impl Drop for Handle {

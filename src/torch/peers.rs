@@ -30,15 +30,26 @@ pub enum PeerError {
     },
 }
 
-/// What all ranks do together with one buffer each.
+/// How values of several ranks become one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reduction {
+    Sum,
+    Max,
+}
+
+/// What all ranks do together with one buffer each. Parts of a buffer are equal and in rank order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
-    /// Everybody gets the sum.
-    AllReduce,
+    /// Everybody gets the sum, or the maximum.
+    AllReduce { reduction: Reduction },
     /// `root` gets the sum; the others' buffers become undefined.
     Reduce { root: usize },
     /// Everybody gets `root`'s.
     Broadcast { root: usize },
+    /// Everybody gets the sum of its part; the other parts become undefined.
+    ReduceScatter,
+    /// Everybody gets everybody's part.
+    AllGather,
 }
 
 /// The meeting points of a group of rank threads.
@@ -54,9 +65,7 @@ pub struct PeerGroup {
 struct Offer {
     operation: Operation,
     sequence: u64,
-    len: usize,
-    kind: Kind,
-    memory: Memory,
+    buffers: Vec<Memory>,
 }
 
 #[derive(Debug)]
@@ -76,9 +85,11 @@ impl PeerGroup {
         }
     }
 
-    /// Performs one collective in place; returns when this rank's buffer is complete and nobody reads it any more.
+    /// Performs one collective on each of several buffers in place; returns when this rank's are complete
+    /// and nobody reads them any more.
     ///
-    /// `buffer` is contiguous, of a floating-point type, and touched by no other thread meanwhile.
+    /// Buffers are contiguous, of a floating-point type, don't overlap, and are touched by no other thread
+    /// meanwhile.
     ///
     /// # Errors
     /// A failed rank, a buffer that can't be shared, or ranks that disagree.
@@ -87,45 +98,60 @@ impl PeerGroup {
         rank: usize,
         sequence: u64,
         operation: Operation,
-        buffer: &mut Tensor,
+        buffers: &[&Tensor],
     ) -> Result<(), PeerError> {
-        let device = buffer.device();
-        let memory = match device {
-            Device::Cuda(index) => {
-                runtime::synchronize(index)?;
-                Memory::Device(SharedTensor::of(buffer))
-            }
-            _ => Memory::Host(PeerBuffer::of(buffer)?),
-        };
+        let device = buffers
+            .first()
+            .map_or(Device::Cpu, |buffer| buffer.device());
+        if let Device::Cuda(index) = device {
+            runtime::synchronize(index)?;
+        }
         let offer = Offer {
             operation,
             sequence,
-            len: buffer.numel(),
-            kind: buffer.kind(),
-            memory,
+            buffers: buffers
+                .iter()
+                .map(|buffer| Memory::of(buffer))
+                .collect::<Result<_, _>>()?,
         };
         let offers = self.published.exchange(rank, offer)?;
-        check(sequence, &offers)?;
+        check(sequence, &offers, self.world)?;
         match device {
-            Device::Cuda(index) => self.on_device(rank, operation, buffer, index, &offers)?,
-            _ => self.on_host(rank, operation, &offers),
+            Device::Cuda(index) => self.on_device(rank, operation, buffers, index, &offers)?,
+            _ => {
+                (0..buffers.len()).for_each(|number| self.on_host(rank, operation, &offers, number))
+            }
         }
         self.done.exchange(rank, ())?;
         Ok(())
     }
 
-    fn on_host(&self, rank: usize, operation: Operation, offers: &[Offer]) {
-        let buffers: Vec<PeerBuffer> = offers.iter().filter_map(Offer::on_host).collect();
-        let len = offers[0].len;
+    fn on_host(&self, rank: usize, operation: Operation, offers: &[Offer], number: usize) {
+        let buffers: Vec<PeerBuffer> = offers
+            .iter()
+            .filter_map(|offer| offer.on_host(number))
+            .collect();
+        let len = buffers[0].len;
         let share = share(len, rank, self.world);
-        // SAFETY: all ranks stand between the two meetings and each touches its own share of the
-        // buffers only (a broadcast: reads the root's, writes its own); kinds and lengths are equal.
+        let part = |rank: usize| len / self.world * rank..len / self.world * (rank + 1);
+        let own = &buffers[rank..=rank];
+        // SAFETY: all ranks stand between the two meetings. Each writes elements that no other touches:
+        // a share of all buffers, or elements of its own buffer that the others don't read. Kinds and
+        // lengths are equal.
         unsafe {
             match operation {
-                Operation::AllReduce => sum_range(&buffers, &buffers, share),
-                Operation::Reduce { root } => sum_range(&buffers, &buffers[root..=root], share),
+                Operation::AllReduce { reduction } => {
+                    reduce_range(&buffers, &buffers, share, reduction)
+                }
+                Operation::Reduce { root } => {
+                    reduce_range(&buffers, &buffers[root..=root], share, Reduction::Sum);
+                }
                 Operation::Broadcast { root } if root == rank => {}
                 Operation::Broadcast { root } => copy_range(buffers[root], buffers[rank], 0..len),
+                Operation::ReduceScatter => reduce_range(&buffers, own, part(rank), Reduction::Sum),
+                Operation::AllGather => (0..self.world)
+                    .filter(|&other| other != rank)
+                    .for_each(|other| copy_range(buffers[other], buffers[rank], part(other))),
             }
         }
     }
@@ -135,96 +161,165 @@ impl PeerGroup {
         &self,
         rank: usize,
         operation: Operation,
-        buffer: &mut Tensor,
+        buffers: &[&Tensor],
         device: usize,
         offers: &[Offer],
     ) -> Result<(), PeerError> {
-        let tensors: Vec<&Tensor> = offers.iter().filter_map(Offer::on_device).collect();
-        let result = match operation {
-            Operation::AllReduce => Some(sum(&tensors)?),
-            Operation::Reduce { root } if root == rank => Some(sum(&tensors)?),
-            Operation::Broadcast { root } if root != rank => {
-                Some(tensors[root].f_detach_copy().map_err(TorchError::from)?)
+        let mut results = Vec::new();
+        for (number, buffer) in buffers.iter().enumerate() {
+            let all: Vec<&Tensor> = offers
+                .iter()
+                .filter_map(|offer| offer.on_device(number))
+                .collect();
+            let part_len = (buffer.numel() / self.world) as i64;
+            let part = |tensor: &Tensor, of: usize| {
+                tensor
+                    .f_view([-1])?
+                    .f_narrow(0, part_len * of as i64, part_len)
+            };
+            match operation {
+                Operation::AllReduce { reduction } => {
+                    results.push((buffer.shallow_clone(), reduce(&all, reduction)?))
+                }
+                Operation::Reduce { root } if root == rank => {
+                    results.push((buffer.shallow_clone(), reduce(&all, Reduction::Sum)?));
+                }
+                Operation::Broadcast { root } if root != rank => {
+                    let copy = all[root].f_detach_copy().map_err(TorchError::from)?;
+                    results.push((buffer.shallow_clone(), copy));
+                }
+                Operation::Reduce { .. } | Operation::Broadcast { .. } => {}
+                Operation::ReduceScatter => {
+                    let parts: Result<Vec<Tensor>, _> =
+                        all.iter().map(|tensor| part(tensor, rank)).collect();
+                    let parts = parts.map_err(TorchError::from)?;
+                    let sum = reduce(&parts.iter().collect::<Vec<_>>(), Reduction::Sum)?;
+                    results.push((part(buffer, rank).map_err(TorchError::from)?, sum));
+                }
+                Operation::AllGather => {
+                    for other in (0..self.world).filter(|&other| other != rank) {
+                        let copy = part(all[other], other).and_then(|part| part.f_detach_copy());
+                        let target = part(buffer, other).map_err(TorchError::from)?;
+                        results.push((target, copy.map_err(TorchError::from)?));
+                    }
+                }
             }
-            Operation::Reduce { .. } | Operation::Broadcast { .. } => None,
-        };
+        }
         runtime::synchronize(device)?;
         self.done.exchange(rank, ())?;
-        if let Some(result) = result {
-            buffer.f_copy_(&result).map_err(TorchError::from)?;
+        for (mut target, result) in results {
+            target.f_copy_(&result).map_err(TorchError::from)?;
         }
         Ok(())
     }
 }
 
+impl Memory {
+    fn of(tensor: &Tensor) -> Result<Self, TorchError> {
+        Ok(match tensor.device() {
+            Device::Cuda(_) => Self::Device(SharedTensor::of(tensor)),
+            _ => Self::Host(PeerBuffer::of(tensor)?),
+        })
+    }
+
+    fn len_and_kind(&self) -> (usize, Kind) {
+        match self {
+            Self::Host(buffer) => (buffer.len, buffer.kind),
+            Self::Device(tensor) => (tensor.tensor().numel(), tensor.tensor().kind()),
+        }
+    }
+}
+
 impl Offer {
-    fn on_host(&self) -> Option<PeerBuffer> {
-        match self.memory {
+    fn on_host(&self, number: usize) -> Option<PeerBuffer> {
+        match self.buffers[number] {
             Memory::Host(buffer) => Some(buffer),
             Memory::Device(_) => None,
         }
     }
 
-    fn on_device(&self) -> Option<&Tensor> {
-        match &self.memory {
+    fn on_device(&self, number: usize) -> Option<&Tensor> {
+        match &self.buffers[number] {
             Memory::Device(tensor) => Some(tensor.tensor()),
             Memory::Host(_) => None,
         }
     }
+
+    fn total_len(&self) -> usize {
+        self.buffers
+            .iter()
+            .map(|buffer| buffer.len_and_kind().0)
+            .sum()
+    }
 }
 
 /// Every rank sees all offers, so all find the same disagreement.
-fn check(sequence: u64, offers: &[Offer]) -> Result<(), PeerError> {
-    let key = |offer: &Offer| {
-        (
-            offer.operation,
-            offer.sequence,
-            offer.len,
-            offer.kind,
-            offer.on_host().is_some(),
-        )
+fn check(sequence: u64, offers: &[Offer], world: usize) -> Result<(), PeerError> {
+    let agree = |offer: &Offer| {
+        let first = &offers[0];
+        let buffers = offer.buffers.iter().map(Memory::len_and_kind);
+        (offer.operation, offer.sequence) == (first.operation, first.sequence)
+            && buffers.eq(first.buffers.iter().map(Memory::len_and_kind))
     };
-    match offers
-        .iter()
-        .enumerate()
-        .find(|(_, offer)| key(offer) != key(&offers[0]))
-    {
-        None => Ok(()),
-        Some((rank, offer)) => Err(PeerError::Mismatch {
+    if let Some((rank, offer)) = offers.iter().enumerate().find(|(_, offer)| !agree(offer)) {
+        return Err(PeerError::Mismatch {
             sequence,
             rank,
             this: offer.to_string(),
             first: offers[0].to_string(),
-        }),
+        });
     }
+    let has_parts = matches!(
+        offers[0].operation,
+        Operation::ReduceScatter | Operation::AllGather
+    );
+    let is_even = |buffer: &Memory| buffer.len_and_kind().0.is_multiple_of(world);
+    if has_parts && !offers[0].buffers.iter().all(is_even) {
+        let text = format!("{} can't be cut into {world} parts", offers[0]);
+        return Err(TorchError::new(&text).into());
+    }
+    Ok(())
 }
 
 impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::AllReduce => write!(f, "all-reduce"),
+            Self::AllReduce {
+                reduction: Reduction::Sum,
+            } => write!(f, "all-reduce"),
+            Self::AllReduce {
+                reduction: Reduction::Max,
+            } => write!(f, "all-reduce for the maximum"),
             Self::Reduce { root } => write!(f, "reduce to rank {root}"),
             Self::Broadcast { root } => write!(f, "broadcast from rank {root}"),
+            Self::ReduceScatter => write!(f, "reduce-scatter"),
+            Self::AllGather => write!(f, "all-gather"),
         }
     }
 }
 
 impl fmt::Display for Offer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = self.buffers.first().map(|buffer| buffer.len_and_kind().1);
+        let (len, sequence) = (self.total_len(), self.sequence);
         write!(
             f,
-            "{} of {} {:?} (number {})",
-            self.operation, self.len, self.kind, self.sequence
+            "{} of {len} {:?} (number {sequence})",
+            self.operation,
+            kind.unwrap_or(Kind::Float)
         )
     }
 }
 
-fn sum(tensors: &[&Tensor]) -> Result<Tensor, TorchError> {
-    let mut sum = tensors[0].f_detach_copy()?;
+fn reduce(tensors: &[&Tensor], reduction: Reduction) -> Result<Tensor, TorchError> {
+    let mut result = tensors[0].f_detach_copy()?;
     for tensor in &tensors[1..] {
-        let _ = sum.f_add_(tensor)?;
+        result = match reduction {
+            Reduction::Sum => result.f_add_(tensor)?,
+            Reduction::Max => result.f_maximum(tensor)?,
+        };
     }
-    Ok(sum)
+    Ok(result)
 }
 
 /// The part of `0..len` that a rank adds up: equal parts on cache-line borders.
@@ -272,21 +367,32 @@ impl PeerBuffer {
     }
 }
 
-/// Replaces `range` in every `target` by the sum over `sources`, added in their order.
+/// Replaces `range` in every `target` by the sum (or maximum) over `sources`, taken in their order.
 ///
 /// bf16 is summed in fp32 and rounded once.
 ///
 /// # Safety
 /// All buffers are alive with equal kind and length; `range` lies inside; no other thread touches
 /// `range` of any of them until the caller has synchronised again.
-unsafe fn sum_range(sources: &[PeerBuffer], targets: &[PeerBuffer], range: Range<usize>) {
+unsafe fn reduce_range(
+    sources: &[PeerBuffer],
+    targets: &[PeerBuffer],
+    range: Range<usize>,
+    reduction: Reduction,
+) {
     let Some(first) = sources.first() else { return };
     // SAFETY: passed on to the caller.
     unsafe {
-        match first.kind {
-            Kind::Double => sum_as::<f64>(sources, targets, range),
-            Kind::BFloat16 => sum_bf16(sources, targets, range),
-            _ => sum_as::<f32>(sources, targets, range),
+        match (first.kind, reduction) {
+            (Kind::Double, Reduction::Sum) => {
+                reduce_as::<f64>(sources, targets, range, |a, b| *a += b)
+            }
+            (Kind::Double, Reduction::Max) => {
+                reduce_as::<f64>(sources, targets, range, |a, b| *a = a.max(b))
+            }
+            (Kind::BFloat16, _) => reduce_bf16(sources, targets, range, reduction),
+            (_, Reduction::Sum) => reduce_as::<f32>(sources, targets, range, |a, b| *a += b),
+            (_, Reduction::Max) => reduce_as::<f32>(sources, targets, range, |a, b| *a = a.max(b)),
         }
     }
 }
@@ -307,42 +413,55 @@ unsafe fn copy_range(source: PeerBuffer, target: PeerBuffer, range: Range<usize>
 /// Elements that a block of the sum keeps in the first-level cache.
 const BLOCK: usize = 2_048;
 
-unsafe fn sum_as<T>(sources: &[PeerBuffer], targets: &[PeerBuffer], range: Range<usize>)
-where
-    T: Copy + Default + std::ops::AddAssign,
-{
-    let mut sum = [T::default(); BLOCK];
+unsafe fn reduce_as<T: Copy + Default>(
+    sources: &[PeerBuffer],
+    targets: &[PeerBuffer],
+    range: Range<usize>,
+    combine: impl Fn(&mut T, T),
+) {
+    let mut result = [T::default(); BLOCK];
     for start in range.clone().step_by(BLOCK) {
         let len = BLOCK.min(range.end - start);
-        let sum = &mut sum[..len];
+        let result = &mut result[..len];
         for (i, source) in sources.iter().enumerate() {
             // SAFETY: passed on to the caller.
             let part = unsafe { slice::from_raw_parts(source.data.cast::<T>().add(start), len) };
             if i == 0 {
-                sum.copy_from_slice(part);
+                result.copy_from_slice(part);
             } else {
-                sum.iter_mut().zip(part).for_each(|(sum, &x)| *sum += x);
+                result
+                    .iter_mut()
+                    .zip(part)
+                    .for_each(|(result, &x)| combine(result, x));
             }
         }
         for target in targets {
             // SAFETY: passed on to the caller.
             unsafe { slice::from_raw_parts_mut(target.data.cast::<T>().add(start), len) }
-                .copy_from_slice(sum);
+                .copy_from_slice(result);
         }
     }
 }
 
-unsafe fn sum_bf16(sources: &[PeerBuffer], targets: &[PeerBuffer], range: Range<usize>) {
+unsafe fn reduce_bf16(
+    sources: &[PeerBuffer],
+    targets: &[PeerBuffer],
+    range: Range<usize>,
+    reduction: Reduction,
+) {
     use half::bf16;
     for i in range {
         // SAFETY: passed on to the caller.
         unsafe {
-            let sum: f32 = sources
+            let values = sources
                 .iter()
-                .map(|source| (*source.data.cast::<bf16>().add(i)).to_f32())
-                .sum();
+                .map(|source| (*source.data.cast::<bf16>().add(i)).to_f32());
+            let result = match reduction {
+                Reduction::Sum => values.sum(),
+                Reduction::Max => values.fold(f32::NEG_INFINITY, f32::max),
+            };
             for target in targets {
-                *target.data.cast::<bf16>().add(i) = bf16::from_f32(sum);
+                *target.data.cast::<bf16>().add(i) = bf16::from_f32(result);
             }
         }
     }

@@ -97,6 +97,13 @@ int capstan_enter_rank_thread(int n_threads, int* actual) {
   });
 }
 
+int capstan_point_storage(at::Tensor* tensor, void* data) {
+  return guarded([&] {
+    auto* storage = tensor->storage().unsafeGetStorageImpl();
+    storage->set_data_ptr_noswap(c10::DataPtr(data, tensor->device()));
+  });
+}
+
 int capstan_set_deterministic(int on) {
   return guarded([&] {
     at::globalContext().setDeterministicAlgorithms(on != 0, /*warn_only=*/false);

@@ -15,7 +15,7 @@ use crate::{
     config::SampleConfig,
     data::EvalWindows,
     dist::HostGroup,
-    engine::{self, RankDevice, Stepper},
+    engine::{self, Passes, RankDevice, Stepper, Turn},
     event::Event,
     hw::Device,
     launch::RunFolder,
@@ -30,15 +30,25 @@ const FAILED: i32 = 1;
 /// Generates text; returns the process's exit code.
 pub fn sample(folder: &RunFolder, config: &SampleConfig) -> i32 {
     ending(|| {
-        let (material, loaded, stepper) = open(folder)?;
+        let (material, loaded, mut passes) = open(folder)?;
         let tokenizer = material.data.tokenizer.as_ref();
         let tokenizer = tokenizer.context("the data has no tokenizer: text can't become tokens")?;
         let prompt = tokenizer.encode(&config.prompt)?;
         let (seq_len, vocab_size) = (material.plan.model.seq_len(), material.data.vocab_size);
         let mut meter = Meter::new("sampling", config.tokens as u64);
-        let ids = engine::generate(&stepper, &prompt, seq_len, vocab_size, config, |n| {
-            meter.done(n as u64)
-        })?;
+        let mut n_drawn = 0;
+        let ids = engine::generate(
+            &prompt,
+            seq_len,
+            vocab_size,
+            config,
+            |context| passes.logits(context, Some(1)),
+            |drawn| {
+                n_drawn += 1;
+                meter.done(n_drawn);
+                Ok(drawn.unwrap_or_default())
+            },
+        )?;
         let text = tokenizer.decode(&ids);
         say(&Event::Sample {
             step: loaded.manifest.step,
@@ -51,7 +61,7 @@ pub fn sample(folder: &RunFolder, config: &SampleConfig) -> i32 {
 /// Evaluates; returns the process's exit code.
 pub fn evaluate(folder: &RunFolder) -> i32 {
     ending(|| {
-        let (material, loaded, stepper) = open(folder)?;
+        let (material, loaded, mut passes) = open(folder)?;
         let began = Instant::now();
         let val = &material.data.val;
         let windows = EvalWindows::all(val.len(), material.plan.model.seq_len())?;
@@ -59,12 +69,12 @@ pub fn evaluate(folder: &RunFolder) -> i32 {
         let group = seats.into_iter().next().context("a group of one")?;
         let mut meter = Meter::new("evaluating", 0);
         let evaluated = engine::evaluate(
-            &stepper,
             val,
             &windows,
             material.plan.micro_batch,
-            (0, 1),
+            Turn::ALONE,
             &group,
+            |batch| passes.loss_sum(batch),
             |done, total| {
                 meter.total = total;
                 meter.done(done);
@@ -107,7 +117,7 @@ fn ending(task: impl FnOnce() -> Result<()>) -> i32 {
 }
 
 /// The newest checkpoint of a run as a model on the run's first device.
-fn open(folder: &RunFolder) -> Result<(Material, Loaded, Stepper)> {
+fn open(folder: &RunFolder) -> Result<(Material, Loaded, Passes)> {
     let material = job::read(folder, &|_| ())?;
     let device = material
         .plan
@@ -117,15 +127,15 @@ fn open(folder: &RunFolder) -> Result<(Material, Loaded, Stepper)> {
     job::ready_libtorch(&material.plan)?;
     let loaded = checkpoint::newest_valid(&folder.checkpoints())?.loaded;
     let loaded = loaded.context("the run has no checkpoint yet")?;
-    let mut stepper = stepper(&material.plan, device)?;
-    checkpoint::restore(&loaded, &mut stepper.store, &[])?;
-    Ok((material, loaded, stepper))
+    let stepper = stepper(&material.plan, device)?;
+    checkpoint::restore(&loaded, &stepper.store, &[])?;
+    Ok((material, loaded, Passes::alone(stepper)))
 }
 
 fn stepper(plan: &RunPlan, device: Device) -> Result<Stepper> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let device = RankDevice::enter(device, threads)?;
-    Ok(Stepper::new(&plan.model, plan.precision, 0, device, None)?)
+    Ok(Stepper::alone(&plan.model, plan.precision, 0, device)?)
 }
 
 fn say(event: &Event) -> Result<()> {

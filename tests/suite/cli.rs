@@ -334,7 +334,7 @@ fn resume() -> Result<(), Failed> {
     let said = Said::from(more.env("STAND_IN_STEPS", "9").output()?).ended_with(0)?;
     check(said.out.contains("step 9/9"), said.out)?;
     let plan: Value = serde_json::from_slice(&fs::read(place.run("tiny").join("plan.json"))?)?;
-    check(plan["strategy"] == "single", plan.to_string())?;
+    check(plan["split"]["data"] == "single", plan.to_string())?;
     check(
         place.lives("tiny")[1]["--cause"] == "resumed",
         "the worker knows why it starts",
@@ -374,7 +374,7 @@ fn dry_run() -> Result<(), Failed> {
         .ended_with(0)?
         .json()?;
     check(
-        said["schema"] == 1 && said["plan"]["strategy"] == "single",
+        said["schema"] == 1 && said["plan"]["split"]["data"] == "single",
         said.to_string(),
     )?;
     check(!place.runs().exists(), "no run folder")

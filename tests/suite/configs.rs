@@ -244,10 +244,10 @@ fn schema_tells() -> Result<(), Failed> {
 
 fn ranks() -> Result<(), Failed> {
     let on_cpu = resolve(&[], &machine(8, 0))?;
-    assert_eq!((on_cpu.world(), on_cpu.strategy), (2, Strategy::Ddp));
+    assert_eq!((on_cpu.world(), on_cpu.split.data), (2, Strategy::Ddp));
     assert_eq!(resolve(&[], &machine(1, 0))?.world(), 1, "one core");
     let odd = resolve(&["batch.global=7"], &machine(8, 0))?;
-    assert_eq!((odd.world(), odd.strategy), (1, Strategy::Single));
+    assert_eq!((odd.world(), odd.split.data), (1, Strategy::Single));
     assert_eq!(resolve(&["parallel.dp=4"], &machine(8, 0))?.world(), 4);
     for n_gpus in [1, 2, 4, 8] {
         assert_eq!(resolve(&[], &machine(8, n_gpus))?.world(), n_gpus);

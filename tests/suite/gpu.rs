@@ -1,12 +1,13 @@
 //! What needs an NVIDIA GPU. Elsewhere these count as ignored, with the reason in their name.
 
 use capstan::{
-    dist::{Communicator, NcclComm},
+    dist::{Communicator, NcclComm, Reduction},
     engine::RankDevice,
     hw::{Device, Machine},
     torch::{
         nccl::{self, UniqueId},
         runtime,
+        stream::Stream,
     },
 };
 use libtest_mimic::{Failed, Trial};
@@ -35,11 +36,13 @@ fn nccl_world_of_one() -> Result<(), Failed> {
     let device = ready()?;
     nccl::probe()?;
     let stream = device.stream.ok_or("a GPU rank has a stream")?;
-    let mut comm = NcclComm::join(UniqueId::new()?, 0, 1, 0, stream)?;
+    let mut comm = NcclComm::join(UniqueId::new()?, 0, 1, stream, Stream::from_pool(0)?)?;
     let buffer = Tensor::f_full([1 << 20], 2.5, (Kind::Float, device.device))?;
-    comm.start_all_reduce(&buffer)?;
+    comm.start_all_reduce(&buffer, Reduction::Sum)?;
     comm.start_reduce(&buffer, 0)?;
     comm.start_broadcast(&buffer, 0)?;
+    comm.start_reduce_scatter(&buffer)?;
+    comm.start_all_gather(&buffer)?;
     comm.wait()?;
     assert_eq!(
         buffer.f_sum(Kind::Double)?.f_double_value(&[])?,

@@ -10,7 +10,7 @@ use capstan::{
     config::{self, Assignment, RunConfig},
     data,
     engine::{self, Ending, Finish, Injection, Job},
-    event::{Control, Event},
+    event::{Control, Event, RankStep},
     hw::Machine,
     plan::{self, DataSummary, RunPlan},
 };
@@ -28,7 +28,8 @@ const CONFIG: &str = r#"{
   "devices": ["cpu", "cpu", "cpu", "cpu"],
   "threads_per_rank": 1,
   "eval": { "every": 1000, "batches": 2 },
-  "checkpoint": { "every": 1000 }
+  "checkpoint": { "every": 1000 },
+  "restart": { "hang_after_s": 30 }
 }"#;
 
 /// A folder with a text and a cache, for any number of runs.
@@ -74,11 +75,16 @@ impl Bench {
     }
 
     pub fn config(&self, changes: &[&str]) -> RunConfig {
+        self.config_of(None, changes)
+    }
+
+    fn config_of(&self, layout: Option<&str>, changes: &[&str]) -> RunConfig {
+        let layout = layout.map(|text| config::layout_from_text(text).expect("well-formed"));
         let changes: Vec<_> = changes
             .iter()
             .map(|text| Assignment::parse(text).expect("well-formed"))
             .collect();
-        config::load_text(CONFIG, "tiny", self.folder.path(), &changes, None)
+        config::load_text(CONFIG, "tiny", self.folder.path(), &changes, layout)
             .expect("a good config")
             .config
     }
@@ -97,7 +103,15 @@ impl Bench {
 
     /// Trains with `changes` to the config.
     pub fn run(&self, changes: &[&str], setting: Setting<'_>) -> Told {
-        let config = self.config(changes);
+        self.train(self.config(changes), setting)
+    }
+
+    /// Trains under a layout as the command line has it.
+    pub fn run_layout(&self, layout: &str, changes: &[&str], setting: Setting<'_>) -> Told {
+        self.train(self.config_of(Some(layout), changes), setting)
+    }
+
+    fn train(&self, config: RunConfig, setting: Setting<'_>) -> Told {
         let (mut plan, data) = self.plan(&config);
         plan.bucket_bytes = setting.bucket_bytes;
         let inject = setting
@@ -168,6 +182,26 @@ impl Told {
             _ => None,
         });
         eval.expect("a final evaluation")
+    }
+
+    /// The text that the run ended with.
+    pub fn sample(&self) -> String {
+        let text = self.events.iter().find_map(|event| match event {
+            Event::Sample { text, .. } => Some(text.clone()),
+            _ => None,
+        });
+        text.expect("a sample")
+    }
+
+    /// Each step's parts by rank, and its time.
+    pub fn parts(&self) -> Vec<(Vec<RankStep>, f64)> {
+        let parts = self.events.iter().filter_map(|event| match event {
+            Event::Step {
+                ranks, step_time_s, ..
+            } => Some((ranks.clone(), *step_time_s)),
+            _ => None,
+        });
+        parts.collect()
     }
 
     pub fn finish(&self) -> &Finish {

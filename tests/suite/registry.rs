@@ -3,12 +3,15 @@
 use std::collections::HashSet;
 
 use capstan::{
-    arch::{ModelShape, gpt::GptShape},
-    config::{self, AdamwConfig, GptPreset, OptimizerConfig, Precision, SgdConfig},
+    arch::{ModelShape, Shard, StageSpec, gpt::GptShape},
+    config::{
+        self, AdamwConfig, GptPreset, OptimizerConfig, PipelineSchedule, Precision, Recompute,
+        SgdConfig,
+    },
     models,
-    nn::ParamStore,
+    nn::{Layout, ParamStore, Partition},
     optim,
-    plan::MemoryPlan,
+    plan::{MemoryPlan, Mesh, Split, Strategy},
 };
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
@@ -135,6 +138,18 @@ fn optimizers() -> [OptimizerConfig; 3] {
 fn memory() -> Result<(), Failed> {
     let shape = shape(GptPreset::Micro, 65, true);
     let bytes = |tensor: &tch::Tensor| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64;
+    let split = Split {
+        mesh: Mesh {
+            pp: 1,
+            dp: 1,
+            tp: 1,
+        },
+        data: Strategy::Single,
+        schedule: PipelineSchedule::default(),
+        chunks: vec![vec![0..shape.segments().len()]],
+        sequence_parallel: false,
+        recompute: Recompute::None,
+    };
     for optimizer in optimizers() {
         for precision in [
             Precision::Fp32,
@@ -142,10 +157,11 @@ fn memory() -> Result<(), Failed> {
             Precision::Bf16,
             Precision::Fp64,
         ] {
-            let store = ParamStore::new(&shape.segments(), precision, 1, tch::Device::Cpu)?;
+            let layout = Layout::new(&StageSpec::whole(shape.segments()), Shard::WHOLE, 1);
+            let store = ParamStore::new(layout, Partition::NONE, precision, 1, tch::Device::Cpu)?;
             let state = optim::new_state(&optimizer, &store)?;
             let allocated = store.n_bytes() + state.iter().map(bytes).sum::<u64>();
-            let planned = MemoryPlan::of(&shape, precision, &optimizer);
+            let planned = MemoryPlan::of(&shape, &split, precision, &optimizer);
             let excess = allocated as f64 / planned.total() as f64 - 1.0;
             assert!(
                 (0.0..0.01).contains(&excess),

@@ -99,7 +99,7 @@ fn take(folder: &RunFolder, begin: Begin) -> Result<Duty, LaunchError> {
         name: folder.name(),
         pid: std::process::id(),
         world: plan.world(),
-        strategy: plan.strategy.name().to_owned(),
+        strategy: plan.split.name(),
         total_steps: plan.total_steps(),
         log_every: config.log.every,
     });

@@ -1,0 +1,303 @@
+//! A step's passes through a rank's chunks, in the order that the pipeline's schedule gives them.
+
+use std::collections::HashMap;
+
+use tch::{Kind, Tensor};
+
+use super::{
+    EngineError, Stepper,
+    clock::{Phase, StepClock},
+    inject::Kind as FaultKind,
+    step::{Completion, Crew, Wanted},
+    tape::Tape,
+};
+use crate::{
+    data::{HostBatch, StepBatch},
+    dist::{Flow, Groups, Reduction},
+    event::Traffic,
+    parallel::{self, Pipeline, Strategy, schedule::Action},
+    plan,
+    torch::TorchError,
+};
+
+/// A rank's part of a model, with what it does between segments and with whom.
+pub struct Passes {
+    pub stepper: Stepper,
+    pub strategy: Box<dyn Strategy>,
+    pub groups: Groups,
+    pub pipeline: Pipeline,
+    /// A planted mistake.
+    pub mistake: Option<FaultKind>,
+}
+
+impl Passes {
+    /// A whole model on one rank.
+    pub fn alone(stepper: Stepper) -> Self {
+        Self {
+            stepper,
+            strategy: parallel::build(plan::Strategy::Single),
+            groups: Groups::solo(),
+            pipeline: Pipeline::ALONE,
+            mistake: None,
+        }
+    }
+
+    /// Forward and backward over all micro-batches; afterwards the gradients that the rank keeps are those of
+    /// the whole global batch. Returns the micro-batches' loss sums on ranks of the last stage.
+    ///
+    /// # Errors
+    /// libtorch's, or a failed collective.
+    pub fn train(
+        &mut self,
+        batch: &StepBatch,
+        step: u64,
+        clock: &mut StepClock,
+    ) -> Result<Vec<Tensor>, EngineError> {
+        self.stepper.store.begin_step();
+        let n_micros = batch.micros.len();
+        let mut kept: HashMap<(usize, usize), Tape> = HashMap::new();
+        let mut losses = Vec::new();
+        for action in self.pipeline.actions(n_micros) {
+            match action {
+                Action::Forward { chunk, micro } => {
+                    let host = &batch.micros[self.number_of(micro, n_micros)];
+                    let (output, tape) = self.forward(chunk, host, step, clock)?;
+                    kept.insert((chunk, micro), tape);
+                    match self.pipeline.after(chunk) {
+                        Some(to) => self.hand_over(Flow::Activation, to, &output, clock)?,
+                        None => losses.push(output),
+                    }
+                }
+                Action::Backward { chunk, micro } => {
+                    let tape = kept.remove(&(chunk, micro));
+                    let tape = tape.ok_or_else(|| {
+                        TorchError::new("a backward pass before its forward pass")
+                    })?;
+                    let done = Completion {
+                        divisor: self.divisor(batch, micro),
+                        is_last: self.pipeline.n_stages == 1 && micro + 1 == n_micros,
+                    };
+                    self.backward(chunk, tape, done, clock)?;
+                }
+            }
+        }
+        self.complete_gradients(clock)?;
+        Ok(losses)
+    }
+
+    /// Which micro-batch a pass reads; a planted mistake confuses a later stage.
+    fn number_of(&self, micro: usize, n_micros: usize) -> usize {
+        match self.mistake {
+            Some(FaultKind::WrongMicroBatch) if self.pipeline.stage > 0 => (micro + 1) % n_micros,
+            _ => micro,
+        }
+    }
+
+    /// Valid targets of the whole global batch; a planted mistake takes each micro-batch's own.
+    fn divisor(&self, batch: &StepBatch, micro: usize) -> u64 {
+        match self.mistake {
+            Some(FaultKind::MeanOfMeans) => {
+                let n_micros = batch.micros.len() * self.groups.dp.world();
+                batch.micros[micro].n_valid * n_micros as u64
+            }
+            _ => batch.global_valid,
+        }
+    }
+
+    fn forward(
+        &mut self,
+        chunk: usize,
+        host: &HostBatch,
+        step: u64,
+        clock: &mut StepClock,
+    ) -> Result<(Tensor, Tape), EngineError> {
+        let batch = self.stepper.load(host.clone())?;
+        let (rows, time) = (host.rows as i64, host.seq_len as i64);
+        let input = self.receive(
+            Flow::Activation,
+            self.pipeline.before(chunk),
+            (rows, time),
+            clock,
+        )?;
+        let mut crew = Crew {
+            strategy: self.strategy.as_mut(),
+            groups: &mut self.groups,
+            clock,
+        };
+        self.stepper.forward(chunk, batch, input, step, &mut crew)
+    }
+
+    fn backward(
+        &mut self,
+        chunk: usize,
+        tape: Tape,
+        done: Completion,
+        clock: &mut StepClock,
+    ) -> Result<(), EngineError> {
+        let grad = self.receive(
+            Flow::Gradient,
+            self.pipeline.after(chunk),
+            tape.extent(),
+            clock,
+        )?;
+        let mut crew = Crew {
+            strategy: self.strategy.as_mut(),
+            groups: &mut self.groups,
+            clock,
+        };
+        let grad = self.stepper.backward(tape, grad, done, &mut crew)?;
+        match (self.pipeline.before(chunk), grad) {
+            (Some(to), Some(grad)) => self.hand_over(Flow::Gradient, to, &grad, clock),
+            _ => Ok(()),
+        }
+    }
+
+    fn hand_over(
+        &mut self,
+        flow: Flow,
+        to: usize,
+        tensor: &Tensor,
+        clock: &mut StepClock,
+    ) -> Result<(), EngineError> {
+        self.groups.links.send(flow, to, &tensor.f_contiguous()?)?;
+        Ok(clock.mark(Phase::Comm)?)
+    }
+
+    fn receive(
+        &mut self,
+        flow: Flow,
+        from: Option<usize>,
+        (rows, time): (i64, i64),
+        clock: &mut StepClock,
+    ) -> Result<Option<Tensor>, EngineError> {
+        let Some(from) = from else { return Ok(None) };
+        let expected = self.stepper.expected(rows, time, &*self.groups.tp);
+        let tensor = self.groups.links.recv(flow, from, &expected)?;
+        clock.mark(Phase::Bubble)?;
+        Ok(Some(tensor))
+    }
+
+    /// Adds up what stages, replicas and shards each have a part of.
+    fn complete_gradients(&mut self, clock: &mut StepClock) -> Result<(), EngineError> {
+        let store = &mut self.stepper.store;
+        if self.pipeline.n_stages > 1 {
+            let all = store.all_segments();
+            store.zero_unfilled(all.clone())?;
+            for grads in store.tied_grads()? {
+                self.groups.tied.all_reduce(&grads, Reduction::Sum)?;
+            }
+            self.strategy
+                .grads_ready(store, all, true, &mut *self.groups.dp)?;
+        }
+        self.strategy.before_update(store, &mut *self.groups.dp)?;
+        if self.stepper.shares_sequence() {
+            for grads in self.stepper.store.replicated_grads()? {
+                self.groups.tp.start_all_reduce(&grads, Reduction::Sum)?;
+            }
+            self.groups.tp.wait()?;
+        }
+        Ok(clock.mark(Phase::Comm)?)
+    }
+
+    /// A forward pass with nothing kept, through all chunks of all stages; its result on ranks of the last.
+    fn infer(&mut self, host: HostBatch, wanted: Wanted) -> Result<Option<Tensor>, EngineError> {
+        let extent = (host.rows as i64, host.seq_len as i64);
+        let batch = self.stepper.load(host)?;
+        let mut result = None;
+        for chunk in 0..self.pipeline.n_chunks {
+            let input = match self.pipeline.before(chunk) {
+                Some(from) => {
+                    let expected = self.stepper.expected(extent.0, extent.1, &*self.groups.tp);
+                    Some(self.groups.links.recv(Flow::Activation, from, &expected)?)
+                }
+                None => None,
+            };
+            let (strategy, groups) = (self.strategy.as_mut(), &mut self.groups);
+            let output = self
+                .stepper
+                .infer(chunk, &batch, input, wanted, strategy, groups)?;
+            match self.pipeline.after(chunk) {
+                Some(to) => {
+                    self.groups
+                        .links
+                        .send(Flow::Activation, to, &output.f_contiguous()?)?
+                }
+                None => result = Some(output),
+            }
+        }
+        Ok(result)
+    }
+
+    /// Loss summed over the valid targets of a batch, in fp64, on ranks of the last stage.
+    ///
+    /// # Errors
+    /// libtorch's, or a failed collective.
+    pub fn loss_sum(&mut self, batch: HostBatch) -> Result<Option<f64>, EngineError> {
+        let loss = self.infer(batch, Wanted::Loss)?;
+        Ok(loss.map(|loss| loss.f_double_value(&[])).transpose()?)
+    }
+
+    /// Logits `[time, vocab]` for a window of tokens, from the `last` positions alone if so asked, on ranks of
+    /// the last stage.
+    ///
+    /// # Errors
+    /// libtorch's, or a failed collective.
+    pub fn logits(
+        &mut self,
+        tokens: &[i64],
+        last: Option<i64>,
+    ) -> Result<Option<Tensor>, EngineError> {
+        let time = self.stepper.padded(tokens.len());
+        let mut inputs = tokens.to_vec();
+        inputs.resize(time, 0);
+        let batch = HostBatch {
+            targets: vec![crate::data::IGNORED_TARGET; time],
+            inputs,
+            sample_indices: vec![0],
+            n_valid: 0,
+            rows: 1,
+            seq_len: time,
+        };
+        let Some(logits) = self.infer(batch, Wanted::Logits)? else {
+            return Ok(None);
+        };
+        let n = last.unwrap_or(tokens.len() as i64);
+        let own = logits
+            .f_select(0, 0)?
+            .f_narrow(0, tokens.len() as i64 - n, n)?;
+        Ok(Some(
+            self.stepper.whole_vocabulary(&own, &mut *self.groups.tp)?,
+        ))
+    }
+
+    /// The global gradient norm, before clipping; one number.
+    ///
+    /// # Errors
+    /// libtorch's, or a failed collective.
+    pub fn grad_norm(&mut self) -> Result<Tensor, EngineError> {
+        let store = &self.stepper.store;
+        let counted = store.counted_grads()?;
+        if let ([all], 1) = (&counted[..], self.groups.norm.world()) {
+            return Ok(all.f_norm()?);
+        }
+        let squares = crate::optim::square_sum(&counted, store.master().device())?;
+        self.groups.norm.all_reduce(&squares, Reduction::Sum)?;
+        Ok(squares.f_sqrt()?.f_select(0, 0)?)
+    }
+
+    /// What the rank moved since the last call.
+    pub fn take_traffic(&mut self) -> Traffic {
+        self.groups.take_traffic()
+    }
+}
+
+/// Sum in fp64 of numbers that may still be on their way.
+///
+/// # Errors
+/// A device fault of earlier work surfaces here.
+pub fn host_sum(losses: &[Tensor]) -> Result<f64, TorchError> {
+    losses
+        .iter()
+        .map(|loss| Ok(loss.f_to_kind(Kind::Double)?.f_double_value(&[])?))
+        .sum()
+}

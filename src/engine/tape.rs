@@ -1,0 +1,51 @@
+//! What a forward pass leaves for its backward pass.
+
+use std::ops::Range;
+
+use tch::Tensor;
+
+use super::{batch::DeviceBatch, step::PartsPass};
+
+/// One micro-batch's way through a chunk.
+pub struct Tape {
+    pub(super) batch: DeviceBatch,
+    /// The step's number from 1; dropout masks depend on it.
+    pub(super) step: u64,
+    pub(super) passes: Vec<Pass>,
+}
+
+/// One piece's graph, or what it can be made from again.
+pub(super) enum Pass {
+    Span {
+        segments: Range<usize>,
+        input: Tensor,
+        /// Absent: to be computed again from the input.
+        output: Option<Tensor>,
+    },
+    Parts(PartsPass),
+}
+
+impl Tape {
+    pub(super) fn new(batch: DeviceBatch, step: u64) -> Self {
+        Self {
+            batch,
+            step,
+            passes: Vec::new(),
+        }
+    }
+
+    /// Rows and positions of the micro-batch.
+    pub(super) fn extent(&self) -> (i64, i64) {
+        let size = self.batch.inputs.size();
+        (size[0], size[1])
+    }
+}
+
+impl Pass {
+    pub(super) fn segments(&self) -> Range<usize> {
+        match self {
+            Self::Span { segments, .. } => segments.clone(),
+            Self::Parts(pass) => pass.segment..pass.segment + 1,
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! The same training under every split between data and model parallelism: one matrix, and planted
+//! mistakes that must break it.
+
+use libtest_mimic::{Failed, Trial};
+
+use crate::in_process::{Bench, Setting, apart};
+
+/// Promise P6 in fp64: rounding leaves 1e-13, a mistake 1e-4 and more.
+const FP64_STEP_1: f64 = 1e-9;
+const FP64_50_STEPS: f64 = 1e-8;
+/// In fp32 at the first step.
+const FP32_STEP_1: f64 = 1e-6;
+/// In fp32 over 50 steps at a learning rate of 1e-4.
+const FP32_50_STEPS: f64 = 1e-5;
+/// In bf16, a step's loss.
+const BF16: f64 = 2e-3;
+
+/// A split, and what is changed with it. Ranks, accumulation and recomputation vary over the rows.
+struct Row {
+    layout: &'static str,
+    micro: usize,
+}
+
+const fn row(layout: &'static str, micro: usize) -> Row {
+    Row { layout, micro }
+}
+
+/// Up to eight ranks; the text's windows have uneven counts of valid targets.
+const MATRIX: &[Row] = &[
+    row("dp=2", 2),
+    row("dp=2,zero=1", 4),
+    row("dp=4,zero=1", 1),
+    row("dp=2,zero=2", 2),
+    row("dp=4,zero=2", 2),
+    row("dp=2,zero=3", 4),
+    row("dp=2,zero=3,recompute=full", 1),
+    row("dp=8,zero=3", 1),
+    row("recompute=full", 4),
+    row("recompute=selective", 8),
+    row("tp=2", 8),
+    row("tp=2,sequence_parallel=true", 4),
+    row("tp=4,recompute=selective", 8),
+    row("tp=4,sequence_parallel=true,recompute=full", 4),
+    row("tp=2,dp=2", 2),
+    row("tp=2,dp=2,zero=1", 4),
+    row("tp=2,dp=2,zero=2,sequence_parallel=true", 2),
+    row("tp=2,dp=2,zero=3,sequence_parallel=true,recompute=full", 2),
+    row("tp=2,dp=4,zero=3", 1),
+    row("pp=2", 2),
+    row("pp=2,schedule=gpipe", 1),
+    row("pp=2,schedule=interleaved,virtual_stages=2", 1),
+    row("pp=3,recompute=full", 2),
+    row("pp=4", 1),
+    row("pp=4,schedule=gpipe,recompute=selective", 2),
+    row("pp=2,dp=2", 1),
+    row("pp=2,dp=2,zero=1", 1),
+    row("pp=2,tp=2", 2),
+    row("pp=2,tp=2,sequence_parallel=true,recompute=full", 1),
+    row("pp=2,tp=2,schedule=interleaved,virtual_stages=3", 2),
+    row("pp=2,tp=2,dp=2,zero=1", 2),
+    row(
+        "pp=2,tp=2,dp=2,zero=1,sequence_parallel=true,recompute=full",
+        1,
+    ),
+    row("pp=2,tp=4", 2),
+];
+
+const CPUS: &str = "devices=[\"cpu\",\"cpu\",\"cpu\",\"cpu\",\"cpu\",\"cpu\",\"cpu\",\"cpu\"]";
+const HEADS: &str = "model.gpt.n_head=4";
+
+pub fn trials() -> Vec<Trial> {
+    let mut trials: Vec<Trial> = MATRIX
+        .iter()
+        .map(|row| {
+            let name = format!("parity::gpt {} micro={}", row.layout, row.micro);
+            Trial::test(name, move || agrees(row))
+        })
+        .collect();
+    trials.extend([
+        Trial::test("parity::planted_mistakes_are_seen", mistakes_are_seen),
+        Trial::test("parity::fp32_agrees", fp32_agrees),
+        Trial::test("parity::bf16_agrees", bf16_agrees),
+        Trial::test(
+            "parity::dropout_does_not_depend_on_the_split",
+            dropout_agrees,
+        ),
+        Trial::test(
+            "parity::evaluation_does_not_depend_on_the_split",
+            evaluation_agrees,
+        ),
+        Trial::test("parity::every_rank_accounts_for_its_time", time_adds_up),
+    ]);
+    trials
+}
+
+/// Losses and gradient norms under a layout.
+fn curve(bench: &Bench, layout: &str, changes: &[&str]) -> (Vec<f64>, Vec<f64>) {
+    let told = bench.run_layout(
+        layout,
+        &[&[CPUS, HEADS], changes].concat(),
+        Setting::default(),
+    );
+    (told.losses(), told.grad_norms())
+}
+
+fn agrees(row: &Row) -> Result<(), Failed> {
+    let bench = Bench::new();
+    let micro = format!("batch.micro={}", row.micro);
+    let steps = "stop.steps=50";
+    let (one, one_norms) = curve(&bench, "dp=1", &[steps, "batch.micro=8"]);
+    let (losses, norms) = curve(&bench, row.layout, &[steps, &micro]);
+    for (what, ours, theirs) in [
+        ("loss", &losses, &one),
+        ("gradient norm", &norms, &one_norms),
+    ] {
+        let first = apart(&ours[..1], &theirs[..1]);
+        assert!(first < FP64_STEP_1, "{what} at step 1: {first:e}");
+        let all = apart(ours, theirs);
+        assert!(all < FP64_50_STEPS, "{what} over 50 steps: {all:e}");
+    }
+    Ok(())
+}
+
+fn mistakes_are_seen() -> Result<(), Failed> {
+    let bench = Bench::new();
+    let changes = [CPUS, HEADS, "stop.steps=15", "batch.micro=2"];
+    for (layout, inject) in [
+        ("tp=2", "0:0:missing-reduction"),
+        ("tp=2,sequence_parallel=true", "0:0:missing-reduction"),
+        ("tp=2", "1:1:shifted-shard"),
+        ("pp=2", "0:0:wrong-micro-batch"),
+        ("pp=2,tp=2", "0:0:wrong-micro-batch"),
+        ("dp=2,zero=2", "0:0:mean-of-means"),
+    ] {
+        let right = bench
+            .run_layout(layout, &changes, Setting::default())
+            .losses();
+        let setting = Setting {
+            inject: Some(inject),
+            ..Setting::default()
+        };
+        let told = bench.run_layout(layout, &changes, setting);
+        // A shape that no longer fits ends the run, which is seen too.
+        if matches!(told.ending, capstan::engine::Ending::Finished(_)) {
+            let difference = apart(&told.losses(), &right);
+            assert!(
+                difference > 100.0 * FP64_50_STEPS,
+                "{layout}, {inject}: {difference:e}"
+            );
+        }
+    }
+    Ok(())
+}
+
+const SOME: [&str; 6] = [
+    "dp=2,zero=1",
+    "dp=2,zero=3",
+    "tp=2",
+    "tp=2,sequence_parallel=true",
+    "pp=2",
+    "pp=2,tp=2,dp=2,zero=1",
+];
+
+fn fp32_agrees() -> Result<(), Failed> {
+    let bench = Bench::new();
+    let changes = [
+        "precision=fp32",
+        "stop.steps=50",
+        "optimizer.adamw.lr=1e-4",
+        "batch.micro=4",
+    ];
+    let (one, one_norms) = curve(&bench, "dp=1", &changes);
+    for layout in SOME {
+        let (losses, norms) = curve(&bench, layout, &changes);
+        assert!(apart(&losses[..1], &one[..1]) < FP32_STEP_1, "{layout}");
+        assert!(
+            apart(&norms[..1], &one_norms[..1]) < FP32_50_STEPS,
+            "{layout}"
+        );
+        let all = apart(&losses, &one);
+        assert!(all < FP32_50_STEPS, "{layout}: {all:e}");
+    }
+    Ok(())
+}
+
+fn bf16_agrees() -> Result<(), Failed> {
+    let bench = Bench::new();
+    let changes = [
+        "precision=bf16",
+        "stop.steps=20",
+        "optimizer.adamw.lr=1e-4",
+        "batch.micro=4",
+    ];
+    let (one, _) = curve(&bench, "dp=1", &changes);
+    for layout in SOME {
+        let difference = apart(&curve(&bench, layout, &changes).0, &one);
+        assert!(difference < BF16, "{layout}: {difference:e}");
+    }
+    Ok(())
+}
+
+fn dropout_agrees() -> Result<(), Failed> {
+    let bench = Bench::new();
+    let changes = ["model.gpt.dropout=0.2", "stop.steps=10", "batch.micro=4"];
+    let (one, _) = curve(&bench, "dp=1", &changes);
+    for layout in [
+        "tp=2",
+        "tp=4,sequence_parallel=true,recompute=full",
+        "pp=2,dp=2",
+        "dp=2,zero=3,recompute=selective",
+    ] {
+        let difference = apart(&curve(&bench, layout, &changes).0, &one);
+        // Masks are the same bits; fp32 masks and the masked path's fp32 softmax leave fp32 rounding.
+        assert!(difference < 1e-6, "{layout}: {difference:e}");
+    }
+    Ok(())
+}
+
+fn evaluation_agrees() -> Result<(), Failed> {
+    let bench = Bench::new();
+    let changes = [
+        CPUS,
+        HEADS,
+        "stop.steps=4",
+        "batch.micro=4",
+        "sample.tokens=6",
+    ];
+    let finals = |layout: &str| {
+        let told = bench.run_layout(layout, &changes, Setting::default());
+        (told.final_eval(), told.sample())
+    };
+    let (one, text) = finals("dp=1");
+    for layout in [
+        "dp=2,zero=3",
+        "tp=2,sequence_parallel=true",
+        "pp=2,schedule=interleaved,virtual_stages=2",
+        "pp=2,tp=2,dp=2",
+    ] {
+        let (loss, sampled) = finals(layout);
+        assert!((loss - one).abs() < FP64_STEP_1 * one, "{layout}");
+        assert_eq!(sampled, text, "{layout}");
+    }
+    Ok(())
+}
+
+/// What each rank says adds up to its step, and what it moved is what its split must move.
+fn time_adds_up() -> Result<(), Failed> {
+    let bench = Bench::new();
+    let changes = [CPUS, HEADS, "stop.steps=6", "batch.micro=2"];
+    for (layout, n_ranks) in [
+        ("dp=1", 1),
+        ("dp=2", 2),
+        ("dp=2,zero=3", 2),
+        ("tp=2", 2),
+        ("pp=2,tp=2", 4),
+    ] {
+        let told = bench.run_layout(layout, &changes, Setting::default());
+        for (ranks, step_time_s) in told.parts() {
+            assert_eq!(ranks.len(), n_ranks, "{layout}");
+            for part in &ranks {
+                let sum = part.compute + part.comm + part.bubble + part.optimizer + part.other;
+                // Ranks meet at a step's end, so their steps are about as long.
+                assert!(
+                    (sum - step_time_s).abs() < 0.25 * step_time_s + 0.02,
+                    "{layout}: {sum} of {step_time_s}"
+                );
+                assert!(part.compute > 0.0);
+                let moves = (
+                    part.bytes.all_reduce,
+                    part.bytes.reduce_scatter,
+                    part.bytes.all_gather,
+                    part.bytes.send,
+                );
+                let expected = match layout {
+                    "dp=1" => (false, false, false, false),
+                    "dp=2" | "tp=2" => (true, false, false, false),
+                    "dp=2,zero=3" => (true, true, true, false),
+                    _ => (true, false, false, true),
+                };
+                let found = (moves.0 > 0, moves.1 > 0, moves.2 > 0, moves.3 > 0);
+                assert_eq!(found, expected, "{layout}: {part:?}");
+            }
+        }
+    }
+    Ok(())
+}
