@@ -419,6 +419,10 @@ fn environment() -> Result<(), Failed> {
     check(life["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID", life.to_string())?;
     check(life["CUDA_MODULE_LOADING"] == "EAGER", life.to_string())?;
     check(
+        life["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8",
+        life.to_string(),
+    )?;
+    check(
         life["NCCL_SOCKET_IFNAME"] == "eth7",
         "the user's own word stands",
     )
