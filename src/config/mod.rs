@@ -10,6 +10,7 @@ mod model;
 mod paths;
 mod schema;
 mod types;
+mod words;
 
 pub use devices::{CpuWord, DeviceConfig, DevicesConfig};
 pub use edit::{Assignment, layout_from_text};

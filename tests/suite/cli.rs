@@ -409,6 +409,11 @@ fn bad_configs() -> Result<(), Failed> {
         .train(&["--set", "stop"])?
         .ended_with(2)?
         .says(&["key.path=value"])?;
+    let said = place
+        .train(&["--set", "batch.global=many"])?
+        .ended_with(2)?
+        .says(&["--set batch.global: expected a whole number"])?;
+    check(!said.err.contains(" line "), said.err)?;
     place.train(&["--layout", "dq=2"])?.ended_with(2)?;
     place
         .capstan(&["train", "/nonexistent.json"])?
