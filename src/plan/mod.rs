@@ -2,6 +2,7 @@
 //! every reason why not.
 
 mod memory;
+mod notes;
 mod refusal;
 mod resolve;
 mod types;
