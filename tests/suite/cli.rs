@@ -157,18 +157,23 @@ fn queries() -> Result<(), Failed> {
             status.to_string(),
         )?;
         check(
-            status["run"]["best_eval"]["loss"] == 1.25,
+            status["run"]["best_eval"]["loss"] == 2.5,
             status.to_string(),
         )?;
     }
-    place
-        .capstan(&["runs"])?
-        .ended_with(0)?
-        .says(&["NAME", "tiny", "completed", "4/4"])?;
-    place
-        .capstan(&["status"])?
-        .ended_with(0)?
-        .says(&["completed", "step 4"])?;
+    place.capstan(&["runs"])?.ended_with(0)?.says(&[
+        "NAME",
+        "tiny",
+        "completed",
+        "4/4",
+        "2.5000",
+    ])?;
+    place.capstan(&["status"])?.ended_with(0)?.says(&[
+        "completed",
+        "step 4",
+        "2.5000 at step 2 (best 2.5000 at step 2)",
+        "1.2500 at step 4, over the whole validation split",
+    ])?;
     place
         .capstan(&["status", "tinny"])?
         .ended_with(2)?
