@@ -84,7 +84,7 @@ pub fn evaluate(folder: &RunFolder) -> i32 {
 pub fn doctor() -> i32 {
     ending(|| {
         job::ready_this_thread()?;
-        let cuda = runtime::load_cuda(None);
+        let cuda = runtime::load_cuda(job::libtorch_lib().as_deref());
         let report = json!({
             "libtorch": env!("CAPSTAN_LIBTORCH"),
             "threads": std::thread::available_parallelism().map_or(1, usize::from),

@@ -356,10 +356,11 @@ fn doctor() -> Result<(), Failed> {
         said["schema"] == 1 && said["machine"]["cores"].as_u64() >= Some(1),
         said.to_string(),
     )?;
-    place
-        .capstan(&["doctor"])?
-        .ended_with(0)?
-        .says(&["cores", "libtorch: none"])?;
+    place.capstan(&["doctor"])?.ended_with(0)?.says(&[
+        "cores",
+        "libtorch: none",
+        "not loaded, not needed on CPU",
+    ])?;
     let place = place.with("CAPSTAN_WORKER", "/nonexistent");
     place
         .capstan(&["doctor"])?

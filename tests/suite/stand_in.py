@@ -10,7 +10,7 @@ import json, os, select, signal, socket, sys, time
 arguments = [part for argument in sys.argv for part in argument.split("=", 1)] + [""]
 mode, run = arguments[1:3]
 if mode == "doctor":
-    print(json.dumps({"libtorch": "none", "cuda": False}))
+    print(json.dumps({"libtorch": "none", "cuda": "none", "nccl": "none"}))
     sys.exit(0)
 if mode == "eval":
     print(json.dumps({"event": "eval", "step": 4, "loss": 1.25, "targets": 64, "seconds": 0.1, "final": True}))
