@@ -133,6 +133,9 @@ while step < n_steps:
     if behaviour == "advance":
         checkpoint(step)
         os.kill(os.getpid(), signal.SIGKILL)
+    if step == 3 and behaviour == "save-and-die":
+        os.makedirs(os.path.join(run, "checkpoints", "step-00000003"), exist_ok=True)
+        os.kill(os.getpid(), signal.SIGKILL)
     if step == 3:
         misbehave(step)
 say("eval", step=step, loss=1.25, targets=64, seconds=0.1, final=True)

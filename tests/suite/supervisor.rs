@@ -19,6 +19,10 @@ pub fn trials() -> Vec<Trial> {
             "supervisor::a_killed_worker_goes_on_from_its_checkpoint",
             killed_worker,
         ),
+        with_stand_in(
+            "supervisor::a_checkpoint_that_nobody_reported_is_found",
+            unreported_checkpoint,
+        ),
         with_stand_in("supervisor::every_death_is_named", deaths_are_named),
         with_stand_in(
             "supervisor::restarts_are_counted_anew_after_a_checkpoint",
@@ -97,6 +101,34 @@ fn killed_worker() -> Result<(), Failed> {
         lives[0]["--from"] == "fresh" && lives[1]["--from"] == "checkpoint",
         format!("{lives:?}"),
     )
+}
+
+/// Found when the worker dies, and, where the supervisor died with it, at the resume.
+fn unreported_checkpoint() -> Result<(), Failed> {
+    let place = Workplace::new("save-and-die,well")?;
+    place.write_config(json!({ "restart": { "max": 0 } }))?;
+    place
+        .train(&["--plain"])?
+        .ended_with(1)?
+        .says(&["found the checkpoint after step 3"])?;
+    place.capstan(&["status"])?.says(&["checkpoint  step 3 "])?;
+
+    let log = place.run("tiny").join("events.jsonl");
+    let text = fs::read_to_string(&log)?;
+    let is_lost = |line: &&str| {
+        let names = |event: &str| line.contains(&format!("\"event\":\"{event}\""));
+        names("ended") || (names("checkpoint") && line.contains("\"step\":3"))
+    };
+    let kept: Vec<&str> = text.lines().filter(|line| !is_lost(line)).collect();
+    check(kept.len() + 2 == text.lines().count(), text.clone())?;
+    fs::write(&log, kept.join("\n") + "\n")?;
+    place.capstan(&["resume"])?.ended_with(0)?;
+    let reported: Vec<_> = place
+        .events_named("tiny", "checkpoint")
+        .iter()
+        .map(|record| record["step"].clone())
+        .collect();
+    check(reported == [2, 3, 4], format!("{reported:?}"))
 }
 
 fn deaths_are_named() -> Result<(), Failed> {
