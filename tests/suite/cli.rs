@@ -327,6 +327,17 @@ fn resume() -> Result<(), Failed> {
         .capstan(&["resume", "--layout", "dp=3"])?
         .ended_with(2)?
         .says(&["parallel.dp"])?;
+    for no_more in ["stop.steps=3", "stop.steps=4", "stop.tokens=100"] {
+        place
+            .capstan(&["resume", "--set", no_more])?
+            .ended_with(2)?
+            .says(&["after step 4", "more than 4", "stop.steps=8"])?;
+    }
+    place
+        .capstan(&["resume", "--layout", "dp=1"])?
+        .ended_with(2)?
+        .says(&["more than 4"])?;
+    check(place.lives("tiny").len() == 1, "no worker was started")?;
 
     let mut more = place.command(&[
         "resume",

@@ -241,7 +241,12 @@ fn stop() -> Result<(), Failed> {
     let said = place
         .capstan(&["resume", "tiny", "--detach"])?
         .ended_with(0)?;
-    check(said.out.contains("started tiny"), said.out)?;
+    let newest = place
+        .events_named("tiny", "ended")
+        .pop()
+        .unwrap_or_default();
+    let words = format!("resumed tiny after step {} in ", newest["step"]);
+    check(said.out.contains(&words), format!("{words}: {}", said.out))?;
     wait("the restart", || {
         !place.events_named("tiny", "restart").is_empty()
     })?;
