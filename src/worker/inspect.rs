@@ -100,7 +100,7 @@ fn ending(task: impl FnOnce() -> Result<()>) -> i32 {
     match task() {
         Ok(()) => DONE,
         Err(error) => {
-            eprintln!("{error:#}");
+            eprintln!("error: {error:#}");
             FAILED
         }
     }

@@ -25,6 +25,10 @@ pub fn trials() -> Vec<Trial> {
         with_stand_in("cli::attach_only_leaves", attach),
         with_stand_in("cli::logs_show_what_the_worker_printed", logs),
         with_stand_in("cli::sample_and_eval_ask_the_worker", ask),
+        with_stand_in(
+            "cli::tokens_without_a_tokenizer_are_never_sampled",
+            tokens_without_tokenizer,
+        ),
         with_stand_in("cli::delete_wants_the_name", delete),
         with_stand_in("cli::resume_extends_and_refuses", resume),
         with_stand_in("cli::doctor_checks_the_worker", doctor),
@@ -272,7 +276,15 @@ fn ask() -> Result<(), Failed> {
         .capstan(&["sample", "--prompt", "Ab", "--json"])?
         .ended_with(0)?
         .json()?;
-    check(sample["event"] == "sample", sample.to_string())?;
+    check(
+        sample["event"] == "sample" && sample["schema"] == 1,
+        sample.to_string(),
+    )?;
+    let eval = place.capstan(&["eval", "--json"])?.ended_with(0)?.json()?;
+    check(
+        eval["event"] == "eval" && eval["schema"] == 1,
+        eval.to_string(),
+    )?;
     place
         .capstan(&["sample", "--prompt", "bad"])?
         .ended_with(5)?
@@ -290,6 +302,20 @@ fn ask() -> Result<(), Failed> {
         .ended_with(2)?
         .says(&["no checkpoint"])?;
     Ok(())
+}
+
+fn tokens_without_tokenizer() -> Result<(), Failed> {
+    let place = Workplace::new("well")?;
+    let ids: Vec<u8> = (0..4000u16).flat_map(|i| (i % 65).to_le_bytes()).collect();
+    fs::write(place.config.with_file_name("train.bin"), ids)?;
+    let data = json!({ "tokens": { "train": "train.bin", "vocab_size": 65 } });
+    place.write_config(json!({ "data": data }))?;
+    let said = place.train(&["--plain"])?.ended_with(0)?;
+    let said = said.says(&["capstan resume tiny"])?;
+    check(!said.out.contains("capstan sample"), said.out)?;
+    let said = place.capstan(&["sample"])?.ended_with(2)?;
+    let is_told = said.err.starts_with("error: ") && said.err.contains("data.tokens.tokenizer");
+    check(is_told && said.err.lines().count() == 1, said.err)
 }
 
 fn delete() -> Result<(), Failed> {
