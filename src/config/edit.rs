@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{ConfigError, ParallelConfig};
+use super::{ConfigError, ParallelConfig, words::plainly};
 
 /// Objects that hold exactly one key: setting another key of theirs replaces the choice.
 const CHOICES: [&str; 5] = ["model", "data", "stop", "optimizer", "schedule"];
@@ -68,7 +68,8 @@ pub fn layout_from_text(text: &str) -> Result<ParallelConfig, ConfigError> {
         let value = serde_json::from_str(value).unwrap_or_else(|_| Value::String(value.to_owned()));
         object.insert(axis.trim().to_owned(), value);
     }
-    serde_json::from_value(Value::Object(object)).map_err(|error| fail(error.to_string()))
+    serde_json::from_value(Value::Object(object))
+        .map_err(|error| fail(plainly(&error.to_string(), None)))
 }
 
 #[cfg(test)]

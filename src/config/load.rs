@@ -6,9 +6,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{Assignment, ConfigError, ParallelConfig, RunConfig};
+use super::{
+    Assignment, ConfigError, ParallelConfig, RunConfig,
+    words::{expectation, plainly},
+};
 
 /// A configuration with the origin of each of its values.
 #[derive(Clone, Debug)]
@@ -70,8 +73,7 @@ pub fn load_text(
         change.apply(&mut merged);
     }
     if !changes.is_empty() {
-        let merged = serde_json::to_string_pretty(&merged).unwrap_or_default();
-        config = parse(&merged, &format!("{origin} with --set"))?;
+        config = parse_changed(&merged, changes)?;
         config.resolve_paths(&std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")));
     }
     if layout.is_some() {
@@ -89,8 +91,16 @@ fn parse(text: &str, origin: &str) -> Result<RunConfig, ConfigError> {
         message,
     };
     let config = parsed.map_err(|error| {
-        let path = error.path().to_string();
-        shape(describe(&path, &error.into_inner().to_string()))
+        let path = place(&error);
+        let inner = error.into_inner();
+        let position = format!(" at line {} column {}", inner.line(), inner.column());
+        let message = inner.to_string();
+        let message = message.strip_suffix(&position).unwrap_or(&message);
+        let problem = match serde_json::from_str(text) {
+            Ok(written) => problem(&written, &path, message),
+            Err(_) => message.to_owned(),
+        };
+        shape(describe(&path, &format!("{problem}{position}"), message))
     })?;
     deserializer
         .end()
@@ -98,17 +108,81 @@ fn parse(text: &str, origin: &str) -> Result<RunConfig, ConfigError> {
     Ok(config)
 }
 
-/// Adds the path and, for an unknown name, the nearest known one.
-fn describe(path: &str, message: &str) -> String {
-    // "." is the whole, and "?" a place that the error came too early to name.
-    let place = match path.trim_end_matches(['.', '?']) {
+/// Parses what the command line changed: lines of it nobody has seen, so errors name the assignments.
+fn parse_changed(merged: &Value, changes: &[Assignment]) -> Result<RunConfig, ConfigError> {
+    serde_path_to_error::deserialize(merged).map_err(|error| {
+        let path = place(&error);
+        let message = error.into_inner().to_string();
+        let blamed = blamed(&path, changes);
+        let shown = if blamed == [path.as_str()] { "" } else { &path };
+        ConfigError::Shape {
+            origin: format!("--set {}", blamed.join(", --set ")),
+            message: describe(shown, &problem(merged, &path, &message), &message),
+        }
+    })
+}
+
+/// The assignments that an error comes from; all of them where it comes from none in particular.
+fn blamed(path: &str, changes: &[Assignment]) -> Vec<String> {
+    let is_within = |inner: &str, outer: &str| {
+        let rest = inner.strip_prefix(outer);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    };
+    let all: Vec<String> = changes.iter().map(|change| change.path.join(".")).collect();
+    let near = all
+        .iter()
+        .filter(|name| is_within(name, path) || is_within(path, name));
+    let near: Vec<String> = near.cloned().collect();
+    if near.is_empty() { all } else { near }
+}
+
+/// The dotted path of an error, empty where it came too early to have one ("?") or means the whole (".").
+fn place(error: &serde_path_to_error::Error<serde_json::Error>) -> String {
+    let path = error.path().to_string();
+    path.trim_end_matches(['.', '?']).to_owned()
+}
+
+/// Adds the path and, where serde's own `message` is about an unknown name, the nearest known one.
+fn describe(path: &str, problem: &str, message: &str) -> String {
+    let place = match path {
         "" => String::new(),
         path => format!("{path}: "),
     };
     let suggestion = suggestion(message)
         .map(|known| format!("; did you mean `{known}`?"))
         .unwrap_or_default();
-    format!("{place}{message}{suggestion}")
+    format!("{place}{problem}{suggestion}")
+}
+
+/// What is wrong with the value at `path` of a text that is JSON, in plain words.
+fn problem(root: &Value, path: &str, message: &str) -> String {
+    // The text's parser calls it a syntax error where a choice or a list goes on too long.
+    let reread = match message {
+        "expected value" | "trailing characters" => refusal(root).map(|(_, message)| message),
+        _ => None,
+    };
+    let message = reread.as_deref().unwrap_or(message);
+    // What fits there is what serde misses in a value that can't fit.
+    let unfit = match expectation(message) {
+        Some((_, "map with a single key" | "string or map")) => json!({ "?": null }),
+        Some((_, "fewer elements in array")) => json!([]),
+        _ => return plainly(message, None),
+    };
+    let mut changed = root.clone();
+    let pointer = format!("/{}", path.replace('.', "/"));
+    let put = changed.pointer_mut(&pointer).map(|value| *value = unfit);
+    let missed = put.and_then(|()| refusal(&changed).filter(|(at, _)| at == path));
+    let known = missed
+        .as_ref()
+        .and_then(|(_, message)| expectation(message));
+    plainly(message, known.map(|(_, known)| known))
+}
+
+/// Where and why a value is no config.
+fn refusal(root: &Value) -> Option<(String, String)> {
+    let parsed: Result<RunConfig, _> = serde_path_to_error::deserialize(root);
+    let error = parsed.err()?;
+    Some((place(&error), error.into_inner().to_string()))
 }
 
 /// serde lists the known names after the unknown one, each in backquotes.
@@ -232,11 +306,45 @@ mod tests {
                 &GOOD.replace("\"global\": 8", "\"global\": 8, \"global\": 9"),
                 &[]
             )
-            .contains("duplicate")
+            .contains("`global` stands there twice")
         );
         assert!(message(&GOOD.replace('8', "\"eight\""), &[]).contains("batch.global"));
         assert!(message(&format!("{GOOD} x"), &[]).contains("trailing"));
         assert!(message(&GOOD[..GOOD.len() - 2], &[]).starts_with("test.json: EOF"));
-        assert!(message(GOOD, &["batch.global=many"]).contains("batch.global"));
+        assert!(message(&GOOD.replace("10 }", "10, \"tokens\": 9 }"), &[]).contains("exactly one"));
+    }
+
+    #[test]
+    fn a_bad_change_is_named_by_its_path_and_by_no_line() {
+        for (changes, words) in [
+            (
+                &["seed=2", "batch.global=many"][..],
+                "--set batch.global: expected a whole number of at least 0, not the text \"many\"",
+            ),
+            (
+                &["optimizer.sgd={\"lr\":\"x\"}"],
+                "--set optimizer.sgd: optimizer.sgd.lr: expected a number, not the text \"x\"",
+            ),
+            (
+                &["devices=[\"cpu\",\"gpu\"]"],
+                "--set devices: devices[1]: expected \"cpu\" or a GPU's index, not the text \"gpu\"",
+            ),
+            (
+                &["data.tokens.train=x"],
+                "--set data.tokens.train: data.tokens: `vocab_size` is missing",
+            ),
+            (
+                &["stop=5"],
+                "--set stop: give exactly one of `steps`, `tokens`, `epochs`, `seconds`, not 5",
+            ),
+        ] {
+            assert_eq!(message(GOOD, changes), words);
+        }
+        let unknown = message(GOOD, &["seed=2", "modle.x=1"]);
+        assert!(
+            unknown.starts_with("--set modle.x: modle: unknown field `modle`"),
+            "{unknown}"
+        );
+        assert!(unknown.ends_with("did you mean `model`?"), "{unknown}");
     }
 }

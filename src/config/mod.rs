@@ -11,6 +11,7 @@ mod parallel;
 mod paths;
 mod schema;
 mod types;
+mod words;
 
 pub use devices::{CpuWord, DeviceConfig, DevicesConfig};
 pub use edit::{Assignment, layout_from_text};

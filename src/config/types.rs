@@ -444,6 +444,14 @@ impl DataConfig {
         }
     }
 
+    /// Whether text can become tokens, and tokens text.
+    pub fn has_tokenizer(&self) -> bool {
+        match self {
+            Self::Builtin(_) | Self::Text(_) | Self::Jsonl(_) => true,
+            Self::Tokens(tokens) => tokens.tokenizer.is_some(),
+        }
+    }
+
     /// Which windows a step reads.
     pub fn windows(&self) -> WindowsConfig {
         match self {

@@ -37,6 +37,17 @@ impl EngineError {
         }
     }
 
+    /// What libtorch said beyond the first line, for the worker's log.
+    pub fn details(&self) -> Option<&str> {
+        let (Self::Torch(error)
+        | Self::Comm(CommError::Torch(error) | CommError::Peer(PeerError::Torch(error)))) = self
+        else {
+            return None;
+        };
+        let is_more = error.details.trim() != error.message;
+        is_more.then_some(error.details.as_str())
+    }
+
     /// Whether another rank's error is behind it.
     pub fn is_consequence(&self) -> bool {
         matches!(self, Self::Poisoned(_))

@@ -203,7 +203,12 @@ fn live(job: Arc<Job>, seat: Seat, fault: &FaultCell, events: &Sender<Message>) 
             return;
         }
         Ok(Err(error)) if error.is_consequence() => park(),
-        Ok(Err(error)) => (error.to_string(), error.may_help_to_retry()),
+        Ok(Err(error)) => {
+            if let Some(details) = error.details() {
+                eprintln!("rank {rank_number}: {details}");
+            }
+            (error.to_string(), error.may_help_to_retry())
+        }
         Err(payload) => (format!("panic: {}", panic_text(payload.as_ref())), true),
     };
     let operation = progress.operation().to_owned();

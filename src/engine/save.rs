@@ -49,6 +49,8 @@ impl Saver {
 
     /// Waits until `n_bytes` more can be written, paused and saying so; a stop ends the wait.
     ///
+    /// A pause that is ordered meanwhile outlasts the lack of space, until the order to continue.
+    ///
     /// Returns whether there is space.
     ///
     /// # Errors
@@ -79,15 +81,7 @@ impl Saver {
         });
         emit(Event::Paused { step });
         progress.set_idle(true);
-        let has_space = loop {
-            match controls.recv_timeout(SPACE_CHECK) {
-                Ok(Control::Stop | Control::Kill) | Err(RecvTimeoutError::Disconnected) => {
-                    break false;
-                }
-                Ok(_) | Err(RecvTimeoutError::Timeout) if free()? >= needed => break true,
-                Ok(_) | Err(RecvTimeoutError::Timeout) => {}
-            }
-        };
+        let has_space = hold(controls, SPACE_CHECK, || Ok(free()? >= needed))?;
         progress.set_idle(false);
         if has_space {
             emit(Event::Continued { step });
@@ -140,5 +134,61 @@ impl Saver {
                 }
             }
         }
+    }
+}
+
+/// Waits until `is_over` and no pause is ordered; false where a stop is.
+fn hold(
+    controls: &Receiver<Control>,
+    look_every: Duration,
+    mut is_over: impl FnMut() -> Result<bool, EngineError>,
+) -> Result<bool, EngineError> {
+    let mut is_paused = false;
+    loop {
+        match controls.recv_timeout(look_every) {
+            Ok(Control::Stop | Control::Kill) | Err(RecvTimeoutError::Disconnected) => {
+                return Ok(false);
+            }
+            Ok(Control::Pause) => is_paused = true,
+            Ok(Control::Continue) => is_paused = false,
+            // The save that waits here is the one asked for.
+            Ok(Control::Checkpoint) | Err(RecvTimeoutError::Timeout) => {}
+        }
+        if is_over()? && !is_paused {
+            return Ok(true);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    /// Holds under `orders`; space comes at the second look, and the user continues at the fourth.
+    fn held(orders: &[Control]) -> (bool, u32) {
+        let (sender, controls) = channel();
+        for &order in orders {
+            sender.send(order).expect("open");
+        }
+        let mut looks = 0;
+        let has_space = hold(&controls, Duration::from_millis(1), || {
+            looks += 1;
+            if looks == 4 {
+                sender.send(Control::Continue).expect("open");
+            }
+            Ok(looks >= 2)
+        });
+        (has_space.expect("no error"), looks)
+    }
+
+    #[test]
+    fn a_pause_outlasts_the_lack_of_space() {
+        assert_eq!(held(&[]), (true, 2));
+        assert_eq!(held(&[Control::Checkpoint]), (true, 2));
+        assert_eq!(held(&[Control::Pause]), (true, 5));
+        assert_eq!(held(&[Control::Pause, Control::Continue]), (true, 2));
+        assert_eq!(held(&[Control::Pause, Control::Stop]), (false, 1));
     }
 }

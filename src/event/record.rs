@@ -83,7 +83,7 @@ pub enum Event {
         step: u64,
         path: String,
         bytes: u64,
-        /// From the snapshot to the last fsync.
+        /// From the snapshot to the last fsync; 0 where the supervisor found it, its worker having died.
         seconds: f64,
         /// The lowest validation loss so far belongs to it.
         #[serde(default)]

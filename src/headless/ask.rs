@@ -13,7 +13,7 @@ use super::{
     cli::{RunArgs, SampleArgs},
     find::find,
     outcome::{FAILED, USAGE, refusal},
-    text::{printable, say},
+    text::{JSON_VERSION, printable, say},
 };
 use crate::{
     base::units,
@@ -25,7 +25,15 @@ use crate::{
 /// `capstan sample`.
 pub fn sample(runs_dir: &Path, args: &SampleArgs) -> anyhow::Result<u8> {
     let folder = find(runs_dir, args.run.as_deref())?;
-    let settings = settings(&folder, args)?;
+    let config = config(&folder)?;
+    if !config.data.has_tokenizer() {
+        let message = format!(
+            "{} trained on tokens without a tokenizer, so text can't be sampled; state data.tokens.tokenizer in the config of another run",
+            folder.name()
+        );
+        return Err(refusal(USAGE, message));
+    }
+    let settings = settings(config, args)?;
     let mut command = worker("sample", &folder)?;
     command
         // In one argument: a prompt may start with a dash.
@@ -45,12 +53,14 @@ pub fn eval(runs_dir: &Path, args: &RunArgs) -> anyhow::Result<u8> {
     ask(worker("eval", &folder)?, args.json)
 }
 
-/// What the command line leaves out, the run's config says.
-fn settings(folder: &RunFolder, args: &SampleArgs) -> anyhow::Result<SampleConfig> {
+fn config(folder: &RunFolder) -> anyhow::Result<RunConfig> {
     let path = folder.config();
     let text = fs::read(&path).with_context(|| path.display().to_string())?;
-    let config: RunConfig =
-        serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
+    serde_json::from_slice(&text).with_context(|| path.display().to_string())
+}
+
+/// What the command line leaves out, the run's config says.
+fn settings(config: RunConfig, args: &SampleArgs) -> anyhow::Result<SampleConfig> {
     let own = config.sample.unwrap_or_default();
     let temperature = args.temperature.unwrap_or(own.temperature);
     if !(temperature.is_finite() && temperature >= 0.0) {
@@ -103,7 +113,11 @@ fn ask(mut command: Command, json: bool) -> anyhow::Result<u8> {
 
 fn show(line: &str, json: bool) -> anyhow::Result<()> {
     if json {
-        say(line)?;
+        match line.strip_prefix('{') {
+            // Not read and written again: that could cost a loss its last bit.
+            Some(fields) => say(&format!("{{\"schema\":{JSON_VERSION},{fields}"))?,
+            None => say(line)?,
+        }
         return Ok(());
     }
     match serde_json::from_str(line) {

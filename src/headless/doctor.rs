@@ -30,6 +30,8 @@ enum Health {
     Note,
     /// Training does not work.
     Bad,
+    /// Absent, and nothing here would use it.
+    Unneeded,
 }
 
 #[derive(Debug, Serialize)]
@@ -159,18 +161,46 @@ fn worker_facts(facts: &Value, machine: &Machine) -> Vec<Check> {
     }
     for (key, value) in facts.as_object().into_iter().flatten() {
         let value = value.as_str().map_or_else(|| value.to_string(), printable);
-        // Without a GPU a missing CUDA library is nothing to mend.
-        let is_needed = !machine.gpus.is_empty() && key == "cuda";
-        let mut check = good("worker says", format!("{key}: {value}"));
-        if is_needed && value != "loaded" {
-            check.health = Health::Note;
-            check.remedy = Some(
-                "make setup fetches the libtorch for GPUs; ranks run on CPU until then".to_owned(),
-            );
-        }
-        checks.push(check);
+        checks.push(match key.as_str() {
+            "cuda" => library("CUDA", &value, value == "loaded", machine.gpus.len(), 1),
+            "nccl" => {
+                let is_version = value.starts_with(|first: char| first.is_ascii_digit());
+                library("NCCL", &value, is_version, machine.gpus.len(), 2)
+            }
+            _ => good("worker says", format!("{key}: {value}")),
+        });
     }
     checks
+}
+
+/// A library that the worker opens where a run has `needed_from` GPUs or more.
+fn library(
+    name: &'static str,
+    said: &str,
+    is_loaded: bool,
+    n_gpus: usize,
+    needed_from: usize,
+) -> Check {
+    if is_loaded {
+        return good(name, said.to_owned());
+    }
+    if n_gpus < needed_from {
+        let place = if n_gpus == 0 { "CPU" } else { "one GPU" };
+        return Check {
+            name,
+            health: Health::Unneeded,
+            found: format!("not loaded, not needed on {place}"),
+            remedy: None,
+        };
+    }
+    let remedy =
+        "make setup fetches it with the libtorch for GPUs; until then give \"devices\": [\"cpu\"]";
+    Check {
+        name,
+        health: Health::Bad,
+        found: format!("not loaded: {said}"),
+        remedy: Some(remedy.to_owned()),
+    }
 }
 
 const fn good(name: &'static str, found: String) -> Check {
@@ -188,6 +218,7 @@ fn told(checks: &[Check]) -> Vec<String> {
             Health::Good => "ok",
             Health::Note => "note",
             Health::Bad => "BAD",
+            Health::Unneeded => "-",
         };
         let remedy = check
             .remedy
@@ -204,4 +235,64 @@ fn told(checks: &[Check]) -> Vec<String> {
         &["CHECK", "", "FOUND"],
         &checks.iter().map(row).collect::<Vec<_>>(),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn machine(n_gpus: usize) -> Machine {
+        let gpu = |index| Gpu {
+            uuid: format!("GPU-{index}"),
+            name: "NVIDIA H100 80GB HBM3".to_owned(),
+            memory_bytes: 80 << 30,
+            compute_capability: [9, 0],
+            driver: "580.82".to_owned(),
+        };
+        Machine {
+            cores: 2,
+            memory_bytes: 1 << 30,
+            gpus: (0..n_gpus).map(gpu).collect(),
+            no_gpus_because: None,
+        }
+    }
+
+    fn found(n_gpus: usize, facts: &Value, name: &str) -> (Health, String, bool) {
+        let checks = worker_facts(facts, &machine(n_gpus));
+        let check = checks.into_iter().find(|check| check.name == name);
+        let check = check.expect("a line");
+        (check.health, check.found, check.remedy.is_some())
+    }
+
+    #[test]
+    fn what_gpus_need_is_missed_only_where_they_are() {
+        let missing = json!({
+            "cuda": "libtorch_cuda.so: cannot open shared object file",
+            "nccl": "libnccl.so is not on the loader's path",
+        });
+        let unneeded = |place| {
+            (
+                Health::Unneeded,
+                format!("not loaded, not needed on {place}"),
+                false,
+            )
+        };
+        for name in ["CUDA", "NCCL"] {
+            assert_eq!(found(0, &missing, name), unneeded("CPU"));
+            let (health, words, has_remedy) = found(2, &missing, name);
+            assert!(health == Health::Bad && has_remedy, "{name}: {words}");
+            assert!(words.contains("libnccl.so") || words.contains("libtorch_cuda.so"));
+        }
+        assert_eq!(found(1, &missing, "CUDA").0, Health::Bad);
+        assert_eq!(found(1, &missing, "NCCL"), unneeded("one GPU"));
+        let there = json!({ "cuda": "loaded", "nccl": "2.28.9" });
+        assert_eq!(
+            found(2, &there, "CUDA"),
+            (Health::Good, "loaded".to_owned(), false)
+        );
+        assert_eq!(
+            found(2, &there, "NCCL"),
+            (Health::Good, "2.28.9".to_owned(), false)
+        );
+    }
 }

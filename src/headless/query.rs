@@ -124,13 +124,7 @@ fn told(folder: &RunFolder, state: &RunState) -> Vec<(&'static str, String)> {
         facts.push(("loss", text));
         facts.push(("speed", told_speed(last.tokens_per_sec, last.mfu)));
     }
-    if let (Some(latest), Some(best)) = (state.evals.last(), state.best_eval()) {
-        let text = format!(
-            "{:.4} at step {} (best {:.4} at step {})",
-            latest.loss, latest.step, best.loss, best.step
-        );
-        facts.push(("eval", text));
-    }
+    facts.extend(told_evals(state));
     if let Some(checkpoint) = state.newest_checkpoint() {
         let size = units::bytes(checkpoint.bytes);
         facts.push(("checkpoint", format!("step {} ({size})", checkpoint.step)));
@@ -143,6 +137,29 @@ fn told(folder: &RunFolder, state: &RunState) -> Vec<(&'static str, String)> {
     }
     facts.push(("last event", ago(state.updated)));
     facts.push(("folder", folder.root().display().to_string()));
+    facts
+}
+
+/// The latest periodic evaluation beside the best of them, and the one over the whole split.
+fn told_evals(state: &RunState) -> Vec<(&'static str, String)> {
+    let latest = |is_final| state.evals.iter().rfind(|eval| eval.is_final == is_final);
+    let mut facts = Vec::new();
+    if let Some(eval) = latest(false) {
+        let best = state
+            .best_eval()
+            .filter(|best| !best.is_final)
+            .map(|best| format!(" (best {:.4} at step {})", best.loss, best.step))
+            .unwrap_or_default();
+        let text = format!("{:.4} at step {}{best}", eval.loss, eval.step);
+        facts.push(("eval", text));
+    }
+    if let Some(eval) = latest(true) {
+        let text = format!(
+            "{:.4} at step {}, over the whole validation split",
+            eval.loss, eval.step
+        );
+        facts.push(("final eval", text));
+    }
     facts
 }
 

@@ -25,21 +25,20 @@ pub fn resume(runs_dir: &Path, args: ResumeArgs) -> anyhow::Result<u8> {
     let folder = find(runs_dir, args.run.as_deref())?;
     let name = shortly(runs_dir, &folder);
     let changed = !args.changes.set.is_empty() || args.changes.layout.is_some();
-    check(&folder, &name, changed)?;
+    let state = check(&folder, &name, changed)?;
+    let step = newest_step(&folder);
     if changed {
-        change(&folder, &args.changes, view)?;
+        change(&folder, &name, &args.changes, view, &state)?;
     }
     let history = History::read(&folder)?;
     let interrupts = Interrupts::listen()?;
     let supervisor = start::supervise(&folder, Begin::Resume)?;
     if args.detach {
-        return train::show_detached(runs_dir, &folder, args.view.json);
+        let done = format!("resumed {} after step {step}", folder.name());
+        return train::show_detached(runs_dir, &folder, &done, args.view.json);
     }
     if view != ViewKind::Json {
-        say(&format!(
-            "resuming {name} after step {}",
-            history.state().step
-        ))?;
+        say(&format!("resuming {name} after step {step}"))?;
     }
     follow::own(
         runs_dir,
@@ -51,7 +50,8 @@ pub fn resume(runs_dir: &Path, args: ResumeArgs) -> anyhow::Result<u8> {
     )
 }
 
-fn check(folder: &RunFolder, name: &str, changed: bool) -> anyhow::Result<()> {
+/// Refuses what can't be resumed; returns the run's state.
+fn check(folder: &RunFolder, name: &str, changed: bool) -> anyhow::Result<RunState> {
     if lock::is_held(folder) {
         let remedy = format!("follow it: capstan attach {name}");
         return Err(refusal(USAGE, format!("{name} is running; {remedy}")));
@@ -70,7 +70,12 @@ fn check(folder: &RunFolder, name: &str, changed: bool) -> anyhow::Result<()> {
         let remedy = format!("to train on: capstan resume {name} --set stop.steps={more}");
         return Err(refusal(USAGE, format!("{name} has completed; {remedy}")));
     }
-    Ok(())
+    Ok(state)
+}
+
+/// The step that the newest checkpoint stands after.
+fn newest_step(folder: &RunFolder) -> u64 {
+    folder.published().last().map_or(0, |&(step, _)| step)
 }
 
 fn is_complete(state: &RunState) -> bool {
@@ -81,7 +86,13 @@ fn is_complete(state: &RunState) -> bool {
 }
 
 /// Rewrites what the run is to do; a changed model could not load the checkpoint.
-fn change(folder: &RunFolder, changes: &ChangeArgs, view: ViewKind) -> anyhow::Result<()> {
+fn change(
+    folder: &RunFolder,
+    name: &str,
+    changes: &ChangeArgs,
+    view: ViewKind,
+    state: &RunState,
+) -> anyhow::Result<()> {
     let config: RunConfig =
         config::load_file(&folder.config(), &changes.set, changes.layout)?.config;
     let before: RunPlan = serde_json::from_slice(&fs::read(folder.plan())?)?;
@@ -93,6 +104,18 @@ fn change(folder: &RunFolder, changes: &ChangeArgs, view: ViewKind) -> anyhow::R
         );
         let message =
             format!("the checkpoints hold another model: {old}, not {new}; start a new run for it");
+        return Err(refusal(USAGE, message));
+    }
+    // A run that was cut off after its last step has its end still to do.
+    let is_as_before = plan.stop == before.stop && !is_complete(state);
+    let done = newest_step(folder);
+    if let Some(steps) = plan.total_steps().filter(|&steps| steps <= done)
+        && !is_as_before
+    {
+        let remedy = format!("capstan resume {name} --set stop.steps={}", done * 2);
+        let message = format!(
+            "{name} has a checkpoint after step {done}, and a run of {steps} steps is over by then; give more than {done}: {remedy}"
+        );
         return Err(refusal(USAGE, message));
     }
     let _lock = RunLock::acquire(folder)?;

@@ -54,7 +54,8 @@ pub fn train(runs_dir: &Path, args: TrainArgs) -> anyhow::Result<u8> {
         }
     };
     if args.detach {
-        return show_detached(runs_dir, &folder, args.view.json);
+        let done = format!("started {}", folder.name());
+        return show_detached(runs_dir, &folder, &done, args.view.json);
     }
     if view != ViewKind::Json {
         for line in plan_text::lines(&folder.name(), &plan) {
@@ -87,16 +88,17 @@ pub fn refuse_other_launchers() -> anyhow::Result<()> {
     }
 }
 
-/// Says where a run that nobody follows can be found.
-pub fn show_detached(runs_dir: &Path, folder: &RunFolder, json: bool) -> anyhow::Result<u8> {
+/// Says what was `done` with a run that nobody follows, and where it can be found.
+pub fn show_detached(
+    runs_dir: &Path,
+    folder: &RunFolder,
+    done: &str,
+    json: bool,
+) -> anyhow::Result<u8> {
     if json {
         say_json(json!({ "name": folder.name(), "folder": folder.root() }))?;
     } else {
-        say(&format!(
-            "started {} in {}",
-            folder.name(),
-            folder.root().display()
-        ))?;
+        say(&format!("{done} in {}", folder.root().display()))?;
         say(&format!(
             "follow it: capstan attach {}",
             shortly(runs_dir, folder)

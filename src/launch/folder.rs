@@ -75,14 +75,25 @@ impl RunFolder {
         self.root.join(CONTROL_SOCKET)
     }
 
-    /// Whether a published checkpoint lies here; whether it is sound, only loading it tells.
-    pub fn has_checkpoint(&self) -> bool {
-        let Ok(entries) = std::fs::read_dir(self.checkpoints()) else {
-            return false;
-        };
-        entries
+    /// The published checkpoints by step, oldest first; whether they are sound, only loading them tells.
+    pub fn published(&self) -> Vec<(u64, PathBuf)> {
+        let entries = std::fs::read_dir(self.checkpoints());
+        let mut published: Vec<(u64, PathBuf)> = entries
+            .into_iter()
             .flatten()
-            .any(|entry| entry.file_name().to_string_lossy().starts_with("step-"))
+            .flatten()
+            .filter_map(|entry| {
+                let name = entry.file_name().into_string().ok()?;
+                Some((name.strip_prefix("step-")?.parse().ok()?, entry.path()))
+            })
+            .collect();
+        published.sort();
+        published
+    }
+
+    /// Whether a published checkpoint lies here.
+    pub fn has_checkpoint(&self) -> bool {
+        !self.published().is_empty()
     }
 
     /// The socket's path by way of the folder's descriptor: a socket path is limited to 107 bytes.

@@ -15,13 +15,15 @@ pub const WORKER_VARIABLE: &str = "CAPSTAN_WORKER";
 const PROGRAM: &str = "capstan-worker";
 
 /// What a worker needs unless the user says otherwise.
-const DEFAULTS: [(&str, &str); 3] = [
+const DEFAULTS: [(&str, &str); 4] = [
     // CUDA's own default order is by speed; NVML's is by bus.
     ("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),
     // NCCL's bootstrap has no business on the network.
     ("NCCL_SOCKET_IFNAME", "lo"),
     // Loading a kernel synchronises the device, which can deadlock against a spinning collective.
     ("CUDA_MODULE_LOADING", "EAGER"),
+    // A workspace a stream, of a fixed size: deterministic cuBLAS needs it set before CUDA starts.
+    ("CUBLAS_WORKSPACE_CONFIG", ":4096:8"),
 ];
 
 /// `$CAPSTAN_WORKER`, else beside this program, else on `PATH`.

@@ -78,3 +78,96 @@ impl Optimizer for Sgd {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, Kind};
+
+    use super::*;
+    use crate::{
+        arch::{ModelShape, Shard, StageSpec, gpt::GptShape},
+        config::Precision,
+        nn::{Layout, Partition},
+        optim::grad_stats,
+    };
+
+    const CONFIG: SgdConfig = SgdConfig {
+        lr: 0.3,
+        momentum: 0.9,
+        weight_decay: 0.01,
+        clip: Some(1.0),
+    };
+    const LR: f64 = 0.3;
+
+    fn store(precision: Precision) -> ParamStore {
+        let shape = GptShape {
+            n_layer: 1,
+            n_head: 2,
+            d_model: 12,
+            seq_len: 5,
+            vocab_size: 7,
+            bias: true,
+            dropout: 0.0,
+        };
+        let stage = StageSpec::whole(ModelShape::Gpt(shape).segments());
+        let layout = Layout::new(&stage, Shard::WHOLE, 1);
+        ParamStore::new(layout, Partition::NONE, precision, 1, Device::Cpu).expect("room")
+    }
+
+    fn waves(store: &ParamStore, scale: f64) -> Tensor {
+        let len = store.master().size1().expect("flat");
+        (Tensor::arange(len, (store.master().kind(), Device::Cpu)) * scale).sin()
+    }
+
+    /// A store with gradients, an optimizer with momentum.
+    fn ready(precision: Precision) -> (ParamStore, Sgd) {
+        let store = store(precision);
+        store.grads().shallow_clone().copy_(&waves(&store, 0.7));
+        let part = 0..store.master().size1().expect("flat");
+        let state = vec![waves(&store, 0.3)];
+        let sgd = Sgd::new(CONFIG, &store, state, &part).expect("views");
+        (store, sgd)
+    }
+
+    fn update(store: &ParamStore, sgd: &mut Sgd) {
+        let stats = grad_stats(store.grads().norm(), CONFIG.clip).expect("a norm");
+        sgd.update(1, LR, &stats).expect("updated");
+    }
+
+    fn is_same(a: &Tensor, b: &Tensor) -> bool {
+        a.ne_tensor(b).sum(Kind::Int64).int64_value(&[]) == 0
+    }
+
+    #[test]
+    fn a_finite_step_has_the_bits_of_the_plain_formula() {
+        for precision in [Precision::Fp32, Precision::Fp64] {
+            let (store, mut sgd) = ready(precision);
+            let (mut master, mut momentum) = (store.master().copy(), sgd.state()[0].1.copy());
+            let stats = grad_stats(store.grads().norm(), CONFIG.clip).expect("a norm");
+            let flat = store.grads() / &stats.divisor;
+            let pieces = store.update_pieces(&store.everything()).expect("views");
+            for piece in pieces.iter().filter(|piece| piece.decays) {
+                let range = &piece.state;
+                let cut = |buffer: &Tensor| buffer.narrow(0, range.start, range.end - range.start);
+                let _ = cut(&flat).g_add_(&(cut(&master) * CONFIG.weight_decay));
+            }
+            let _ = momentum.g_mul_scalar_(CONFIG.momentum).g_add_(&flat);
+            let _ = master.g_add_(&momentum.g_mul_scalar(-LR));
+            update(&store, &mut sgd);
+            assert!(is_same(store.master(), &master), "{precision:?}");
+            assert!(is_same(sgd.state()[0].1, &momentum), "{precision:?}");
+        }
+    }
+
+    #[test]
+    fn a_norm_that_is_no_number_leaves_all_untouched() {
+        let (store, mut sgd) = ready(Precision::Fp32);
+        let _ = store.grads().narrow(0, 40, 1).fill_(f64::NAN);
+        let before = (store.master().copy(), sgd.state()[0].1.copy());
+        update(&store, &mut sgd);
+        assert!(is_same(store.master(), &before.0));
+        assert!(is_same(sgd.state()[0].1, &before.1));
+        let n_bad = store.grads().isnan().sum(Kind::Int64).int64_value(&[]);
+        assert_eq!(n_bad, 1, "the gradients still say where it came from");
+    }
+}

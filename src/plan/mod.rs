@@ -3,6 +3,7 @@
 
 mod memory;
 mod mesh;
+mod notes;
 mod refusal;
 mod resolve;
 mod split;

@@ -41,8 +41,9 @@ pub fn resolve(
         refusals: Vec::new(),
         notes: Vec::new(),
     };
-    let plan = resolver.plan();
+    let mut plan = resolver.plan();
     if resolver.refusals.is_empty() {
+        plan.notes.extend(super::notes::notes(config, &plan));
         Ok(plan)
     } else {
         Err(PlanError(resolver.refusals))

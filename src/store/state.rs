@@ -251,11 +251,16 @@ impl RunState {
     }
 
     /// The evaluation with the lowest loss; NaN is never the best.
+    ///
+    /// Only periodic ones are compared, since the final one reads other windows; it counts where it is alone.
     pub fn best_eval(&self) -> Option<&EvalPoint> {
-        self.evals
-            .iter()
-            .filter(|point| point.loss.is_finite())
-            .min_by(|a, b| a.loss.total_cmp(&b.loss))
+        let best = |is_final| {
+            let points = self.evals.iter();
+            points
+                .filter(|point| point.is_final == is_final && point.loss.is_finite())
+                .min_by(|a, b| a.loss.total_cmp(&b.loss))
+        };
+        best(false).or_else(|| best(true))
     }
 
     /// The newest checkpoint reported durable.
@@ -523,6 +528,21 @@ mod tests {
         let state = fold(vec![run(), eval(1, f64::NAN), eval(2, 3.0), eval(3, 3.5)]);
         assert_eq!(state.best_eval().map(|point| point.step), Some(2));
         assert_eq!(fold(vec![eval(1, f64::NAN)]).best_eval(), None);
+    }
+
+    #[test]
+    fn the_final_evaluation_is_not_compared_with_others() {
+        let whole = |step, loss| Event::Eval {
+            step,
+            loss,
+            targets: 9,
+            seconds: 0.1,
+            is_final: true,
+        };
+        let state = fold(vec![run(), eval(1, 3.0), eval(2, 2.5), whole(2, 2.0)]);
+        assert_eq!(state.best_eval().map(|point| point.loss), Some(2.5));
+        let alone = fold(vec![run(), whole(2, 2.0)]);
+        assert_eq!(alone.best_eval().map(|point| point.loss), Some(2.0));
     }
 
     #[test]

@@ -94,7 +94,7 @@ pub fn evaluate(folder: &RunFolder) -> i32 {
 pub fn doctor() -> i32 {
     ending(|| {
         job::ready_this_thread()?;
-        let cuda = runtime::load_cuda(None);
+        let cuda = runtime::load_cuda(job::libtorch_lib().as_deref());
         let report = json!({
             "libtorch": env!("CAPSTAN_LIBTORCH"),
             "threads": std::thread::available_parallelism().map_or(1, usize::from),
@@ -110,7 +110,7 @@ fn ending(task: impl FnOnce() -> Result<()>) -> i32 {
     match task() {
         Ok(()) => DONE,
         Err(error) => {
-            eprintln!("{error:#}");
+            eprintln!("error: {error:#}");
             FAILED
         }
     }

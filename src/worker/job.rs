@@ -1,6 +1,9 @@
 //! From a run's folder to work: configuration, plan, data, libtorch.
 
-use std::{env, fs, path::Path};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
@@ -42,11 +45,15 @@ pub fn ready_libtorch(plan: &RunPlan) -> Result<()> {
         .iter()
         .any(|rank| matches!(rank.device, Device::Cuda(_)))
     {
-        let folder = env::var_os("LIBTORCH").map(|torch| Path::new(&torch).join("lib"));
-        runtime::load_cuda(folder.as_deref())
+        runtime::load_cuda(libtorch_lib().as_deref())
             .context("libtorch's CUDA half can't be loaded; `make setup` fetches it")?;
     }
     ready_this_thread()
+}
+
+/// Where `$LIBTORCH` says that libtorch's libraries lie.
+pub fn libtorch_lib() -> Option<PathBuf> {
+    env::var_os("LIBTORCH").map(|torch| Path::new(&torch).join("lib"))
 }
 
 /// The main thread must never own a pool of threads: it would slow the ranks'.

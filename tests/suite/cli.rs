@@ -25,6 +25,10 @@ pub fn trials() -> Vec<Trial> {
         with_stand_in("cli::attach_only_leaves", attach),
         with_stand_in("cli::logs_show_what_the_worker_printed", logs),
         with_stand_in("cli::sample_and_eval_ask_the_worker", ask),
+        with_stand_in(
+            "cli::tokens_without_a_tokenizer_are_never_sampled",
+            tokens_without_tokenizer,
+        ),
         with_stand_in("cli::delete_wants_the_name", delete),
         with_stand_in("cli::resume_extends_and_refuses", resume),
         with_stand_in("cli::doctor_checks_the_worker", doctor),
@@ -157,18 +161,23 @@ fn queries() -> Result<(), Failed> {
             status.to_string(),
         )?;
         check(
-            status["run"]["best_eval"]["loss"] == 1.25,
+            status["run"]["best_eval"]["loss"] == 2.5,
             status.to_string(),
         )?;
     }
-    place
-        .capstan(&["runs"])?
-        .ended_with(0)?
-        .says(&["NAME", "tiny", "completed", "4/4"])?;
-    place
-        .capstan(&["status"])?
-        .ended_with(0)?
-        .says(&["completed", "step 4"])?;
+    place.capstan(&["runs"])?.ended_with(0)?.says(&[
+        "NAME",
+        "tiny",
+        "completed",
+        "4/4",
+        "2.5000",
+    ])?;
+    place.capstan(&["status"])?.ended_with(0)?.says(&[
+        "completed",
+        "step 4",
+        "2.5000 at step 2 (best 2.5000 at step 2)",
+        "1.2500 at step 4, over the whole validation split",
+    ])?;
     place
         .capstan(&["status", "tinny"])?
         .ended_with(2)?
@@ -267,7 +276,15 @@ fn ask() -> Result<(), Failed> {
         .capstan(&["sample", "--prompt", "Ab", "--json"])?
         .ended_with(0)?
         .json()?;
-    check(sample["event"] == "sample", sample.to_string())?;
+    check(
+        sample["event"] == "sample" && sample["schema"] == 1,
+        sample.to_string(),
+    )?;
+    let eval = place.capstan(&["eval", "--json"])?.ended_with(0)?.json()?;
+    check(
+        eval["event"] == "eval" && eval["schema"] == 1,
+        eval.to_string(),
+    )?;
     place
         .capstan(&["sample", "--prompt", "bad"])?
         .ended_with(5)?
@@ -285,6 +302,20 @@ fn ask() -> Result<(), Failed> {
         .ended_with(2)?
         .says(&["no checkpoint"])?;
     Ok(())
+}
+
+fn tokens_without_tokenizer() -> Result<(), Failed> {
+    let place = Workplace::new("well")?;
+    let ids: Vec<u8> = (0..4000u16).flat_map(|i| (i % 65).to_le_bytes()).collect();
+    fs::write(place.config.with_file_name("train.bin"), ids)?;
+    let data = json!({ "tokens": { "train": "train.bin", "vocab_size": 65 } });
+    place.write_config(json!({ "data": data }))?;
+    let said = place.train(&["--plain"])?.ended_with(0)?;
+    let said = said.says(&["capstan resume tiny"])?;
+    check(!said.out.contains("capstan sample"), said.out)?;
+    let said = place.capstan(&["sample"])?.ended_with(2)?;
+    let is_told = said.err.starts_with("error: ") && said.err.contains("data.tokens.tokenizer");
+    check(is_told && said.err.lines().count() == 1, said.err)
 }
 
 fn delete() -> Result<(), Failed> {
@@ -322,6 +353,17 @@ fn resume() -> Result<(), Failed> {
         .capstan(&["resume", "--layout", "dp=3"])?
         .ended_with(2)?
         .says(&["parallel.dp"])?;
+    for no_more in ["stop.steps=3", "stop.steps=4", "stop.tokens=100"] {
+        place
+            .capstan(&["resume", "--set", no_more])?
+            .ended_with(2)?
+            .says(&["after step 4", "more than 4", "stop.steps=8"])?;
+    }
+    place
+        .capstan(&["resume", "--layout", "dp=1"])?
+        .ended_with(2)?
+        .says(&["more than 4"])?;
+    check(place.lives("tiny").len() == 1, "no worker was started")?;
 
     let mut more = place.command(&[
         "resume",
@@ -351,10 +393,11 @@ fn doctor() -> Result<(), Failed> {
         said["schema"] == 1 && said["machine"]["cores"].as_u64() >= Some(1),
         said.to_string(),
     )?;
-    place
-        .capstan(&["doctor"])?
-        .ended_with(0)?
-        .says(&["cores", "libtorch: none"])?;
+    place.capstan(&["doctor"])?.ended_with(0)?.says(&[
+        "cores",
+        "libtorch: none",
+        "not loaded, not needed on CPU",
+    ])?;
     let place = place.with("CAPSTAN_WORKER", "/nonexistent");
     place
         .capstan(&["doctor"])?
@@ -409,6 +452,11 @@ fn bad_configs() -> Result<(), Failed> {
         .train(&["--set", "stop"])?
         .ended_with(2)?
         .says(&["key.path=value"])?;
+    let said = place
+        .train(&["--set", "batch.global=many"])?
+        .ended_with(2)?
+        .says(&["--set batch.global: expected a whole number"])?;
+    check(!said.err.contains(" line "), said.err)?;
     place.train(&["--layout", "dq=2"])?.ended_with(2)?;
     place
         .capstan(&["train", "/nonexistent.json"])?

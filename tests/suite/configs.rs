@@ -31,6 +31,7 @@ pub fn trials() -> Vec<Trial> {
         Trial::test("configs::automatic_ranks_follow_the_machine", ranks),
         Trial::test("configs::communicators_follow_the_devices", communicators),
         Trial::test("configs::spare_devices_are_noted", spare_devices),
+        Trial::test("configs::what_has_no_effect_is_noted", without_effect),
         Trial::test("configs::threads_share_the_cores", threads),
         Trial::test("configs::what_a_gpu_lacks_is_refused", gpus_that_lack),
         Trial::test("configs::stops_become_steps", stops),
@@ -308,6 +309,60 @@ fn spare_devices() -> Result<(), Failed> {
             .iter()
             .any(|note| note.contains("older than sm_75"))
     );
+    Ok(())
+}
+
+fn without_effect() -> Result<(), Failed> {
+    let on_gpus = machine(8, 2);
+    for (changes, machine, note) in [
+        (
+            &["model.gpt.n_layer=4", "model.gpt.seq_len=32"][..],
+            &machine(2, 0),
+            "preset gpt-nano gives n_layer 3, the config says 4; seq_len 64, the config says 32",
+        ),
+        (
+            &["schedule.cosine.warmup=10"],
+            &machine(2, 0),
+            "schedule.cosine.warmup: 10 steps in a run of 10",
+        ),
+        (
+            &["schedule.wsd.decay=11"],
+            &machine(2, 0),
+            "schedule.wsd.decay: 11 steps in a run of 10",
+        ),
+        (
+            &["schedule.wsd.warmup=5", "schedule.wsd.decay=6"],
+            &machine(2, 0),
+            "schedule.wsd: 5 steps of warm-up and 6 of decay in a run of 10",
+        ),
+        (
+            &["threads_per_rank=2"],
+            &on_gpus,
+            "threads_per_rank has no effect",
+        ),
+    ] {
+        let notes = resolve(changes, machine)?.notes;
+        assert!(
+            notes.len() == 1 && notes[0].starts_with(note),
+            "{changes:?}: {notes:?}"
+        );
+    }
+    for (changes, machine) in [
+        (&["model.gpt.n_layer=3"][..], &machine(2, 0)),
+        (&["schedule.cosine.warmup=9"], &machine(2, 0)),
+        (
+            &["schedule.wsd.warmup=4", "schedule.wsd.decay=6"],
+            &machine(2, 0),
+        ),
+        (
+            &["schedule.constant.warmup=99", "stop.seconds=1"],
+            &machine(2, 0),
+        ),
+        (&["threads_per_rank=2"], &machine(8, 0)),
+    ] {
+        let notes = resolve(changes, machine)?.notes;
+        assert!(notes.is_empty(), "{changes:?}: {notes:?}");
+    }
     Ok(())
 }
 

@@ -10,7 +10,7 @@ import json, os, select, signal, socket, sys, time
 arguments = [part for argument in sys.argv for part in argument.split("=", 1)] + [""]
 mode, run = arguments[1:3]
 if mode == "doctor":
-    print(json.dumps({"libtorch": "none", "cuda": False}))
+    print(json.dumps({"libtorch": "none", "cuda": "none", "nccl": "none"}))
     sys.exit(0)
 if mode == "eval":
     print(json.dumps({"event": "eval", "step": 4, "loss": 1.25, "targets": 64, "seconds": 0.1, "final": True}))
@@ -25,7 +25,7 @@ if mode == "sample":
 options = dict(zip(arguments[3::2], arguments[4::2]))
 lives = os.path.join(run, "lives")
 with open(lives, "a") as file:
-    names = ("CUDA_DEVICE_ORDER", "NCCL_SOCKET_IFNAME", "CUDA_MODULE_LOADING")
+    names = ("CUDA_DEVICE_ORDER", "NCCL_SOCKET_IFNAME", "CUDA_MODULE_LOADING", "CUBLAS_WORKSPACE_CONFIG")
     file.write(json.dumps(options | {name: os.environ.get(name) for name in names}) + "\n")
 life = sum(1 for _ in open(lives)) - 1
 behaviours = os.environ.get("STAND_IN", "well").split(",")
@@ -132,6 +132,9 @@ while step < n_steps:
         checkpoint(2)
     if behaviour == "advance":
         checkpoint(step)
+        os.kill(os.getpid(), signal.SIGKILL)
+    if step == 3 and behaviour == "save-and-die":
+        os.makedirs(os.path.join(run, "checkpoints", "step-00000003"), exist_ok=True)
         os.kill(os.getpid(), signal.SIGKILL)
     if step == 3:
         misbehave(step)

@@ -19,6 +19,10 @@ pub fn trials() -> Vec<Trial> {
             "supervisor::a_killed_worker_goes_on_from_its_checkpoint",
             killed_worker,
         ),
+        with_stand_in(
+            "supervisor::a_checkpoint_that_nobody_reported_is_found",
+            unreported_checkpoint,
+        ),
         with_stand_in("supervisor::every_death_is_named", deaths_are_named),
         with_stand_in(
             "supervisor::restarts_are_counted_anew_after_a_checkpoint",
@@ -97,6 +101,34 @@ fn killed_worker() -> Result<(), Failed> {
         lives[0]["--from"] == "fresh" && lives[1]["--from"] == "checkpoint",
         format!("{lives:?}"),
     )
+}
+
+/// Found when the worker dies, and, where the supervisor died with it, at the resume.
+fn unreported_checkpoint() -> Result<(), Failed> {
+    let place = Workplace::new("save-and-die,well")?;
+    place.write_config(json!({ "restart": { "max": 0 } }))?;
+    place
+        .train(&["--plain"])?
+        .ended_with(1)?
+        .says(&["found the checkpoint after step 3"])?;
+    place.capstan(&["status"])?.says(&["checkpoint  step 3 "])?;
+
+    let log = place.run("tiny").join("events.jsonl");
+    let text = fs::read_to_string(&log)?;
+    let is_lost = |line: &&str| {
+        let names = |event: &str| line.contains(&format!("\"event\":\"{event}\""));
+        names("ended") || (names("checkpoint") && line.contains("\"step\":3"))
+    };
+    let kept: Vec<&str> = text.lines().filter(|line| !is_lost(line)).collect();
+    check(kept.len() + 2 == text.lines().count(), text.clone())?;
+    fs::write(&log, kept.join("\n") + "\n")?;
+    place.capstan(&["resume"])?.ended_with(0)?;
+    let reported: Vec<_> = place
+        .events_named("tiny", "checkpoint")
+        .iter()
+        .map(|record| record["step"].clone())
+        .collect();
+    check(reported == [2, 3, 4], format!("{reported:?}"))
 }
 
 fn deaths_are_named() -> Result<(), Failed> {
@@ -209,7 +241,12 @@ fn stop() -> Result<(), Failed> {
     let said = place
         .capstan(&["resume", "tiny", "--detach"])?
         .ended_with(0)?;
-    check(said.out.contains("started tiny"), said.out)?;
+    let newest = place
+        .events_named("tiny", "ended")
+        .pop()
+        .unwrap_or_default();
+    let words = format!("resumed tiny after step {} in ", newest["step"]);
+    check(said.out.contains(&words), format!("{words}: {}", said.out))?;
     wait("the restart", || {
         !place.events_named("tiny", "restart").is_empty()
     })?;
@@ -418,6 +455,10 @@ fn environment() -> Result<(), Failed> {
     let life = place.lives("tiny").pop().unwrap_or_default();
     check(life["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID", life.to_string())?;
     check(life["CUDA_MODULE_LOADING"] == "EAGER", life.to_string())?;
+    check(
+        life["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8",
+        life.to_string(),
+    )?;
     check(
         life["NCCL_SOCKET_IFNAME"] == "eth7",
         "the user's own word stands",

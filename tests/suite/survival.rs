@@ -27,6 +27,10 @@ pub fn trials() -> Vec<Trial> {
             abort_is_survived,
         ),
         Trial::test(
+            "survival::the_rest_of_an_exception_is_in_the_log",
+            exception_is_logged,
+        ),
+        Trial::test(
             "survival::a_damaged_checkpoint_is_passed_over",
             damaged_checkpoint,
         ),
@@ -226,7 +230,25 @@ fn damaged_checkpoint() -> Result<(), Failed> {
     check(
         restart["from_step"].as_u64().is_some_and(|step| step < 40),
         format!("{restart}"),
-    )
+    )?;
+    let checkpoints = place.run("a").join("checkpoints");
+    for folder in std::fs::read_dir(checkpoints)?.flatten() {
+        std::fs::remove_file(folder.path().join("manifest.json"))?;
+    }
+    let said = place.capstan(&["eval", "a"])?.ended_with(1)?;
+    check(said.err.starts_with("error: "), said.err)
+}
+
+fn exception_is_logged() -> Result<(), Failed> {
+    let place = workplace(30, 10)?.with("CAPSTAN_INJECT", "1:3:exception");
+    place.write_config(json!({ "restart": { "max": 0 } }))?;
+    let words = "must match the size";
+    let said = place.train(&["--name", "a"])?.ended_with(1)?;
+    let told = said.out.lines().filter(|line| line.contains(words));
+    check(told.count() > 0, format!("{said:?}"))?;
+    check(!said.out.contains("frame #"), format!("{said:?}"))?;
+    let log = place.capstan(&["logs", "a"])?.ended_with(0)?;
+    log.says(&["rank 1: ", words, "frame #"]).map(|_| ())
 }
 
 fn repeat() -> Result<(), Failed> {

@@ -1,7 +1,10 @@
 //! What a person wants to know when a run has ended.
 
+use std::fs;
+
 use crate::{
     base::units,
+    config::RunConfig,
     event::Outcome,
     headless::text::printable,
     launch::RunFolder,
@@ -70,10 +73,10 @@ fn sampled(sample: &SampleText) -> Vec<String> {
 fn next(folder: &RunFolder, run: &str, state: &RunState) -> Vec<String> {
     if is(state, Outcome::Completed) {
         let more = state.total_steps.unwrap_or(state.step) * 2;
-        return vec![
-            format!("capstan sample {run} --prompt \"The \""),
-            format!("capstan resume {run} --set stop.steps={more}"),
-        ];
+        let sample =
+            has_tokenizer(folder).then(|| format!("capstan sample {run} --prompt \"The \""));
+        let resume = format!("capstan resume {run} --set stop.steps={more}");
+        return sample.into_iter().chain([resume]).collect();
     }
     let mut lines = Vec::new();
     if is(state, Outcome::Failed) {
@@ -85,6 +88,13 @@ fn next(folder: &RunFolder, run: &str, state: &RunState) -> Vec<String> {
         lines.push(format!("capstan train {}", folder.config().display()));
     }
     lines
+}
+
+fn has_tokenizer(folder: &RunFolder) -> bool {
+    let config = fs::read(folder.config())
+        .ok()
+        .and_then(|text| serde_json::from_slice::<RunConfig>(&text).ok());
+    config.is_some_and(|config| config.data.has_tokenizer())
 }
 
 fn is(state: &RunState, outcome: Outcome) -> bool {

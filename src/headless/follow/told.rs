@@ -78,7 +78,11 @@ pub fn event(event: &Event) -> Option<String> {
         } => {
             let best = if *best { ", the best so far" } else { "" };
             let (size, time) = (units::bytes(*bytes), units::seconds(*seconds));
-            format!("checkpoint after step {step}  {size} in {time}{best}")
+            if *seconds > 0.0 {
+                format!("checkpoint after step {step}  {size} in {time}{best}")
+            } else {
+                format!("found the checkpoint after step {step}  {size}{best}")
+            }
         }
         Event::Restart { from_step, cause } => format!("going on from step {from_step}: {cause}"),
         Event::Paused { step } => format!("paused after step {step}"),

@@ -12,6 +12,7 @@ use signal_hook::consts::SIGINT;
 use super::{
     Begin, Input, Inputs,
     cause::{self, Cause},
+    found,
     journal::Journal,
     oom::OomKills,
     restarts::Restarts,
@@ -114,6 +115,7 @@ impl Duty {
     }
 
     fn worker_life(&mut self, cause: Option<String>) -> Next {
+        self.find_checkpoints();
         let kills_before = OomKills::count();
         let Some(from) = self.whence(cause.is_some()) else {
             return self.fail("no checkpoint is left in the run folder".to_owned(), 1);
@@ -135,7 +137,25 @@ impl Duty {
         self.repeat_wishes(&mut worker);
         let mut heard = Heard::default();
         let status = self.attend(&mut worker, &mut heard);
+        self.find_checkpoints();
         self.judge(&worker, heard, status, kills_before)
+    }
+
+    /// Reports checkpoints that a worker published and died before it could say so.
+    ///
+    /// Those beyond the log's last step are none of them: they were passed over as damaged.
+    fn find_checkpoints(&mut self) {
+        let state = self.means.journal.state();
+        let (known, last) = (
+            state.newest_checkpoint().map(|checkpoint| checkpoint.step),
+            state.step,
+        );
+        for (step, path) in self.means.folder.published() {
+            if known.is_none_or(|known| step > known) && step <= last {
+                self.means.restarts.checkpointed();
+                self.means.journal.note(found::checkpoint(step, &path));
+            }
+        }
     }
 
     /// Where the next worker starts; `None` rather than silently from scratch.

@@ -4,6 +4,7 @@
 
 mod cause;
 mod duty;
+mod found;
 mod journal;
 mod oom;
 mod restarts;

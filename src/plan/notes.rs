@@ -1,0 +1,72 @@
+//! What of a config has no effect, or another than its words suggest.
+
+use super::RunPlan;
+use crate::{
+    config::{GptConfig, ModelConfig, RunConfig, ScheduleConfig},
+    hw::Device,
+};
+
+/// Notes on a config whose plan is made; nothing here is refused.
+pub fn notes(config: &RunConfig, plan: &RunPlan) -> Vec<String> {
+    let ModelConfig::Gpt(gpt) = &config.model;
+    let mut notes: Vec<String> = overridden_preset(gpt).into_iter().collect();
+    if let Some(steps) = plan.total_steps() {
+        notes.extend(schedule_beyond(&config.schedule, steps));
+    }
+    let on_gpus = plan.ranks.iter().all(|rank| rank.device != Device::Cpu);
+    if on_gpus && config.threads_per_rank.is_some() {
+        notes.push("threads_per_rank has no effect on GPU ranks".to_owned());
+    }
+    notes
+}
+
+/// A preset named beside other sizes, as by `--set model.gpt.preset` on a config that states them.
+fn overridden_preset(gpt: &GptConfig) -> Option<String> {
+    let preset = gpt.preset?;
+    let sizes = preset.sizes();
+    let name = serde_json::to_value(preset).unwrap_or_default();
+    let overridden: Vec<String> = [
+        ("n_layer", sizes.n_layer, gpt.n_layer),
+        ("n_head", sizes.n_head, gpt.n_head),
+        ("d_model", sizes.d_model, gpt.d_model),
+        ("seq_len", sizes.seq_len, gpt.seq_len),
+    ]
+    .into_iter()
+    .filter_map(|(field, given, own)| {
+        let own = own.filter(|&own| own != given)?;
+        Some(format!("{field} {given}, the config says {own}"))
+    })
+    .collect();
+    let name = name.as_str().unwrap_or_default();
+    (!overridden.is_empty()).then(|| {
+        format!(
+            "preset {name} gives {}; the config counts",
+            overridden.join("; ")
+        )
+    })
+}
+
+/// Parts of the schedule that the run is too short for.
+fn schedule_beyond(schedule: &ScheduleConfig, steps: u64) -> Option<String> {
+    let (name, warmup, decay) = match schedule {
+        ScheduleConfig::Constant(constant) => ("constant", constant.warmup, 0),
+        ScheduleConfig::Linear(linear) => ("linear", linear.warmup, 0),
+        ScheduleConfig::Cosine(cosine) => ("cosine", cosine.warmup, 0),
+        ScheduleConfig::Wsd(wsd) => ("wsd", wsd.warmup, wsd.decay),
+    };
+    if warmup >= steps {
+        return Some(format!(
+            "schedule.{name}.warmup: {warmup} steps in a run of {steps}, so lr is never reached"
+        ));
+    }
+    if decay > steps {
+        return Some(format!(
+            "schedule.{name}.decay: {decay} steps in a run of {steps}, so lr is never reached"
+        ));
+    }
+    (warmup.saturating_add(decay) > steps).then(|| {
+        format!(
+            "schedule.{name}: {warmup} steps of warm-up and {decay} of decay in a run of {steps}, so lr is never reached"
+        )
+    })
+}
