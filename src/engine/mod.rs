@@ -10,6 +10,7 @@ mod evaluate;
 mod generate;
 mod guard;
 mod inject;
+mod parts;
 mod passes;
 mod rank;
 mod run;

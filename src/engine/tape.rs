@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use tch::Tensor;
 
-use super::{batch::DeviceBatch, step::PartsPass};
+use super::{batch::DeviceBatch, parts::PartsPass};
 
 /// One micro-batch's way through a chunk.
 pub struct Tape {

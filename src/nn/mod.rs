@@ -3,13 +3,17 @@
 pub mod dropout;
 pub mod functional;
 mod gathered;
+mod gradients;
 mod init;
 mod layout;
 mod params;
 mod partition;
 mod shard;
+mod weights;
 
+pub use gradients::NotFinite;
 pub use layout::{FlatRange, Layout};
-pub use params::{NotFinite, ParamStore, SharedWeights, UpdatePiece, Weights};
+pub use params::{ParamStore, SharedWeights, UpdatePiece};
 pub use partition::Partition;
 pub use shard::{join_shards, paste};
+pub use weights::Weights;

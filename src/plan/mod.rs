@@ -1,8 +1,10 @@
 //! What will happen, decided beforehand and with no tensors: every automatic choice filled in, or
 //! every reason why not.
 
+mod devices;
 mod memory;
 mod mesh;
+mod models;
 mod notes;
 mod refusal;
 mod resolve;

@@ -1,15 +1,14 @@
 //! From what the user wrote to what will happen.
 
 use super::{
-    Communicator, DataSummary, MemoryPlan, Mesh, PlanError, RankPlan, Refusal, RefusalKind,
-    RunPlan, Split, StopPlan, Strategy,
+    DataSummary, MemoryPlan, Mesh, PlanError, RankPlan, Refusal, RefusalKind, RunPlan, Split,
+    StopPlan, Strategy, devices::communicator, models::nearest_divisor,
 };
 use crate::{
-    arch::{ModelShape, gpt::GptShape},
+    arch::ModelShape,
     base::units,
     config::{
-        DeviceConfig, DevicesConfig, GptConfig, ModelConfig, OptimizerConfig, ParallelConfig,
-        Precision, Recompute, RunConfig, ScheduleConfig, StopConfig, WindowsConfig,
+        OptimizerConfig, Precision, Recompute, RunConfig, ScheduleConfig, StopConfig, WindowsConfig,
     },
     hw::{Device, Machine, peak_flops},
 };
@@ -20,11 +19,6 @@ const BUCKET_BYTES: u64 = 25 * units::MIB;
 const MOST_LANE_BYTES: u64 = 64 * units::MIB;
 /// Sequences in a step beyond any use; sums of tokens stay far from overflow.
 const LARGEST_BATCH: usize = 1 << 32;
-/// CPU ranks that a run takes when neither devices nor degrees are given.
-const AUTO_CPU_RANKS: usize = 2;
-/// Lowest compute capability that the pinned libtorch has kernels for.
-const OLDEST_CAPABILITY: [u32; 2] = [7, 5];
-
 /// Fills in every automatic choice and checks every number against the others, the machine and the data.
 ///
 /// # Errors
@@ -52,8 +46,8 @@ pub fn resolve(
 
 pub(super) struct Resolver<'a> {
     pub(super) config: &'a RunConfig,
-    machine: &'a Machine,
-    data: &'a DataSummary,
+    pub(super) machine: &'a Machine,
+    pub(super) data: &'a DataSummary,
     refusals: Vec<Refusal>,
     pub(super) notes: Vec<String>,
 }
@@ -120,7 +114,7 @@ impl Resolver<'_> {
         self.refuse_as(RefusalKind::Config, path, problem, remedy);
     }
 
-    fn refuse_as(
+    pub(super) fn refuse_as(
         &mut self,
         kind: RefusalKind,
         path: &str,
@@ -133,194 +127,6 @@ impl Resolver<'_> {
             remedy: remedy.into(),
             kind,
         });
-    }
-
-    fn model(&mut self) -> ModelShape {
-        let ModelConfig::Gpt(gpt) = &self.config.model;
-        ModelShape::Gpt(self.gpt(gpt))
-    }
-
-    fn gpt(&mut self, gpt: &GptConfig) -> GptShape {
-        let preset = gpt.preset.map(|preset| preset.sizes());
-        let mut size = |name: &str, own: Option<usize>, preset: Option<usize>| match own.or(preset)
-        {
-            Some(0) => {
-                self.refuse(&format!("model.gpt.{name}"), "is 0", "give at least 1");
-                1
-            }
-            Some(size) if size > largest(name) => {
-                let remedy = format!("give at most {}", largest(name));
-                self.refuse(&format!("model.gpt.{name}"), format!("is {size}"), remedy);
-                1
-            }
-            Some(size) => size,
-            None => {
-                self.refuse(
-                    &format!("model.gpt.{name}"),
-                    "is missing",
-                    "give it, or a preset such as \"gpt-micro\"",
-                );
-                1
-            }
-        };
-        let mut shape = GptShape {
-            n_layer: size("n_layer", gpt.n_layer, preset.map(|p| p.n_layer)),
-            n_head: size("n_head", gpt.n_head, preset.map(|p| p.n_head)),
-            d_model: size("d_model", gpt.d_model, preset.map(|p| p.d_model)),
-            seq_len: size("seq_len", gpt.seq_len, preset.map(|p| p.seq_len)),
-            vocab_size: gpt.vocab_size.unwrap_or(self.data.vocab_size),
-            bias: gpt.bias.unwrap_or(true),
-            dropout: gpt.dropout.unwrap_or(0.0),
-        };
-        if !shape.d_model.is_multiple_of(shape.n_head) {
-            let nearest = nearest_divisor(shape.d_model, shape.n_head);
-            let problem = format!(
-                "{} heads do not divide a width of {}",
-                shape.n_head, shape.d_model
-            );
-            self.refuse("model.gpt.n_head", problem, format!("try {nearest}"));
-            shape.n_head = 1;
-        }
-        if !(0.0..1.0).contains(&shape.dropout) {
-            self.refuse(
-                "model.gpt.dropout",
-                format!("is {}", shape.dropout),
-                "give a number in [0, 1)",
-            );
-        }
-        if shape.vocab_size < self.data.vocab_size {
-            let problem = format!(
-                "{} rows for a vocabulary of {}",
-                shape.vocab_size, self.data.vocab_size
-            );
-            self.refuse(
-                "model.gpt.vocab_size",
-                problem,
-                format!("give at least {}, or leave it out", self.data.vocab_size),
-            );
-        }
-        shape
-    }
-
-    /// The devices of the ranks, in rank order.
-    fn devices(&mut self) -> Vec<Device> {
-        let wanted = self
-            .config
-            .parallel
-            .map(|parallel| parallel.dp * parallel.tp * parallel.pp);
-        if let Some(ParallelConfig { dp, tp, pp, .. }) =
-            self.config.parallel.filter(|_| wanted == Some(0))
-        {
-            for (axis, degree) in [("dp", dp), ("tp", tp), ("pp", pp)] {
-                if degree == 0 {
-                    self.refuse(&format!("parallel.{axis}"), "is 0", "give at least 1");
-                }
-            }
-            return vec![Device::Cpu];
-        }
-        let mut devices = match &self.config.devices {
-            DevicesConfig::Auto => self.automatic_devices(wanted),
-            DevicesConfig::List(list) => list
-                .iter()
-                .map(|&device| self.named_device(device))
-                .collect(),
-        };
-        if devices.is_empty() {
-            self.refuse(
-                "devices",
-                "is empty",
-                "name at least one, such as [\"cpu\"], or \"auto\"",
-            );
-            devices.push(Device::Cpu);
-        }
-        if devices.contains(&Device::Cpu)
-            && devices
-                .iter()
-                .any(|device| matches!(device, Device::Cuda(_)))
-        {
-            self.refuse("devices", "mixes CPU and GPU ranks", "name one kind");
-        }
-        let wanted = wanted.unwrap_or(devices.len());
-        if wanted > devices.len() {
-            let problem = format!("{wanted} ranks on {} device(s)", devices.len());
-            let remedy = format!(
-                "try {} rank(s), or name {wanted} devices (one may stand twice)",
-                devices.len()
-            );
-            self.refuse("parallel", problem, remedy);
-        } else if wanted < devices.len() {
-            self.notes.push(format!(
-                "{} of {} devices stay unused",
-                devices.len() - wanted,
-                devices.len()
-            ));
-            devices.truncate(wanted);
-        }
-        devices
-    }
-
-    fn automatic_devices(&mut self, wanted: Option<usize>) -> Vec<Device> {
-        let usable = |capability: [u32; 2]| capability >= OLDEST_CAPABILITY;
-        let old = self
-            .machine
-            .gpus
-            .iter()
-            .filter(|gpu| !usable(gpu.compute_capability))
-            .count();
-        if old > 0 {
-            self.notes.push(format!(
-                "{old} GPU(s) are older than sm_75 and can't be used by libtorch 2.11"
-            ));
-        }
-        let gpus: Vec<Device> = (0..self.machine.gpus.len())
-            .filter(|&index| usable(self.machine.gpus[index].compute_capability))
-            .map(Device::Cuda)
-            .collect();
-        if !gpus.is_empty() && self.config.precision != Precision::Fp64 {
-            return gpus;
-        }
-        let ranks = wanted.unwrap_or_else(|| {
-            let most = AUTO_CPU_RANKS.min(self.machine.cores);
-            (1..=most)
-                .rev()
-                .find(|n| self.config.batch.global.is_multiple_of(*n))
-                .unwrap_or(1)
-        });
-        vec![Device::Cpu; ranks]
-    }
-
-    fn named_device(&mut self, device: DeviceConfig) -> Device {
-        let DeviceConfig::Gpu(index) = device else {
-            return Device::Cpu;
-        };
-        let n_gpus = self.machine.gpus.len();
-        if index >= n_gpus {
-            let problem = match (&self.machine.no_gpus_because, n_gpus) {
-                (Some(reason), 0) => format!("names GPU {index}, but {reason}"),
-                (_, n) => format!("names GPU {index} of {n}"),
-            };
-            self.refuse_as(
-                RefusalKind::DeviceMissing,
-                "devices",
-                problem,
-                "try \"auto\" or [\"cpu\"]; `capstan doctor` says more",
-            );
-        }
-        let capability = self
-            .machine
-            .gpus
-            .get(index)
-            .map(|gpu| gpu.compute_capability);
-        if capability.is_some_and(|capability| capability < OLDEST_CAPABILITY) {
-            let problem = format!("names GPU {index}, which is older than sm_75");
-            self.refuse_as(
-                RefusalKind::DeviceMissing,
-                "devices",
-                problem,
-                "name another, or \"auto\"",
-            );
-        }
-        Device::Cuda(index)
     }
 
     /// Local and micro batch; both 1 after a refusal.
@@ -631,19 +437,6 @@ impl Resolver<'_> {
     }
 }
 
-/// NCCL needs a GPU of its own for each rank.
-fn communicator(devices: &[Device]) -> Communicator {
-    let distinct: std::collections::HashSet<_> = devices.iter().collect();
-    let on_gpus = devices
-        .iter()
-        .all(|device| matches!(device, Device::Cuda(_)));
-    match devices.len() {
-        1 => Communicator::Solo,
-        n if on_gpus && distinct.len() == n => Communicator::Nccl,
-        _ => Communicator::Local,
-    }
-}
-
 /// The most lanes of a CPU rank that divide its threads and its micro-batch, and whose gradients stay small.
 fn lanes(
     devices: &[Device],
@@ -679,23 +472,4 @@ fn n_micros(local_batch: usize, n_stages: usize) -> usize {
 
 fn nearest_multiple(n: usize, of: usize) -> usize {
     ((n + of / 2) / of * of).max(of)
-}
-
-/// The divisor of `n` closest to `wanted`.
-fn nearest_divisor(n: usize, wanted: usize) -> usize {
-    const FURTHEST: usize = 1 << 20;
-    let wanted = wanted.clamp(1, n.max(1));
-    let nearby = (0..FURTHEST).flat_map(|d| [wanted.saturating_sub(d), wanted.saturating_add(d)]);
-    nearby
-        .into_iter()
-        .find(|&d| d > 0 && d <= n && n.is_multiple_of(d))
-        .unwrap_or(1)
-}
-
-/// The largest size that a model's arithmetic is made for.
-fn largest(name: &str) -> usize {
-    match name {
-        "n_layer" => 10_000,
-        _ => 1 << 20,
-    }
 }

@@ -1,0 +1,226 @@
+//! A segment as three graphs, with tensor-parallel ranks meeting, or recomputation cutting, between them.
+
+use tch::Tensor;
+
+use super::{
+    EngineError, Stepper,
+    clock::Phase,
+    step::{Completion, Crew},
+    tape::{Pass, Tape},
+};
+use crate::{
+    arch::Role,
+    dist::Groups,
+    models::Context,
+    parallel::{Parts, vocab},
+    torch::TorchError,
+};
+
+/// A segment's three graphs, with the ranks' meetings between them.
+pub(super) struct PartsPass {
+    pub segment: usize,
+    /// Input of what comes before and after the core.
+    x: Tensor,
+    before: Option<Tensor>,
+    core_input: Tensor,
+    core: Option<Tensor>,
+    /// What came out of all cores.
+    sum: Tensor,
+    after: Option<Tensor>,
+}
+
+impl Stepper {
+    pub(super) fn forward_parts(
+        &self,
+        segment: usize,
+        x: Tensor,
+        recompute: Parts,
+        tape: &Tape,
+        context: &Context<'_>,
+        crew: &mut Crew<'_>,
+    ) -> Result<(Tensor, Pass), EngineError> {
+        let (weights, role) = (self.store.weights(segment), self.roles[segment]);
+        let this = &self.segments[segment];
+        let keeps_ends = recompute != Parts::All;
+        let before = grad_mode(keeps_ends, || this.pre(weights, &x))?;
+        crew.clock.mark(Phase::Forward)?;
+        let core_input = self.meet_into_core(role, &before, crew)?;
+        let core = grad_mode(recompute == Parts::None, || {
+            this.core(weights, &core_input, context)
+        })?;
+        crew.clock.mark(Phase::Forward)?;
+        if role == Role::Head {
+            let (loss, grad) = self.cut_loss(&core, &tape.batch.targets, crew.groups)?;
+            crew.clock.mark(Phase::Comm)?;
+            let pass = PartsPass {
+                segment,
+                x,
+                before: keeps_ends.then_some(before),
+                core_input,
+                core: Some(core),
+                sum: grad,
+                after: None,
+            };
+            return Ok((loss, Pass::Parts(pass)));
+        }
+        let sum = self.out_of_core(&core, crew)?.f_set_requires_grad(true)?;
+        let after = grad_mode(keeps_ends, || {
+            this.join(weights, &x, sum.shallow_clone(), context)
+        })?;
+        let output = after.f_detach()?;
+        let pass = PartsPass {
+            segment,
+            x,
+            before: keeps_ends.then_some(before),
+            core_input,
+            core: (recompute == Parts::None).then_some(core),
+            sum,
+            after: keeps_ends.then_some(after),
+        };
+        Ok((output, Pass::Parts(pass)))
+    }
+
+    pub(super) fn backward_parts(
+        &mut self,
+        pass: PartsPass,
+        grad: Option<Tensor>,
+        context: &Context<'_>,
+        done: Completion,
+        crew: &mut Crew<'_>,
+    ) -> Result<Option<Tensor>, EngineError> {
+        let PartsPass {
+            segment,
+            x,
+            before,
+            core_input,
+            core,
+            sum,
+            after,
+        } = pass;
+        let role = self.roles[segment];
+        let run = segment..segment + 1;
+        let (grad_around, grad_sum) = match grad {
+            // The head's loss has its gradient from the forward pass.
+            None => (None, Some(sum.f_div_scalar(done.divisor.max(1) as f64)?)),
+            Some(grad) => {
+                let after = match after {
+                    Some(after) => after,
+                    None => {
+                        let this = &self.segments[segment];
+                        this.join(
+                            self.store.weights(segment),
+                            &x,
+                            sum.shallow_clone(),
+                            context,
+                        )?
+                    }
+                };
+                let inputs: &[&Tensor] = match role {
+                    Role::Embedding => &[&sum],
+                    _ => &[&sum, &x],
+                };
+                let mut grads = self.pull(run.clone(), &after, &grad, inputs)?.into_iter();
+                let grad_sum = grads.next().flatten();
+                (grads.next().flatten(), grad_sum)
+            }
+        };
+        let grad_sum =
+            grad_sum.ok_or_else(|| TorchError::new("a segment drops its core's output"))?;
+        crew.clock.mark(Phase::Backward)?;
+        let grad_core = match role {
+            Role::Head => grad_sum,
+            _ if crew.groups.tp.world() == 1 => grad_sum,
+            _ => self
+                .tensor
+                .out_of_core_backward(&grad_sum, &mut *crew.groups.tp)?,
+        };
+        crew.clock.mark(Phase::Comm)?;
+        let core = match core {
+            Some(core) => core,
+            None => {
+                self.segments[segment].core(self.store.weights(segment), &core_input, context)?
+            }
+        };
+        let inputs: &[&Tensor] = match role {
+            Role::Embedding => &[],
+            _ => &[&core_input],
+        };
+        let grad_input = self
+            .pull(run.clone(), &core, &grad_core, inputs)?
+            .pop()
+            .flatten();
+        crew.clock.mark(Phase::Backward)?;
+        let Some(grad_input) = grad_input else {
+            return Ok(None);
+        };
+        let grad_before = match crew.groups.tp.world() {
+            1 => grad_input,
+            _ if self.forgets_input_grads => grad_input,
+            _ => self
+                .tensor
+                .into_core_backward(&grad_input, &mut *crew.groups.tp)?,
+        };
+        crew.clock.mark(Phase::Comm)?;
+        let before = match before {
+            Some(before) => before,
+            None => self.segments[segment].pre(self.store.weights(segment), &x)?,
+        };
+        let grad_x = self
+            .pull(run, &before, &grad_before, &[&x])?
+            .pop()
+            .flatten();
+        Ok(match (grad_around, grad_x) {
+            (Some(a), Some(b)) => Some(a.f_add(&b)?),
+            (a, b) => a.or(b),
+        })
+    }
+
+    fn meet_into_core(
+        &self,
+        role: Role,
+        before: &Tensor,
+        crew: &mut Crew<'_>,
+    ) -> Result<Tensor, EngineError> {
+        let input = match crew.groups.tp.world() {
+            1 => before.f_detach()?,
+            _ => self.tensor.into_core(role, before, &mut *crew.groups.tp)?,
+        };
+        crew.clock.mark(Phase::Comm)?;
+        match role {
+            Role::Embedding => Ok(input),
+            _ => Ok(input.f_set_requires_grad(true)?),
+        }
+    }
+
+    fn out_of_core(&self, core: &Tensor, crew: &mut Crew<'_>) -> Result<Tensor, EngineError> {
+        let sum = match crew.groups.tp.world() {
+            1 => core.f_detach()?,
+            _ => self.tensor.out_of_core(core, &mut *crew.groups.tp)?,
+        };
+        crew.clock.mark(Phase::Comm)?;
+        Ok(sum)
+    }
+
+    pub(super) fn cut_loss(
+        &self,
+        logits: &Tensor,
+        targets: &Tensor,
+        groups: &mut Groups,
+    ) -> Result<(Tensor, Tensor), EngineError> {
+        let shard = self.store.layout().shard();
+        let vocab_size = self.model.vocab_size() as i64;
+        Ok(vocab::cross_entropy_sum(
+            &logits.f_detach()?,
+            targets,
+            vocab_size,
+            shard,
+            &mut *groups.tp,
+        )?)
+    }
+}
+
+/// Runs with or without a graph.
+fn grad_mode<T>(on: bool, body: impl FnOnce() -> T) -> T {
+    let _guard = (!on).then(tch::no_grad_guard);
+    body()
+}

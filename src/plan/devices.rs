@@ -1,0 +1,148 @@
+//! Which device each rank gets, and how the ranks talk.
+
+use super::{Communicator, RefusalKind, resolve::Resolver};
+use crate::{
+    config::{DeviceConfig, DevicesConfig, ParallelConfig, Precision},
+    hw::Device,
+};
+
+/// CPU ranks that a run takes when neither devices nor degrees are given.
+const AUTO_CPU_RANKS: usize = 2;
+/// Lowest compute capability that the pinned libtorch has kernels for.
+const OLDEST_CAPABILITY: [u32; 2] = [7, 5];
+
+impl Resolver<'_> {
+    /// The devices of the ranks, in rank order.
+    pub(super) fn devices(&mut self) -> Vec<Device> {
+        let wanted = self
+            .config
+            .parallel
+            .map(|parallel| parallel.dp * parallel.tp * parallel.pp);
+        if let Some(ParallelConfig { dp, tp, pp, .. }) =
+            self.config.parallel.filter(|_| wanted == Some(0))
+        {
+            for (axis, degree) in [("dp", dp), ("tp", tp), ("pp", pp)] {
+                if degree == 0 {
+                    self.refuse(&format!("parallel.{axis}"), "is 0", "give at least 1");
+                }
+            }
+            return vec![Device::Cpu];
+        }
+        let mut devices = match &self.config.devices {
+            DevicesConfig::Auto => self.automatic_devices(wanted),
+            DevicesConfig::List(list) => list
+                .iter()
+                .map(|&device| self.named_device(device))
+                .collect(),
+        };
+        if devices.is_empty() {
+            self.refuse(
+                "devices",
+                "is empty",
+                "name at least one, such as [\"cpu\"], or \"auto\"",
+            );
+            devices.push(Device::Cpu);
+        }
+        if devices.contains(&Device::Cpu)
+            && devices
+                .iter()
+                .any(|device| matches!(device, Device::Cuda(_)))
+        {
+            self.refuse("devices", "mixes CPU and GPU ranks", "name one kind");
+        }
+        let wanted = wanted.unwrap_or(devices.len());
+        if wanted > devices.len() {
+            let problem = format!("{wanted} ranks on {} device(s)", devices.len());
+            let remedy = format!(
+                "try {} rank(s), or name {wanted} devices (one may stand twice)",
+                devices.len()
+            );
+            self.refuse("parallel", problem, remedy);
+        } else if wanted < devices.len() {
+            self.notes.push(format!(
+                "{} of {} devices stay unused",
+                devices.len() - wanted,
+                devices.len()
+            ));
+            devices.truncate(wanted);
+        }
+        devices
+    }
+
+    fn automatic_devices(&mut self, wanted: Option<usize>) -> Vec<Device> {
+        let usable = |capability: [u32; 2]| capability >= OLDEST_CAPABILITY;
+        let old = self
+            .machine
+            .gpus
+            .iter()
+            .filter(|gpu| !usable(gpu.compute_capability))
+            .count();
+        if old > 0 {
+            self.notes.push(format!(
+                "{old} GPU(s) are older than sm_75 and can't be used by libtorch 2.11"
+            ));
+        }
+        let gpus: Vec<Device> = (0..self.machine.gpus.len())
+            .filter(|&index| usable(self.machine.gpus[index].compute_capability))
+            .map(Device::Cuda)
+            .collect();
+        if !gpus.is_empty() && self.config.precision != Precision::Fp64 {
+            return gpus;
+        }
+        let ranks = wanted.unwrap_or_else(|| {
+            let most = AUTO_CPU_RANKS.min(self.machine.cores);
+            (1..=most)
+                .rev()
+                .find(|n| self.config.batch.global.is_multiple_of(*n))
+                .unwrap_or(1)
+        });
+        vec![Device::Cpu; ranks]
+    }
+
+    fn named_device(&mut self, device: DeviceConfig) -> Device {
+        let DeviceConfig::Gpu(index) = device else {
+            return Device::Cpu;
+        };
+        let n_gpus = self.machine.gpus.len();
+        if index >= n_gpus {
+            let problem = match (&self.machine.no_gpus_because, n_gpus) {
+                (Some(reason), 0) => format!("names GPU {index}, but {reason}"),
+                (_, n) => format!("names GPU {index} of {n}"),
+            };
+            self.refuse_as(
+                RefusalKind::DeviceMissing,
+                "devices",
+                problem,
+                "try \"auto\" or [\"cpu\"]; `capstan doctor` says more",
+            );
+        }
+        let capability = self
+            .machine
+            .gpus
+            .get(index)
+            .map(|gpu| gpu.compute_capability);
+        if capability.is_some_and(|capability| capability < OLDEST_CAPABILITY) {
+            let problem = format!("names GPU {index}, which is older than sm_75");
+            self.refuse_as(
+                RefusalKind::DeviceMissing,
+                "devices",
+                problem,
+                "name another, or \"auto\"",
+            );
+        }
+        Device::Cuda(index)
+    }
+}
+
+/// NCCL needs a GPU of its own for each rank.
+pub(super) fn communicator(devices: &[Device]) -> Communicator {
+    let distinct: std::collections::HashSet<_> = devices.iter().collect();
+    let on_gpus = devices
+        .iter()
+        .all(|device| matches!(device, Device::Cuda(_)));
+    match devices.len() {
+        1 => Communicator::Solo,
+        n if on_gpus && distinct.len() == n => Communicator::Nccl,
+        _ => Communicator::Local,
+    }
+}
