@@ -20,6 +20,7 @@ use super::{
     seat::{self, Equipment, Finish, Message, Note, Orders, Seat},
 };
 use crate::{
+    arch::Sharding,
     checkpoint::{self, BestEval, Contribution, Manifest, RunFacts},
     config::SampleConfig,
     data::{BatchPlan, EvalWindows, Loader, StepBatch, WindowOrder},
@@ -596,7 +597,9 @@ impl Rank {
         }
         if fault.is_due(self.seat.rank, step, FaultKind::ShiftedShard) {
             let shard = store.layout().shard();
-            let cut = store.specs().find(|spec| shard.cuts(spec) && spec.decays());
+            let cut = store
+                .specs()
+                .find(|spec| shard.cuts(spec) && spec.sharding != Sharding::Vocab);
             if let Some(spec) = cut {
                 let mut view = store.named_view(store.master(), &spec.name)?;
                 view.f_copy_(&view.f_roll([1i64].as_slice(), [0i64].as_slice())?)?;

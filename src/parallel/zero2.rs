@@ -46,7 +46,12 @@ impl Strategy for Zero2 {
         for grads in store.grads_of(segments.clone())? {
             comm.start_reduce_scatter(&grads)?;
         }
+        let is_first_segment = segments.start == 0;
         self.reducing = Some(segments);
+        if is_first_segment {
+            // A parameter of it that later segments share gets the next micro-batch's gradient first.
+            self.finish(store, comm)?;
+        }
         Ok(())
     }
 

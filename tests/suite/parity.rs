@@ -223,7 +223,7 @@ fn evaluation_agrees() -> Result<(), Failed> {
         HEADS,
         "stop.steps=4",
         "batch.micro=4",
-        "sample.tokens=6",
+        "sample={\"prompt\":\"abc\",\"tokens\":6}",
     ];
     let finals = |layout: &str| {
         let told = bench.run_layout(layout, &changes, Setting::default());
