@@ -34,18 +34,20 @@ fn open_tui(opening: Opening) -> anyhow::Result<u8> {
         runs_dir,
         args,
         run,
+        demo,
     } = opening;
     tui::open(tui::Options {
         runs_dir,
         run,
         config: args.config,
         readonly: args.readonly,
-        color: match args.color {
+        demo,
+        color: match args.look.color {
             ColorArg::Auto => None,
             ColorArg::Always => Some(true),
             ColorArg::Never => Some(false),
         },
-        glyphs: match args.glyphs {
+        glyphs: match args.look.glyphs {
             GlyphsArg::Braille => tui::Glyphs::Braille,
             GlyphsArg::Block => tui::Glyphs::Block,
             GlyphsArg::Ascii => tui::Glyphs::Ascii,

@@ -38,6 +38,8 @@ pub struct Cli {
 pub enum Command {
     /// Choose, launch, watch and steer runs on the terminal; so does capstan alone
     Tui(TuiArgs),
+    /// Play a recorded run on the terminal UI: nothing is trained, nothing can be steered
+    Demo(LookArgs),
     /// Start a run and follow it
     Train(TrainArgs),
     /// List the runs, the latest first
@@ -95,6 +97,13 @@ pub struct TuiArgs {
     /// No key changes a run
     #[arg(long)]
     pub readonly: bool,
+    #[command(flatten)]
+    pub look: LookArgs,
+}
+
+/// How the terminal UI looks.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct LookArgs {
     /// auto: the sixteen colours of the terminal, none where NO_COLOR is set
     #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
     pub color: ColorArg,

@@ -46,6 +46,8 @@ pub struct Opening {
     pub args: TuiArgs,
     /// The run that `args.run` means.
     pub run: Option<RunFolder>,
+    /// A recording plays instead.
+    pub demo: bool,
 }
 
 /// Runs the command that argv names.
@@ -66,7 +68,14 @@ fn run(cli: Cli, open_tui: OpenTui) -> anyhow::Result<u8> {
         .command
         .unwrap_or_else(|| Command::Tui(TuiArgs::default()));
     match command {
-        Command::Tui(args) => tui(runs_dir, args, open_tui),
+        Command::Tui(args) => tui(runs_dir, args, false, open_tui),
+        Command::Demo(look) => {
+            let args = TuiArgs {
+                look,
+                ..TuiArgs::default()
+            };
+            tui(runs_dir, args, true, open_tui)
+        }
         Command::Train(args) => train::train(runs_dir, args),
         Command::Resume(args) => resume::resume(runs_dir, args),
         Command::Attach(args) => follow::attach(runs_dir, &args),
@@ -93,7 +102,7 @@ fn run(cli: Cli, open_tui: OpenTui) -> anyhow::Result<u8> {
 }
 
 /// The terminal UI where there is a terminal for it, else what the other commands are.
-fn tui(runs_dir: &Path, args: TuiArgs, open: OpenTui) -> anyhow::Result<u8> {
+fn tui(runs_dir: &Path, args: TuiArgs, demo: bool, open: OpenTui) -> anyhow::Result<u8> {
     let is_dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
     if is_dumb || !io::stdout().is_terminal() || !io::stdin().is_terminal() {
         write!(io::stderr(), "{}", Cli::command().render_help())?;
@@ -105,6 +114,7 @@ fn tui(runs_dir: &Path, args: TuiArgs, open: OpenTui) -> anyhow::Result<u8> {
         runs_dir: runs_dir.to_owned(),
         args,
         run,
+        demo,
     })
 }
 

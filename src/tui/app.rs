@@ -194,6 +194,8 @@ pub enum Effect {
     Copy(String),
     Mouse(bool),
     Watch(RunFolder),
+    /// The recording, from its beginning.
+    Play,
     Control(RunFolder, Control),
     Resume(RunFolder),
     Delete(RunFolder),

@@ -160,7 +160,8 @@ impl Checker {
     }
 }
 
-fn words(error: &PlanError) -> Vec<(String, String)> {
+/// Path and words of every refusal.
+pub fn words(error: &PlanError) -> Vec<(String, String)> {
     let refusals = error.0.iter();
     refusals
         .map(|refusal| {
@@ -170,7 +171,8 @@ fn words(error: &PlanError) -> Vec<(String, String)> {
         .collect()
 }
 
-fn told(machine: &Machine) -> String {
+/// A machine in a few words.
+pub fn told(machine: &Machine) -> String {
     match machine.gpus.as_slice() {
         [] => {
             let why = machine.no_gpus_because.clone();
@@ -214,7 +216,7 @@ fn disk(runs_dir: &Path, config: &RunConfig, plan: &RunPlan) -> (bool, String) {
 }
 
 /// Every way to share the work over the ranks that this machine has places for, with the planner's verdict.
-fn splits(config: &RunConfig, machine: &Machine, data: &DataSummary) -> Vec<SplitRow> {
+pub fn splits(config: &RunConfig, machine: &Machine, data: &DataSummary) -> Vec<SplitRow> {
     let most = match machine.gpus.len() {
         0 => machine.cores.clamp(1, MOST_RANKS),
         n => n,

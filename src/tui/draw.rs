@@ -49,7 +49,7 @@ pub fn draw(frame: &mut Frame<'_>, app: &App) {
 
 fn draw_tabs(frame: &mut Frame<'_>, area: Rect, app: &App) {
     let full = area.width >= 120;
-    let mut spans = Vec::new();
+    let mut spans = vec![Span::raw(" ")];
     for screen in SCREENS {
         let number = screen.number();
         if screen == app.screen {

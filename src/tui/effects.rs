@@ -15,7 +15,7 @@ use super::{
     app::{Effect, Msg},
     checks::Checker,
     launch::Draft,
-    sources,
+    recording, sources,
 };
 use crate::{
     base::{fs::replace, text::printable},
@@ -39,9 +39,11 @@ enum Work {
 
 impl Doer {
     /// Starts to look at the runs folder; what is found goes `to` the loop.
-    pub fn new(runs_dir: &Path, to: Sender<Msg>) -> Self {
-        let (folder, news) = (runs_dir.to_owned(), to.clone());
-        thread::spawn(move || sources::scan(&folder, &news));
+    pub fn new(runs_dir: &Path, is_recording: bool, to: Sender<Msg>) -> Self {
+        if !is_recording {
+            let (folder, news) = (runs_dir.to_owned(), to.clone());
+            thread::spawn(move || sources::scan(&folder, &news));
+        }
         let (checks, work) = mpsc::channel();
         let (folder, news) = (runs_dir.to_owned(), to.clone());
         thread::spawn(move || check_all(&folder, &work, &news));
@@ -58,6 +60,9 @@ impl Doer {
         let to = self.to.clone();
         let runs_dir = self.runs_dir.clone();
         match effect {
+            Effect::Play => {
+                thread::spawn(move || recording::play(&to));
+            }
             Effect::Watch(folder) => self.watch(folder),
             Effect::Check(draft) => {
                 let _ = self.checks.send(Work::Check(draft));

@@ -128,7 +128,7 @@ fn draw_panel(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board, panel
             height: 1,
             ..area
         };
-        frame.buffer_mut().set_style(end, app.look.selected());
+        frame.render_widget(Span::styled("▶", app.look.bold()), end);
     }
 }
 

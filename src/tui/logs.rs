@@ -8,12 +8,19 @@ use super::{
     update::edit_line,
 };
 
+/// Characters that a key moves the lines by.
+const SHIFT: usize = 16;
+/// Longest that lines are followed to the right.
+const MOST_SHIFT: usize = 4096;
+
 /// The screen's own state.
 #[derive(Debug)]
 pub struct Logs {
     pub level: Level,
     pub rank: Option<usize>,
     pub wrap: bool,
+    /// Characters of the lines that are to the left of the picture.
+    pub shift: usize,
     pub search: String,
     pub typing: bool,
     /// The line under the cursor, among those shown; `None` follows the end.
@@ -26,6 +33,7 @@ impl Default for Logs {
             level: Level::Info,
             rank: None,
             wrap: false,
+            shift: 0,
             search: String::new(),
             typing: false,
             at: None,
@@ -74,6 +82,8 @@ pub fn act(app: &mut App, action: Action) -> Vec<Effect> {
         Action::PageDown => app.logs.at = Some((place + page).min(last)),
         Action::First => app.logs.at = Some(0),
         Action::Last => app.logs.at = None,
+        Action::Left => app.logs.shift = app.logs.shift.saturating_sub(SHIFT),
+        Action::Right => app.logs.shift = (app.logs.shift + SHIFT).min(MOST_SHIFT),
         Action::Level => {
             app.logs.level = match app.logs.level {
                 Level::Info => Level::Warn,

@@ -81,7 +81,7 @@ fn around<'a>(app: &App, lines: &[&Entry], at: usize, rows: usize, width: usize)
         let mut part = if app.logs.wrap {
             wrapped(app, entry, width)
         } else {
-            vec![entry_line(app, entry, width)]
+            vec![shifted_line(app, entry, width, app.logs.shift)]
         };
         let is_here = index == at && !is_followed;
         if is_here || app.logs.matches(entry) {
@@ -119,17 +119,19 @@ fn body(entry: &Entry) -> String {
 
 /// One line of the log, cut to the width.
 pub fn entry_line<'a>(app: &App, entry: &Entry, width: usize) -> Line<'a> {
+    shifted_line(app, entry, width, 0)
+}
+
+fn shifted_line<'a>(app: &App, entry: &Entry, width: usize, shift: usize) -> Line<'a> {
     let head = head(app, entry);
     let room = width.saturating_sub(head.chars().count());
+    let text: String = body(entry).chars().skip(shift).collect();
     let style = match entry.level {
         Level::Info => ratatui::style::Style::new(),
         Level::Warn => app.look.warn(),
         Level::Error => app.look.bad(),
     };
-    Line::from(vec![
-        Span::raw(head),
-        Span::styled(cut(&body(entry), room), style),
-    ])
+    Line::from(vec![Span::raw(head), Span::styled(cut(&text, room), style)])
 }
 
 fn wrapped<'a>(app: &App, entry: &Entry, width: usize) -> Vec<Line<'a>> {

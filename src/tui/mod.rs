@@ -21,6 +21,7 @@ mod logs_view;
 mod look;
 mod palette;
 mod popup;
+mod recording;
 mod run;
 mod runs;
 mod runs_view;
@@ -48,6 +49,8 @@ pub struct Options {
     pub run: Option<RunFolder>,
     /// A config to begin with.
     pub config: Option<PathBuf>,
+    /// A recording plays, and no run is touched.
+    pub demo: bool,
     /// No key changes a run.
     pub readonly: bool,
     /// Absent: colours, unless `NO_COLOR` is set.
@@ -68,6 +71,10 @@ pub fn open(options: Options) -> anyhow::Result<u8> {
     let mut app = App::new(options.runs_dir, look);
     app.readonly = options.readonly;
     app.zone = TimeZone::system();
+    if options.demo {
+        let first = recording::begin(&mut app);
+        return run::run(app, first);
+    }
     if let Some(path) = &options.config {
         app.launch.open(path);
     }

@@ -50,7 +50,7 @@ pub fn run(mut app: App, first: Vec<Effect>) -> anyhow::Result<u8> {
     restore_on_panic();
     let mut screen = Screen::take().context("taking the terminal")?;
     app.now = unix_seconds();
-    let doer = Doer::new(&app.runs_dir, to.clone());
+    let doer = Doer::new(&app.runs_dir, app.recording, to.clone());
     let keyboard = Keyboard::listen(to.clone());
     let mut ui = Ui {
         app,

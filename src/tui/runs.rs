@@ -98,6 +98,8 @@ pub struct Details {
     /// Name and bytes.
     pub files: Vec<(String, u64)>,
     pub loss: Series,
+    /// Events that were read.
+    pub next_seq: u64,
 }
 
 /// The screen's own state.
@@ -185,13 +187,22 @@ fn passes(row: &RunRow, filter: &str) -> bool {
 pub fn take(app: &mut App, rows: Vec<RunRow>) -> Vec<Effect> {
     let latest = rows.first().map(|row| row.folder.clone());
     app.runs.rows = Some(rows);
-    let mut effects = look_at_chosen(app);
+    let mut effects = arrive(app);
     if app.board.is_none()
         && let Some(folder) = latest
     {
         effects.extend(app.watch(folder));
     }
     effects
+}
+
+/// What the screen needs to be read when it is in sight.
+pub fn arrive(app: &mut App) -> Vec<Effect> {
+    if app.screen == super::app::Screen::Runs {
+        look_at_chosen(app)
+    } else {
+        Vec::new()
+    }
 }
 
 /// Asks for the details of the row under the cursor, where they are not there already.
@@ -202,8 +213,11 @@ fn look_at_chosen(app: &mut App) -> Vec<Effect> {
     };
     let against = against(app, &row.name);
     let wanted = (&row.name, against.as_ref().map(RunFolder::name));
-    let present = app.runs.details.as_ref();
-    if present.is_some_and(|details| (&details.name, details.against.clone()) == wanted) {
+    let next_seq = row.state.as_ref().map_or(0, |state| state.next_seq);
+    let present = app.runs.details.as_ref().filter(|details| {
+        (&details.name, details.against.clone()) == wanted && details.next_seq >= next_seq
+    });
+    if present.is_some() || app.recording {
         return Vec::new();
     }
     vec![Effect::Details {

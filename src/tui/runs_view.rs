@@ -180,7 +180,8 @@ fn draw_details(frame: &mut Frame<'_>, area: Rect, app: &App) {
         return;
     };
     let room = usize::from(area.width.saturating_sub(4));
-    let title = format!(" {}  {} ", row.name, row.folder.root().display());
+    let cursor = if app.runs.in_details { "▶" } else { "" };
+    let title = format!(" {cursor}{}  {} ", row.name, row.folder.root().display());
     let block = Block::bordered().title(cut(&title, room + 2));
     let block = if app.runs.in_details {
         block

@@ -71,7 +71,8 @@ pub fn scan(runs_dir: &Path, to: &Sender<Msg>) {
     }
 }
 
-fn row(folder: &RunFolder, written: SystemTime, held: bool) -> RunRow {
+/// A run's line of the list.
+pub fn row(folder: &RunFolder, written: SystemTime, held: bool) -> RunRow {
     let state = runs::see(folder).map(Box::new);
     let state = state.map_err(|error| error.to_string());
     let word = match &state {
@@ -98,7 +99,8 @@ fn plan(folder: &RunFolder) -> Option<RunPlan> {
     serde_json::from_slice(&text).ok()
 }
 
-fn model(plan: &RunPlan) -> String {
+/// A model in a few words.
+pub fn model(plan: &RunPlan) -> String {
     let params = units::count(plan.n_params as f64);
     let family = match serde_json::to_value(&plan.model) {
         Ok(serde_json::Value::Object(object)) => object.keys().next().cloned(),
@@ -247,6 +249,7 @@ pub fn details(folder: &RunFolder, against: Option<&RunFolder>) -> Details {
             .map(|(step, path)| (step, size(&path)))
             .collect(),
         files,
+        next_seq: board.state.next_seq,
         loss: board.loss,
     }
 }

@@ -143,7 +143,7 @@ pub fn obey(app: &mut App, binding: &Binding) -> Vec<Effect> {
     match binding.action {
         Action::Show(screen) => {
             app.show(screen);
-            Vec::new()
+            runs::arrive(app)
         }
         Action::Help => {
             app.popup = Some(Popup::Help {
