@@ -9,7 +9,8 @@ unexport LIBTORCH
 .PHONY: help run build setup test check bench gpu-check
 
 help:
-	@echo "make run        set up, build, train a small GPT on capstan's own source (ARGS='--set stop.steps=100' adds arguments)"
+	@echo "make run        set up, build, open the hello job (L launches it); without a terminal or with ARGS='--set stop.steps=100'"
+	@echo "                train it: a small GPT on capstan's own source"
 	@echo 'make test       set up, build, run every test'
 	@echo 'make build      set up, build target/release/capstan and capstan-worker'
 	@echo 'make check      formatting, clippy, every test'
@@ -24,7 +25,8 @@ build: setup
 	$(CARGO) build --release --bins
 
 run: build
-	@$(CAPSTAN) train configs/hello.json $(ARGS)
+	@$(if $(ARGS),,[ -t 0 ] && [ -t 1 ] && exec $(CAPSTAN) tui configs/hello.json ||) \
+	$(CAPSTAN) train configs/hello.json $(ARGS)
 
 test: setup
 	$(CARGO) test --release $(ARGS)

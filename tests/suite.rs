@@ -7,6 +7,8 @@
 mod cli;
 #[path = "suite/configs.rs"]
 mod configs;
+#[path = "suite/conventions.rs"]
+mod conventions;
 #[path = "suite/equivalence.rs"]
 mod equivalence;
 #[path = "suite/faults.rs"]
@@ -29,6 +31,8 @@ mod supervisor;
 mod support;
 #[path = "suite/survival.rs"]
 mod survival;
+#[path = "suite/terminal.rs"]
+mod terminal;
 mod tidy;
 
 fn main() {
@@ -36,6 +40,7 @@ fn main() {
     let trials = [
         cli::trials(),
         configs::trials(),
+        conventions::trials(),
         equivalence::trials(),
         faults::trials(),
         gpu::trials(),
@@ -45,6 +50,7 @@ fn main() {
         resume::trials(),
         supervisor::trials(),
         survival::trials(),
+        terminal::trials(),
         tidy::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();

@@ -17,6 +17,9 @@ const CLIPPED: f64 = 0.01;
 /// Steps below which nothing is clipped.
 const CLIPPED_FROM: f64 = 200.0;
 
+/// Beyond it a span of two values is no number.
+const LARGEST: f64 = 1e300;
+
 /// A panel with one curve, and single points over it.
 pub struct Plot<'a> {
     pub title: String,
@@ -45,15 +48,16 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, look: Look, plot: &Plot<'_>) {
         );
         return;
     };
-    let clipped = if scale.is_clipped {
-        "  first steps clipped"
-    } else {
-        ""
+    let clipped = match (scale.is_clipped, area.width) {
+        (false, _) => "",
+        (true, ..60) => "  clipped",
+        (true, _) => "  first steps clipped",
     };
     let log = if plot.is_log { "  log" } else { "" };
     let block = block.title(format!(" {}{log}{clipped} ", plot.title));
     let columns = usize::from(area.width.saturating_sub(8)).max(1);
-    let y = |(x, y): (f64, f64)| (x, scale.place(y));
+    // A line to a point far outside would be followed cell by cell.
+    let y = |(x, y): (f64, f64)| (x, scale.place(y).clamp(scale.y.0, scale.y.1));
     let curve: Vec<(f64, f64)> = plot.series.points(columns).into_iter().map(y).collect();
     let dots: Vec<(f64, f64)> = plot.points.iter().copied().map(y).collect();
     let mut sets = vec![dataset(&curve, look.marker(), GraphType::Line, plot.style)];
@@ -122,7 +126,7 @@ impl Scale {
         if self.is_log {
             y.max(f64::MIN_POSITIVE).log10()
         } else {
-            y
+            y.clamp(-LARGEST, LARGEST)
         }
     }
 

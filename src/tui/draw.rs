@@ -10,7 +10,7 @@ use ratatui::{
 use super::{
     app::{App, SCREENS, Screen},
     keys::KEYS,
-    later, launch_view, live_view, logs_view, popup, runs_view, small,
+    later, launch_view, live, live_view, logs_view, popup, runs_view, small,
 };
 
 /// Below this size only the most important lines are shown.
@@ -78,7 +78,7 @@ fn headline(app: &App) -> String {
     }
     match app.screen {
         Screen::Live | Screen::Logs => {
-            if let Some(board) = &app.board {
+            if let Some(board) = live::shown(app) {
                 let word = crate::launch::runs::word(&board.state, board.held);
                 parts.push(format!("{}  {word}", board.folder.name()));
                 if app.live.frozen.is_some() {

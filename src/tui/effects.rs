@@ -6,7 +6,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc::{self, Sender},
+        mpsc::{self, Sender, SyncSender},
     },
     thread,
 };
@@ -26,7 +26,7 @@ use crate::{
 /// Does effects; its threads end when it does.
 pub struct Doer {
     runs_dir: PathBuf,
-    to: Sender<Msg>,
+    to: SyncSender<Msg>,
     stop_tail: Arc<AtomicBool>,
     checks: Sender<Work>,
 }
@@ -39,7 +39,7 @@ enum Work {
 
 impl Doer {
     /// Starts to look at the runs folder; what is found goes `to` the loop.
-    pub fn new(runs_dir: &Path, is_recording: bool, to: Sender<Msg>) -> Self {
+    pub fn new(runs_dir: &Path, is_recording: bool, to: SyncSender<Msg>) -> Self {
         if !is_recording {
             let (folder, news) = (runs_dir.to_owned(), to.clone());
             thread::spawn(move || sources::scan(&folder, &news));
@@ -131,7 +131,7 @@ impl Doer {
     }
 }
 
-fn check_all(runs_dir: &Path, work: &mpsc::Receiver<Work>, to: &Sender<Msg>) {
+fn check_all(runs_dir: &Path, work: &mpsc::Receiver<Work>, to: &SyncSender<Msg>) {
     let mut checker = Checker::new(runs_dir.to_owned());
     while let Ok(mut next) = work.recv() {
         // Only the newest of several drafts matters.

@@ -15,7 +15,7 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
         Screen::Plan => &[
             "This screen is not there yet.",
             "",
-            "It is to answer: which split is fastest or roomiest on this machine, and why?",
+            "It is to say which split is fastest or roomiest on this machine, and why.",
             "",
             "Until then: 1 Launch shows for every split whether it works here and what a rank holds;",
             "capstan train FILE --dry-run prints the plan of one.",
@@ -23,7 +23,7 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
         _ => &[
             "This screen is not there yet.",
             "",
-            "It is to answer: which run wins, by how much, and is the training the same?",
+            "It is to say which run wins, by how much, and whether the training is the same.",
             "",
             "Until then: 5 Runs shows what a run's config has else than another's (Space marks the other);",
             "capstan runs --json gives losses and speeds of all runs.",

@@ -472,7 +472,7 @@ fn draw_checkpoints(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board)
     if let (Some(every), Some(seconds), true) = (every, state.seconds_per_step, board.held)
         && every > 0
     {
-        let next = (state.step / every + 1) * every;
+        let next = (state.step / every).saturating_add(1).saturating_mul(every);
         let wait = units::seconds((next - state.step) as f64 * seconds);
         lines.insert(0, Line::from(format!(" next at step {next} in {wait}")));
     }

@@ -37,8 +37,9 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
     } else {
         "G follows"
     };
+    let wrap = if app.logs.wrap { "   wrapped" } else { "" };
     let head_text = format!(
-        " level ≥ {}   rank {rank}   {} of {} lines   {follow}",
+        " level ≥ {}   rank {rank}   {} of {} lines   {follow}{wrap}",
         app.logs.level.name(),
         lines.len(),
         board.entries.len()

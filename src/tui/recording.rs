@@ -4,7 +4,7 @@
 //! ranks; only the folder of its checkpoints is left out.
 
 use std::{
-    sync::mpsc::Sender,
+    sync::mpsc::SyncSender,
     thread,
     time::{Duration, SystemTime},
 };
@@ -71,7 +71,7 @@ pub fn begin(app: &mut App) -> Vec<Effect> {
 }
 
 /// Sends the records as they came, faster and with the times of today.
-pub fn play(to: &Sender<Msg>) {
+pub fn play(to: &SyncSender<Msg>) {
     let tell = |news: News| {
         let root = "recording".into();
         to.send(Msg::Watched { root, news }).is_ok()

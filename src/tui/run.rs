@@ -7,7 +7,7 @@ use std::{
     process::Command,
     sync::{
         Mutex,
-        mpsc::{self, Receiver, RecvTimeoutError, Sender},
+        mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
     },
     thread,
     time::{Duration, Instant},
@@ -35,6 +35,8 @@ use crate::{base::clock::unix_seconds, launch::dirs};
 /// A planted fault for the tests of what a panic leaves behind.
 const INJECT_VARIABLE: &str = "CAPSTAN_INJECT";
 const INJECTED: &str = "tui:key:panic";
+/// Messages that wait; beyond it their sources wait, so that a long log is not held in memory.
+const MOST_WAITING: usize = 16;
 /// Exit code of a panic.
 const INTERNAL: i32 = 70;
 /// The run that is watched, for a last word after a panic.
@@ -45,19 +47,18 @@ static WATCHED: Mutex<Option<String>> = Mutex::new(None);
 /// # Errors
 /// The terminal can't be taken or written to.
 pub fn run(mut app: App, first: Vec<Effect>) -> anyhow::Result<u8> {
-    let (to, messages) = mpsc::channel();
+    let (to, messages) = mpsc::sync_channel(MOST_WAITING);
     listen_to_signals(to.clone())?;
     restore_on_panic();
     let mut screen = Screen::take().context("taking the terminal")?;
     app.now = unix_seconds();
     let doer = Doer::new(&app.runs_dir, app.recording, to.clone());
-    let keyboard = Keyboard::listen(to.clone());
+    let keyboard = Keyboard::listen(to);
     let mut ui = Ui {
         app,
         screen: &mut screen,
         doer,
         keyboard,
-        to,
     };
     for effect in first {
         ui.perform(effect)?;
@@ -79,7 +80,6 @@ struct Ui<'a> {
     screen: &'a mut Screen,
     doer: Doer,
     keyboard: Keyboard,
-    to: Sender<Msg>,
 }
 
 impl Ui<'_> {
@@ -171,7 +171,9 @@ impl Ui<'_> {
             Effect::Copy(text) => self.copy(&text)?,
             Effect::Edit(text) => {
                 let edited = self.edit(&text);
-                let _ = self.to.send(Msg::Edited(edited));
+                for effect in update(&mut self.app, Msg::Edited(edited)) {
+                    self.perform(effect)?;
+                }
             }
             Effect::Watch(folder) => {
                 if let Ok(mut watched) = WATCHED.lock() {
@@ -233,7 +235,7 @@ struct Keyboard {
 const HELD_LOOK: Duration = Duration::from_millis(50);
 
 impl Keyboard {
-    fn listen(to: Sender<Msg>) -> Self {
+    fn listen(to: SyncSender<Msg>) -> Self {
         let held = std::sync::Arc::<std::sync::atomic::AtomicBool>::default();
         let seen = std::sync::Arc::clone(&held);
         thread::spawn(move || {
@@ -282,7 +284,7 @@ fn message_of(event: Event) -> Option<Msg> {
     }
 }
 
-fn listen_to_signals(to: Sender<Msg>) -> io::Result<()> {
+fn listen_to_signals(to: SyncSender<Msg>) -> io::Result<()> {
     let mut signals = Signals::new([SIGTERM, SIGHUP, SIGINT])?;
     thread::spawn(move || {
         for signal in &mut signals {

@@ -215,7 +215,7 @@ fn look_at_chosen(app: &mut App) -> Vec<Effect> {
     let wanted = (&row.name, against.as_ref().map(RunFolder::name));
     let next_seq = row.state.as_ref().map_or(0, |state| state.next_seq);
     let present = app.runs.details.as_ref().filter(|details| {
-        (&details.name, details.against.clone()) == wanted && details.next_seq >= next_seq
+        (&details.name, details.against.clone()) == wanted && is_fresh(details.next_seq, next_seq)
     });
     if present.is_some() || app.recording {
         return Vec::new();
@@ -224,6 +224,11 @@ fn look_at_chosen(app: &mut App) -> Vec<Effect> {
         folder: row.folder.clone(),
         against,
     }]
+}
+
+/// A log is read anew where it has grown by a twentieth.
+const fn is_fresh(read: u64, present: u64) -> bool {
+    present <= read.saturating_add(read / 20)
 }
 
 /// The marked run that configs are compared against; else the one before in time.

@@ -103,10 +103,15 @@ fn draw_list(frame: &mut Frame<'_>, area: Rect, app: &App) {
 /// Width of the name's column.
 fn name_width(width: usize) -> usize {
     match width {
-        ..60 => 16,
+        ..60 => 12,
         60..120 => 22,
         _ => 36,
     }
+}
+
+/// Widths of the columns status and step.
+fn narrow_widths(width: usize) -> (usize, usize) {
+    if width < 60 { (11, 6) } else { (12, 9) }
 }
 
 fn heading(app: &App, width: usize) -> String {
@@ -119,8 +124,9 @@ fn heading(app: &App, width: usize) -> String {
         }
     };
     let name = name_width(width);
+    let (status, step) = narrow_widths(width);
     let mut text = format!(
-        "    {:<name$} {:<12} {:>9}",
+        "    {:<name$} {:<status$} {:>step$}",
         mark(Sort::Name, "name"),
         mark(Sort::Status, "status"),
         mark(Sort::Step, "step")
@@ -153,8 +159,9 @@ fn told(app: &App, row: &RunRow, width: usize) -> String {
         Some(total) if width >= 60 && total < 10_000 => format!("{}/{total}", state.step),
         _ => state.step.to_string(),
     };
+    let (status, digits) = narrow_widths(width + 1);
     let mut text = format!(
-        "{mark}{} {shown:<name$} {:<12} {step:>9}",
+        "{mark}{} {shown:<name$} {:<status$} {step:>digits$}",
         row.sign(),
         row.word
     );

@@ -8,7 +8,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc::Sender,
+        mpsc::SyncSender,
     },
     thread,
     time::{Duration, Instant, SystemTime},
@@ -40,7 +40,7 @@ const BATCH: usize = 2048;
 const MOST_LINES: usize = 5000;
 
 /// Tells of the runs whenever something about one has changed, until nobody listens.
-pub fn scan(runs_dir: &Path, to: &Sender<Msg>) {
+pub fn scan(runs_dir: &Path, to: &SyncSender<Msg>) {
     let mut known: HashMap<RunFolder, (SystemTime, RunRow)> = HashMap::new();
     let mut first = true;
     loop {
@@ -111,7 +111,7 @@ pub fn model(plan: &RunPlan) -> String {
 }
 
 /// Follows a run's log and its worker's output until told to stop.
-pub fn tail(folder: &RunFolder, stop: &Arc<AtomicBool>, to: &Sender<Msg>) {
+pub fn tail(folder: &RunFolder, stop: &Arc<AtomicBool>, to: &SyncSender<Msg>) {
     let root = folder.root().to_owned();
     let tell = |news: News| {
         let root = root.clone();

@@ -103,11 +103,11 @@ fn help_lists_exactly_the_keys_of_its_screen() {
         let shown = text(&picture(&app, 200, 100));
         for binding in KEYS {
             let line = format!("{:<12} {}", binding.names(), binding.words);
-            assert_eq!(
-                shown.contains(&line),
-                binding.is_on(screen),
-                "{screen:?} {line}"
-            );
+            let same = KEYS
+                .iter()
+                .filter(|other| (other.names(), other.words) == (binding.names(), binding.words));
+            let is_here = same.clone().any(|other| other.is_on(screen));
+            assert_eq!(shown.contains(&line), is_here, "{screen:?} {line}");
         }
     }
 }

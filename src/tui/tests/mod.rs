@@ -177,6 +177,7 @@ fn text(buffer: &Buffer) -> String {
 fn problems_stand_beside_their_field_and_go_with_it() {
     let mut app = watching(COLOR, 0.5);
     show(&mut app, Screen::Launch);
+    app.launch.draft.root["devices"] = serde_json::json!(["cpu", "cpu"]);
     let fields = app.launch.fields();
     let place = fields
         .iter()
