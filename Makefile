@@ -6,7 +6,7 @@ CAPSTAN := target/release/capstan
 # variable: .cargo/config.toml gives it the link, and another value would compile the bindings again.
 unexport LIBTORCH
 
-.PHONY: help run build setup test check bench gpu-check
+.PHONY: help run build setup test check bench stills gpu-check
 
 help:
 	@echo "make run        set up, build, open the hello job (L launches it); without a terminal or with ARGS='--set stop.steps=100'"
@@ -15,6 +15,7 @@ help:
 	@echo 'make build      set up, build target/release/capstan and capstan-worker'
 	@echo 'make check      formatting, clippy, every test'
 	@echo 'make bench      speed and memory against PyTorch 2.11 (ARGS=--full adds three full trainings)'
+	@echo "make stills     draw the README's pictures of the terminal UI anew"
 	@echo 'make gpu-check  what can only be checked on an NVIDIA GPU'
 	@echo 'make setup      fetch libtorch into target/libtorch (LIBTORCH=DIR uses an installed torch 2.11)'
 
@@ -38,6 +39,9 @@ check: setup
 
 bench: build
 	@python3 benches/bench.py $(ARGS)
+
+stills: setup
+	CAPSTAN_WRITE_STILLS=1 $(CARGO) test --release --lib tui::tests::stills
 
 gpu-check:
 	@scripts/gpu-check.sh $(ARGS)

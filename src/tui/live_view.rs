@@ -21,6 +21,9 @@ use crate::{
     store::{RunState, told},
 };
 
+/// The cause of a start that somebody asked for.
+const RESUMED: &str = "resumed";
+
 /// Draws the run that is watched.
 pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
     let Some(board) = shown(app) else {
@@ -234,7 +237,11 @@ fn alarm(board: &Board) -> Option<(bool, String)> {
             format!("{n} loss(es) were no number: a smaller lr or clip may help"),
         ));
     }
-    if let Some(cause) = &state.last_restart {
+    if let Some(cause) = state
+        .last_restart
+        .as_ref()
+        .filter(|cause| *cause != RESUMED)
+    {
         return Some((
             false,
             format!(

@@ -166,7 +166,7 @@ impl Ui<'_> {
                 kill_current_process_group(Signal::TSTP)?;
                 self.screen.retake()?;
             }
-            Effect::Redraw => self.screen.terminal().clear()?,
+            Effect::Redraw => self.screen.redraw()?,
             Effect::Mouse(on) => self.screen.capture_mouse(on)?,
             Effect::Copy(text) => self.copy(&text)?,
             Effect::Edit(text) => {

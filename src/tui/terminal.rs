@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Stdout, Write},
+    mem::ManuallyDrop,
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -17,6 +18,7 @@ use ratatui::{
         style::force_color_output,
         terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode},
     },
+    layout::{Position, Rect},
 };
 
 /// Whether the terminal is ours: only then is it given back, and only once.
@@ -26,7 +28,8 @@ static MOUSE: AtomicBool = AtomicBool::new(false);
 
 /// The terminal in raw mode on its alternate screen; dropping it gives it back.
 pub struct Screen {
-    terminal: Terminal<CrosstermBackend<Stdout>>,
+    /// Never dropped: its own drop panics where the terminal has gone away.
+    terminal: ManuallyDrop<Terminal<CrosstermBackend<Stdout>>>,
 }
 
 impl Screen {
@@ -45,7 +48,9 @@ impl Screen {
                 return Err(error);
             }
         };
-        Ok(Self { terminal })
+        Ok(Self {
+            terminal: ManuallyDrop::new(terminal),
+        })
     }
 
     /// What draws.
@@ -62,7 +67,16 @@ impl Screen {
         if MOUSE.load(Ordering::SeqCst) {
             execute!(io::stdout(), EnableMouseCapture)?;
         }
-        self.terminal.clear()
+        self.redraw()
+    }
+
+    /// Draws all of it at the next drawing. `Terminal::clear` would do so too, but asks the terminal for its cursor.
+    ///
+    /// # Errors
+    /// The terminal can't be written to.
+    pub fn redraw(&mut self) -> io::Result<()> {
+        let size = self.terminal.size()?;
+        self.terminal.resize(Rect::from((Position::ORIGIN, size)))
     }
 
     /// Turns reports of the mouse on or off.

@@ -2,6 +2,7 @@
 
 use std::{
     io::{Read, Write},
+    num::NonZero,
     sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
@@ -69,7 +70,9 @@ impl Seen {
         let child = pair.slave.spawn_command(command)?;
         let mut reader = pair.master.try_clone_reader()?;
         let bytes: Arc<Mutex<Vec<u8>>> = Arc::default();
-        let parser = Arc::new(Mutex::new(vt100::Parser::new(24, 80, 0)));
+        let (rows, columns) = (NonZero::new(24), NonZero::new(80));
+        let (rows, columns) = rows.zip(columns).ok_or("a size")?;
+        let parser = Arc::new(Mutex::new(vt100::Parser::new(rows, columns, 0)));
         let (to_bytes, to_parser) = (Arc::clone(&bytes), Arc::clone(&parser));
         thread::spawn(move || {
             let mut buffer = [0; 4096];
@@ -195,6 +198,8 @@ fn help_resize_leave() -> Result<(), Failed> {
     ui.press("?")?;
     ui.until("Help: Launch")?;
     ui.press("\x1b")?;
+    // Sent together they would be Alt-5.
+    ui.until("New run: ")?;
     ui.press("5")?;
     ui.until("[5 Runs]")?;
     let size = PtySize {
@@ -203,8 +208,10 @@ fn help_resize_leave() -> Result<(), Failed> {
         pixel_width: 0,
         pixel_height: 0,
     };
-    if let Ok(mut parser) = ui.parser.lock() {
-        parser.screen_mut().set_size(40, 130);
+    if let (Ok(mut parser), Some(rows), Some(columns)) =
+        (ui.parser.lock(), NonZero::new(40), NonZero::new(130))
+    {
+        parser.screen_mut().set_size(rows, columns);
     }
     ui.master.resize(size)?;
     ui.until("4 Compare")?;
@@ -248,7 +255,11 @@ fn suspend() -> Result<(), Failed> {
     shell.until("[1 Launch]")?;
     shell.press("\x1a")?;
     shell.until("Stopped")?;
-    shell.is_restored()?;
+    let is_ours = shell
+        .parser
+        .lock()
+        .is_ok_and(|parser| parser.screen().alternate_screen() || parser.screen().hide_cursor());
+    check(!is_ours, "the shell has its screen and its cursor")?;
     let begin = Instant::now();
     shell.press("fg\r")?;
     shell.until("[1 Launch]")?;
@@ -264,6 +275,9 @@ fn quiet() -> Result<(), Failed> {
     let place = Workplace::new("well")?;
     let mut ui = Seen::ui(&place, &[])?;
     ui.until("ready to launch")?;
+    // Drawn anew, and resized, it does not ask either.
+    ui.press("\x0c5")?;
+    ui.until("[5 Runs]")?;
     ui.press("q")?;
     ui.end()?;
     let bytes = ui.bytes();

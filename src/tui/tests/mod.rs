@@ -3,6 +3,7 @@
 mod keys;
 mod pictures;
 mod sizes;
+mod stills;
 
 use std::path::PathBuf;
 
