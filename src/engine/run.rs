@@ -25,7 +25,7 @@ use crate::{
     dist::{HostGroup, LocalGroups, Progress, RankProgress},
     event::{Control, Event},
     plan::{Communicator, RunPlan},
-    torch::{TorchError, runtime},
+    torch::{TorchError, memory, runtime},
 };
 
 /// How often the watching thread looks around when nothing happens.
@@ -66,6 +66,7 @@ pub fn run(
     controls: &Receiver<Control>,
     emit: &mut dyn FnMut(Event),
 ) -> Result<Ending, TorchError> {
+    memory::count_cpu_tensors()?;
     if job.config.deterministic {
         runtime::set_deterministic(true)?;
     }

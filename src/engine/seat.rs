@@ -100,6 +100,22 @@ pub struct Note {
     pub trained_s: f64,
 }
 
+impl Note {
+    /// A rank's part in a step: the first lane's time, all lanes' traffic and memory.
+    pub fn of_lanes(lanes: &[Self]) -> RankStep {
+        let mut part = lanes
+            .first()
+            .map_or_else(RankStep::default, |lane| lane.part);
+        for Self { part: other, .. } in lanes.iter().skip(1) {
+            part.bytes += other.bytes;
+            let sum = |a: Option<u64>, b: Option<u64>| Some(a? + b?);
+            part.memory_bytes = sum(part.memory_bytes, other.memory_bytes);
+            part.memory_peak_bytes = sum(part.memory_peak_bytes, other.memory_peak_bytes);
+        }
+        part
+    }
+}
+
 /// What has been asked of the run since the last step.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Orders {

@@ -1,6 +1,9 @@
 //! The same training under every split between data and model parallelism: one matrix, and planted
 //! mistakes that must break it.
 
+use std::path::{Path, PathBuf};
+
+use capstan::checkpoint;
 use libtest_mimic::{Failed, Trial};
 
 use crate::in_process::{Bench, Setting, apart};
@@ -89,6 +92,12 @@ pub fn trials() -> Vec<Trial> {
             evaluation_agrees,
         ),
         Trial::test("parity::every_rank_accounts_for_its_time", time_adds_up),
+        Trial::test("parity::every_gradient_agrees", gradients_agree),
+        Trial::test("parity::a_checkpoint_fits_every_split", checkpoints_fit),
+        Trial::test(
+            "parity::each_rank_takes_its_planned_memory",
+            memory_is_planned,
+        ),
     ]);
     trials
 }
@@ -280,6 +289,176 @@ fn time_adds_up() -> Result<(), Failed> {
                 let found = (moves.0 > 0, moves.1 > 0, moves.2 > 0, moves.3 > 0);
                 assert_eq!(found, expected, "{layout}: {part:?}");
             }
+        }
+    }
+    Ok(())
+}
+
+/// Trains one step of plain SGD and returns the weights by name; at a learning rate this large they are the
+/// gradients.
+fn after_one_step(
+    bench: &Bench,
+    layout: &str,
+    precision: &str,
+    lr: f64,
+) -> Vec<(String, Vec<f64>)> {
+    let folder = bench.path(&format!("{layout} {precision} {lr}"));
+    let optimizer = format!("optimizer.sgd={{\"lr\":{lr:.1},\"momentum\":0.0}}");
+    let precision = format!("precision={precision}");
+    let changes = [
+        CPUS,
+        HEADS,
+        "stop.steps=1",
+        "batch.micro=4",
+        &optimizer,
+        &precision,
+    ];
+    let told = bench.run_layout(layout, &changes, saving(&folder));
+    assert_eq!(told.losses().len(), 1);
+    let loaded = bench.newest(&folder);
+    let file = loaded.tensors("model.safetensors").expect("weights");
+    let values = |name: &str| {
+        let tensor = file.tensor(name).expect("listed");
+        let bytes = tensor.data();
+        match tensor.dtype() {
+            safetensors::Dtype::F64 => bytes
+                .as_chunks::<8>()
+                .0
+                .iter()
+                .map(|b| f64::from_le_bytes(*b))
+                .collect(),
+            _ => bytes
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .map(|b| f64::from(f32::from_le_bytes(*b)))
+                .collect(),
+        }
+    };
+    let mut names = file.names();
+    names.sort_unstable();
+    names
+        .into_iter()
+        .map(|name| (name.to_owned(), values(name)))
+        .collect()
+}
+
+fn saving(folder: &Path) -> Setting<'static> {
+    Setting {
+        checkpoints: Some(PathBuf::from(folder)),
+        ..Setting::default()
+    }
+}
+
+/// Every tensor's gradient, fused ones whole, within a share of its own norm.
+fn gradients_agree() -> Result<(), Failed> {
+    for (precision, lr, tolerance) in [("fp64", 1.0, 1e-9), ("fp32", 1e4, 1e-5)] {
+        let bench = Bench::new();
+        let before = after_one_step(&bench, "dp=1", precision, 0.0);
+        let one = after_one_step(&bench, "dp=1", precision, lr);
+        for layout in SOME {
+            let other = after_one_step(&bench, layout, precision, lr);
+            for (((name, start), (_, a)), (other_name, b)) in before.iter().zip(&one).zip(&other) {
+                assert_eq!(name, other_name);
+                let norm = |pairs: &mut dyn Iterator<Item = (&f64, &f64)>| {
+                    pairs.map(|(x, y)| (x - y).powi(2)).sum::<f64>().sqrt()
+                };
+                let difference = norm(&mut a.iter().zip(b));
+                let size = norm(&mut a.iter().zip(start));
+                assert!(
+                    difference <= tolerance * size,
+                    "{layout}, {precision}, {name}: {difference:e} of {size:e}"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Saved under one split after three steps, six steps end alike under any other, and bit for bit under the same.
+fn checkpoints_fit() -> Result<(), Failed> {
+    let bench = Bench::new();
+    let changes = [
+        CPUS,
+        HEADS,
+        "batch.micro=2",
+        "checkpoint.every=3",
+        "stop.steps=6",
+    ];
+    let run = |layout: &str, changes: &[&str], from: Option<&Path>| {
+        let setting = match from {
+            Some(path) => Setting {
+                resume: Some(checkpoint::open(path).expect("a good checkpoint")),
+                ..Setting::default()
+            },
+            None => saving(&bench.path(&format!("{layout} {}", changes.len()))),
+        };
+        bench.run_layout(layout, changes, setting).losses()
+    };
+    let fp32 = [&changes[..], &["precision=fp32"]].concat();
+    for layout in ["dp=2,tp=2", "pp=2,tp=2,dp=2,zero=1", "dp=2,zero=3"] {
+        let whole = run(layout, &changes, None);
+        let saved = bench.path(&format!("{layout} 5/step-00000003"));
+        for other in [
+            "pp=4",
+            "dp=2,zero=3",
+            "dp=1",
+            "tp=4,sequence_parallel=true",
+            "dp=4,zero=1",
+        ] {
+            let difference = apart(&run(other, &changes, Some(&saved)), &whole[3..]);
+            assert!(
+                difference < FP64_50_STEPS,
+                "{layout} to {other}: {difference:e}"
+            );
+        }
+        let whole = run(layout, &fp32, None);
+        let saved = bench.path(&format!("{layout} 6/step-00000003"));
+        assert_eq!(
+            run(layout, &fp32, Some(&saved)),
+            whole[3..],
+            "{layout} to itself"
+        );
+    }
+    Ok(())
+}
+
+/// What a rank's tensors take between two steps is what the plan says, within 3 %.
+fn memory_is_planned() -> Result<(), Failed> {
+    let bench = Bench::new();
+    let sizes = [
+        "model.gpt.d_model=128",
+        "model.gpt.n_layer=4",
+        "stop.steps=2",
+        "batch.micro=1",
+    ];
+    for precision in ["precision=fp32", "precision=bf16"] {
+        let changes = [&[CPUS, HEADS, precision], &sizes[..]].concat();
+        for layout in [
+            "dp=1",
+            "dp=2",
+            "dp=2,zero=1",
+            "dp=4,zero=1",
+            "dp=2,zero=2",
+            "dp=2,zero=3",
+            "dp=4,zero=3",
+            "tp=2",
+            "pp=2",
+            "pp=2,tp=2,dp=2,zero=1",
+        ] {
+            let told = bench.run_layout(layout, &changes, Setting::default());
+            let (ranks, _) = told.parts().pop().ok_or("steps")?;
+            let measured = ranks
+                .iter()
+                .filter_map(|part| part.memory_bytes)
+                .max()
+                .ok_or("counted")?;
+            let planned = bench.plan_layout(layout, &changes).memory.total();
+            let ratio = measured as f64 / planned as f64;
+            assert!(
+                (0.99..1.03).contains(&ratio),
+                "{layout}, {precision}: {measured} of {planned} bytes, {ratio:.3}"
+            );
         }
     }
     Ok(())
