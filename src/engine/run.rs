@@ -278,7 +278,7 @@ fn seats(
         Communicator::Nccl => (0..n_seats).map(|_| CommSeat::Nccl).collect(),
         Communicator::Solo | Communicator::Local => LocalGroups::ends(&membership, fault, progress)
             .into_iter()
-            .map(CommSeat::Local)
+            .map(|groups| CommSeat::Local(Box::new(groups)))
             .collect(),
     };
     let mut orders = Some(orders);

@@ -59,7 +59,7 @@ impl Seat {
 
 /// The communicators that a rank will have; NCCL's are joined on the rank's own thread.
 pub enum CommSeat {
-    Local(LocalGroups),
+    Local(Box<LocalGroups>),
     Nccl,
     /// They have been joined.
     Taken,
