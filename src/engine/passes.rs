@@ -15,6 +15,7 @@ use crate::{
     data::{HostBatch, StepBatch},
     dist::{Flow, Groups, Reduction},
     event::Traffic,
+    optim,
     parallel::{self, Pipeline, Strategy, schedule::Action},
     plan,
     torch::TorchError,
@@ -278,9 +279,9 @@ impl Passes {
         let store = &self.stepper.store;
         let counted = store.counted_grads()?;
         if let ([all], 1) = (&counted[..], self.groups.norm.world()) {
-            return Ok(all.f_norm()?);
+            return Ok(optim::norm(all)?);
         }
-        let squares = crate::optim::square_sum(&counted, store.master().device())?;
+        let squares = optim::square_sum(&counted, store.master().device())?;
         self.groups.norm.all_reduce(&squares, Reduction::Sum)?;
         Ok(squares.f_sqrt()?.f_select(0, 0)?)
     }

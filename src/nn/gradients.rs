@@ -197,7 +197,7 @@ mod tests {
     use crate::{
         arch::{ModelShape, Shard, StageSpec, gpt::GptShape},
         config::Precision,
-        nn::{Layout, Partition},
+        nn::{Layout, Numbers, Partition},
     };
 
     fn layout(n_parts: usize) -> Layout {
@@ -215,7 +215,14 @@ mod tests {
     }
 
     fn store() -> ParamStore {
-        ParamStore::new(layout(1), Partition::NONE, Precision::Fp32, 1, Device::Cpu).expect("room")
+        ParamStore::new(
+            layout(1),
+            Partition::NONE,
+            Numbers::of(Precision::Fp32),
+            1,
+            Device::Cpu,
+        )
+        .expect("room")
     }
 
     #[test]

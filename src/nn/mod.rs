@@ -6,6 +6,7 @@ mod gathered;
 mod gradients;
 mod init;
 mod layout;
+mod numbers;
 mod params;
 mod partition;
 mod shard;
@@ -13,6 +14,7 @@ mod weights;
 
 pub use gradients::NotFinite;
 pub use layout::{FlatRange, Layout};
+pub use numbers::Numbers;
 pub use params::{ParamStore, SharedWeights, UpdatePiece};
 pub use partition::Partition;
 pub use shard::{join_shards, paste};

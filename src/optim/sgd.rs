@@ -45,7 +45,10 @@ impl Sgd {
         grads: &GradStats,
     ) -> Result<(), TorchError> {
         let is_bad = grads.found_inf.f_ne(0.0)?;
-        let mut direction = piece.grad.f_div(&grads.divisor)?;
+        let mut direction = piece
+            .grad
+            .f_to_kind(piece.param.kind())?
+            .f_div(&grads.divisor)?;
         if piece.decays && self.config.weight_decay > 0.0 {
             direction = direction.f_add(&piece.param.f_mul_scalar(self.config.weight_decay)?)?;
         }
@@ -87,7 +90,7 @@ mod tests {
     use crate::{
         arch::{ModelShape, Shard, StageSpec, gpt::GptShape},
         config::Precision,
-        nn::{Layout, Partition},
+        nn::{Layout, Numbers, Partition},
         optim::grad_stats,
     };
 
@@ -111,7 +114,14 @@ mod tests {
         };
         let stage = StageSpec::whole(ModelShape::Gpt(shape).segments());
         let layout = Layout::new(&stage, Shard::WHOLE, 1);
-        ParamStore::new(layout, Partition::NONE, precision, 1, Device::Cpu).expect("room")
+        ParamStore::new(
+            layout,
+            Partition::NONE,
+            Numbers::of(precision),
+            1,
+            Device::Cpu,
+        )
+        .expect("room")
     }
 
     fn waves(store: &ParamStore, scale: f64) -> Tensor {
