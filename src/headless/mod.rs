@@ -17,6 +17,7 @@ mod prepare;
 mod query;
 mod resume;
 mod text;
+mod top;
 mod train;
 
 use std::{
@@ -66,6 +67,8 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Paths(args) => install::paths(runs_dir, &args),
         Command::Completions(args) => install::completions(args.shell),
         Command::Man(args) => install::man(args.out.as_deref()),
+        Command::Top(args) => top::top(&args),
+        Command::Sensors(args) => Ok(top::sensors(&args)),
         Command::Supervise(args) => Ok(train::supervise(&args)),
     }
 }

@@ -282,6 +282,10 @@ impl Resolver<'_> {
             ("checkpoint.every", self.config.checkpoint.every),
             ("log.every", self.config.log.every),
             ("restart.hang_after_s", self.config.restart.hang_after_s),
+            (
+                "log.sensors_every_s",
+                self.config.log.sensors_every_s.unwrap_or(1),
+            ),
         ] {
             if value == 0 {
                 self.refuse(path, "is 0", "give at least 1");
