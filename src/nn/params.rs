@@ -447,24 +447,7 @@ pub(super) fn view(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        arch::{ModelShape, Shard, StageSpec, gpt::GptShape},
-        config::Precision,
-    };
-
-    fn layout(n_parts: usize) -> Layout {
-        let shape = GptShape {
-            n_layer: 2,
-            n_head: 2,
-            d_model: 12,
-            seq_len: 5,
-            vocab_size: 7,
-            bias: true,
-            dropout: 0.0,
-        };
-        let stage = StageSpec::whole(ModelShape::Gpt(shape).segments());
-        Layout::new(&stage, Shard::WHOLE, n_parts)
-    }
+    use crate::{config::Precision, nn::testing::layout};
 
     fn store(precision: Precision) -> ParamStore {
         ParamStore::new(

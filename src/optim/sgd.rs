@@ -88,9 +88,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        arch::{ModelShape, Shard, StageSpec, gpt::GptShape},
         config::Precision,
-        nn::{Layout, Numbers, Partition},
+        nn::{Numbers, Partition, testing::layout},
         optim::grad_stats,
     };
 
@@ -103,19 +102,8 @@ mod tests {
     const LR: f64 = 0.3;
 
     fn store(precision: Precision) -> ParamStore {
-        let shape = GptShape {
-            n_layer: 1,
-            n_head: 2,
-            d_model: 12,
-            seq_len: 5,
-            vocab_size: 7,
-            bias: true,
-            dropout: 0.0,
-        };
-        let stage = StageSpec::whole(ModelShape::Gpt(shape).segments());
-        let layout = Layout::new(&stage, Shard::WHOLE, 1);
         ParamStore::new(
-            layout,
+            layout(1),
             Partition::NONE,
             Numbers::of(precision),
             1,
