@@ -9,6 +9,7 @@ mod layout;
 mod numbers;
 mod params;
 mod partition;
+mod rotary;
 mod shard;
 mod weights;
 
@@ -17,6 +18,7 @@ pub use layout::{FlatRange, Layout};
 pub use numbers::Numbers;
 pub use params::{ParamStore, SharedWeights, UpdatePiece};
 pub use partition::Partition;
+pub use rotary::Rotary;
 pub use shard::{join_shards, paste};
 pub use weights::Weights;
 
