@@ -2,12 +2,13 @@
 
 use tch::{Device, Tensor};
 
-use super::{CheckpointError, load::Loaded};
+use super::CheckpointError;
 use crate::{
     arch::{ParamSpec, Shard},
     nn::{self, Layout, ParamStore},
     optim::Optimizer,
     torch::{SharedTensor, TorchError, raw},
+    weights::Loaded,
 };
 
 /// Weights and optimizer state as they stood between two steps; on the host, owned by nobody else.
