@@ -14,7 +14,9 @@ mod writer;
 pub use error::CheckpointError;
 pub use publish::{Published, needed_bytes, publish, remove_leftovers};
 pub use retention::superseded;
-pub use snapshot::{Contribution, Place, Snapshot, SnapshotFile, assemble, contribute, restore};
+pub use snapshot::{
+    Contribution, Place, Snapshot, SnapshotFile, assemble, contribute, restore, start_from,
+};
 pub use writer::{Report, Writer};
 
 pub use crate::weights::{

@@ -4,20 +4,20 @@ use super::text::facts;
 use crate::{
     arch::ModelShape,
     base::units,
-    plan::{Communicator, RunPlan, StopPlan},
+    plan::{Communicator, InitSummary, RunPlan, StopPlan},
 };
 
 /// The plan, a fact a line.
 pub fn lines(name: &str, plan: &RunPlan) -> Vec<String> {
-    let mut rows = vec![
-        ("run", name.to_owned()),
-        ("model", model(plan)),
+    let mut rows = vec![("run", name.to_owned()), ("model", model(plan))];
+    rows.extend(plan.init.as_ref().map(|init| ("weights", weights(init))));
+    rows.extend([
         ("data", data(plan)),
         ("split", split(plan)),
         ("batch", batch(plan)),
         ("stop", stop(plan)),
         ("memory", memory(plan)),
-    ];
+    ]);
     rows.extend(plan.notes.iter().map(|note| ("note", note.clone())));
     facts(&rows)
 }
@@ -31,6 +31,16 @@ fn model(plan: &RunPlan) -> String {
         gpt.d_model,
         gpt.seq_len,
         units::count(plan.n_params as f64)
+    )
+}
+
+fn weights(init: &InitSummary) -> String {
+    format!(
+        "{} from {}: {}, {}",
+        count(init.n_tensors, "tensor"),
+        init.path.display(),
+        count(init.n_files, "file"),
+        init.dtypes.join(" and ")
     )
 }
 
