@@ -28,13 +28,17 @@ pub fn lines(name: &str, plan: &RunPlan) -> Vec<String> {
 }
 
 fn model(plan: &RunPlan) -> String {
-    let ModelShape::Gpt(gpt) = &plan.model;
+    let sizes = match &plan.model {
+        ModelShape::Gpt(gpt) => format!("GPT of {} layers, {} heads", gpt.n_layer, gpt.n_head),
+        ModelShape::Llama(llama) => format!(
+            "Llama of {} layers, {} heads ({} of keys and values)",
+            llama.n_layer, llama.n_head, llama.n_kv_head
+        ),
+    };
     format!(
-        "GPT of {} layers, {} heads, d_model {}, seq_len {}: {} parameters",
-        gpt.n_layer,
-        gpt.n_head,
-        gpt.d_model,
-        gpt.seq_len,
+        "{sizes}, d_model {}, seq_len {}: {} parameters",
+        plan.model.d_model(),
+        plan.model.seq_len(),
         units::count(plan.n_params as f64)
     )
 }
