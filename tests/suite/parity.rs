@@ -363,6 +363,7 @@ fn time_adds_up() -> Result<(), Failed> {
 /// gradients.
 fn after_one_step(
     bench: &Bench,
+    model: &Model,
     layout: &str,
     precision: &str,
     lr: f64,
@@ -372,7 +373,7 @@ fn after_one_step(
     let precision = format!("precision={precision}");
     let changes = [
         CPUS,
-        HEADS,
+        model.set,
         "stop.steps=1",
         "batch.micro=4",
         &optimizer,
@@ -417,23 +418,27 @@ fn saving(folder: &Path) -> Setting<'static> {
 
 /// Every tensor's gradient, fused ones whole, within a share of its own norm.
 fn gradients_agree() -> Result<(), Failed> {
-    for (precision, lr, tolerance) in [("fp64", 1.0, 1e-9), ("fp32", 1e4, 1e-5)] {
-        let bench = Bench::new();
-        let before = after_one_step(&bench, "dp=1", precision, 0.0);
-        let one = after_one_step(&bench, "dp=1", precision, lr);
-        for layout in SOME {
-            let other = after_one_step(&bench, layout, precision, lr);
-            for (((name, start), (_, a)), (other_name, b)) in before.iter().zip(&one).zip(&other) {
-                assert_eq!(name, other_name);
-                let norm = |pairs: &mut dyn Iterator<Item = (&f64, &f64)>| {
-                    pairs.map(|(x, y)| (x - y).powi(2)).sum::<f64>().sqrt()
-                };
-                let difference = norm(&mut a.iter().zip(b));
-                let size = norm(&mut a.iter().zip(start));
-                assert!(
-                    difference <= tolerance * size,
-                    "{layout}, {precision}, {name}: {difference:e} of {size:e}"
-                );
+    for model in [GPT, LLAMA, LLAMA_TIED] {
+        for (precision, lr, tolerance) in [("fp64", 1.0, 1e-9), ("fp32", 1e4, 1e-5)] {
+            let bench = Bench::new();
+            let before = after_one_step(&bench, model, "dp=1", precision, 0.0);
+            let one = after_one_step(&bench, model, "dp=1", precision, lr);
+            for layout in SOME {
+                let other = after_one_step(&bench, model, layout, precision, lr);
+                for (((name, start), (_, a)), (other_name, b)) in
+                    before.iter().zip(&one).zip(&other)
+                {
+                    assert_eq!(name, other_name);
+                    let norm = |pairs: &mut dyn Iterator<Item = (&f64, &f64)>| {
+                        pairs.map(|(x, y)| (x - y).powi(2)).sum::<f64>().sqrt()
+                    };
+                    let difference = norm(&mut a.iter().zip(b));
+                    let size = norm(&mut a.iter().zip(start));
+                    assert!(
+                        difference <= tolerance * size,
+                        "{layout}, {precision}, {name}: {difference:e} of {size:e}"
+                    );
+                }
             }
         }
     }
@@ -442,10 +447,15 @@ fn gradients_agree() -> Result<(), Failed> {
 
 /// Saved under one split after three steps, six steps end alike under any other, and bit for bit under the same.
 fn checkpoints_fit() -> Result<(), Failed> {
+    checkpoints_of(GPT)?;
+    checkpoints_of(LLAMA_TIED)
+}
+
+fn checkpoints_of(model: &Model) -> Result<(), Failed> {
     let bench = Bench::new();
     let changes = [
         CPUS,
-        HEADS,
+        model.set,
         "batch.micro=2",
         "checkpoint.every=3",
         "stop.steps=6",
@@ -474,7 +484,8 @@ fn checkpoints_fit() -> Result<(), Failed> {
             let difference = apart(&run(other, &changes, Some(&saved)), &whole[3..]);
             assert!(
                 difference < FP64_50_STEPS,
-                "{layout} to {other}: {difference:e}"
+                "{} {layout} to {other}: {difference:e}",
+                model.name
             );
         }
         let whole = run(layout, &fp32, None);
@@ -498,7 +509,7 @@ fn memory_is_planned() -> Result<(), Failed> {
         "batch.micro=1",
     ];
     for precision in ["precision=fp32", "precision=bf16"] {
-        let changes = [&[CPUS, HEADS, precision], &sizes[..]].concat();
+        let changes = [&[CPUS, GPT.set, precision], &sizes[..]].concat();
         for layout in [
             "dp=1",
             "dp=2",
