@@ -6,7 +6,7 @@ CAPSTAN := target/release/capstan
 # variable: .cargo/config.toml gives it the link, and another value would compile the bindings again.
 unexport LIBTORCH
 
-.PHONY: help run build setup test check bench gpu-check
+.PHONY: help run build setup test check bench bench-splits gpu-check
 
 help:
 	@echo "make run        set up, build, train a small GPT on capstan's own source (ARGS='--set stop.steps=100' adds arguments)"
@@ -14,6 +14,7 @@ help:
 	@echo 'make build      set up, build target/release/capstan and capstan-worker'
 	@echo 'make check      formatting, clippy, every test'
 	@echo 'make bench      speed and memory against PyTorch 2.11 (ARGS=--full adds three full trainings)'
+	@echo 'make bench-splits  time and memory of every split'
 	@echo 'make gpu-check  what can only be checked on an NVIDIA GPU'
 	@echo 'make setup      fetch libtorch into target/libtorch (LIBTORCH=DIR uses an installed torch 2.11)'
 
@@ -36,6 +37,9 @@ check: setup
 
 bench: build
 	@python3 benches/bench.py $(ARGS)
+
+bench-splits: build
+	@python3 benches/splits.py $(ARGS)
 
 gpu-check:
 	@scripts/gpu-check.sh $(ARGS)

@@ -236,6 +236,11 @@ impl Rank {
             self.tokens += finished.global_valid;
             phases = finished.timing.phases(step_time_s)?;
             note.part = RankStep::new(self.seat.rank, &phases, finished.traffic);
+            if self.job.plan.has_own_device(self.seat.rank) {
+                let memory = self.device.memory()?;
+                note.part.memory_bytes = Some(memory.live_bytes);
+                note.part.memory_peak_bytes = Some(memory.peak_bytes);
+            }
         }
         note.trained_s = self.trained_s + if finished.is_some() { step_time_s } else { 0.0 };
         let notes = self.seat.notes.exchange(note)?;
@@ -272,7 +277,7 @@ impl Rank {
                     .peak_flops
                     .map(|peak| tokens_per_sec * plan.flops_per_token / peak),
                 phases,
-                ranks: notes.iter().step_by(lanes).map(|note| note.part).collect(),
+                ranks: notes.chunks(lanes).map(Note::of_lanes).collect(),
             });
         }
         if loss.is_finite() && grad_norm.is_finite() {

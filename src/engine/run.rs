@@ -25,7 +25,7 @@ use crate::{
     dist::{HostGroup, LocalGroups, Progress, RankProgress},
     event::{Control, Event},
     plan::{Communicator, RunPlan},
-    torch::{TorchError, runtime},
+    torch::{TorchError, memory, runtime},
     weights::Pretrained,
 };
 
@@ -69,6 +69,7 @@ pub fn run(
     controls: &Receiver<Control>,
     emit: &mut dyn FnMut(Event),
 ) -> Result<Ending, TorchError> {
+    memory::count_cpu_tensors()?;
     if job.config.deterministic {
         runtime::set_deterministic(true)?;
     }
@@ -280,7 +281,7 @@ fn seats(
         Communicator::Nccl => (0..n_seats).map(|_| CommSeat::Nccl).collect(),
         Communicator::Solo | Communicator::Local => LocalGroups::ends(&membership, fault, progress)
             .into_iter()
-            .map(CommSeat::Local)
+            .map(|groups| CommSeat::Local(Box::new(groups)))
             .collect(),
     };
     let mut orders = Some(orders);

@@ -59,7 +59,7 @@ impl Seat {
 
 /// The communicators that a rank will have; NCCL's are joined on the rank's own thread.
 pub enum CommSeat {
-    Local(LocalGroups),
+    Local(Box<LocalGroups>),
     Nccl,
     /// They have been joined.
     Taken,
@@ -98,6 +98,22 @@ pub struct Note {
     pub grad_norm: f64,
     pub orders: Orders,
     pub trained_s: f64,
+}
+
+impl Note {
+    /// A rank's part in a step: the first lane's time, all lanes' traffic and memory.
+    pub fn of_lanes(lanes: &[Self]) -> RankStep {
+        let mut part = lanes
+            .first()
+            .map_or_else(RankStep::default, |lane| lane.part);
+        for Self { part: other, .. } in lanes.iter().skip(1) {
+            part.bytes += other.bytes;
+            let sum = |a: Option<u64>, b: Option<u64>| Some(a? + b?);
+            part.memory_bytes = sum(part.memory_bytes, other.memory_bytes);
+            part.memory_peak_bytes = sum(part.memory_peak_bytes, other.memory_peak_bytes);
+        }
+        part
+    }
 }
 
 /// What has been asked of the run since the last step.

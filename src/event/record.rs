@@ -184,6 +184,12 @@ pub struct RankStep {
     /// Waiting for data, and what is none of the others; all parts add up to the step's time.
     pub other: f64,
     pub bytes: Traffic,
+    /// Bytes of the rank's tensors at the step's end; absent where ranks share a GPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    /// The most since the rank started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_peak_bytes: Option<u64>,
 }
 
 impl RankStep {
@@ -197,6 +203,8 @@ impl RankStep {
             optimizer: phases.optimizer,
             other: phases.data + phases.other,
             bytes,
+            memory_bytes: None,
+            memory_peak_bytes: None,
         }
     }
 }

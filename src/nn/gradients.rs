@@ -1,6 +1,6 @@
 //! What comes back from the backward pass: whole, or staged on its way into a rank's shard.
 
-use std::ops::Range;
+use std::{ops::Range, slice};
 
 use tch::Tensor;
 
@@ -176,7 +176,7 @@ impl ParamStore {
 
     fn first_bad(&self, buffer: &Tensor) -> Result<Option<NotFinite>, TorchError> {
         for entry in &self.layout.entries {
-            for own in self.own_pieces(&[entry.offset..entry.offset + entry.numel()]) {
+            for own in self.own_pieces(slice::from_ref(&entry.range())) {
                 let is_finite = self.cut(buffer, &own)?.f_isfinite()?.f_all()?;
                 if is_finite.f_int64_value(&[])? == 0 {
                     return Ok(Some(NotFinite {

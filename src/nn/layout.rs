@@ -55,6 +55,11 @@ impl Entry {
     pub(super) fn numel(&self) -> i64 {
         self.shape.iter().product()
     }
+
+    /// Where it lies in a whole buffer.
+    pub(super) fn range(&self) -> FlatRange {
+        self.offset..self.offset + self.numel()
+    }
 }
 
 impl Group {
@@ -151,8 +156,7 @@ impl Layout {
     /// A parameter by name: where it lies, and the shape that this rank holds.
     pub fn find(&self, name: &str) -> Option<(FlatRange, &[i64])> {
         let entry = &self.entries[*self.index.get(name)?];
-        let range = entry.offset..entry.offset + entry.numel();
-        Some((range, &entry.shape))
+        Some((entry.range(), &entry.shape))
     }
 
     pub(super) fn entry(&self, name: &str) -> Option<usize> {

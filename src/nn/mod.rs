@@ -8,6 +8,7 @@ mod init;
 mod layout;
 mod params;
 mod partition;
+mod rotary;
 mod shard;
 mod weights;
 
@@ -15,5 +16,6 @@ pub use gradients::NotFinite;
 pub use layout::{FlatRange, Layout};
 pub use params::{ParamStore, SharedWeights, UpdatePiece};
 pub use partition::Partition;
+pub use rotary::Rotary;
 pub use shard::{join_shards, paste};
 pub use weights::Weights;

@@ -1,6 +1,6 @@
 //! The flat parameter store: all parameters of a rank in a few long buffers, of which parameters are views.
 
-use std::ops::Range;
+use std::{ops::Range, slice};
 
 use tch::{Device, Kind, Tensor};
 
@@ -370,7 +370,7 @@ impl ParamStore {
         };
         if compute.data_ptr() != self.master.data_ptr() {
             let _guard = tch::no_grad_guard();
-            for own in self.own_pieces(std::slice::from_ref(part)) {
+            for own in self.own_pieces(slice::from_ref(part)) {
                 self.cut(compute, &own)?
                     .f_copy_(&self.cut(&self.master, &own)?)?;
             }
@@ -402,7 +402,7 @@ impl ParamStore {
         }
         let entry = &self.layout.entries[number];
         let flat = part.f_reshape([-1])?;
-        for own in self.own_pieces(&[entry.offset..entry.offset + entry.numel()]) {
+        for own in self.own_pieces(slice::from_ref(&entry.range())) {
             let values = flat.f_narrow(
                 0,
                 own.whole.start - entry.offset,

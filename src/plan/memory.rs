@@ -1,10 +1,12 @@
 //! Bytes of a rank, by what they hold.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::Split;
 use crate::{
-    arch::{ModelShape, StageSpec},
+    arch::{ModelShape, SegmentSpec, Shard, StageSpec},
     config::{OptimizerConfig, Precision},
 };
 
@@ -15,6 +17,9 @@ pub struct MemoryPlan {
     pub params_bytes: u64,
     pub grads_bytes: u64,
     pub optim_state_bytes: u64,
+    /// Weights that are whole for now, under ZeRO's third stage.
+    #[serde(default)]
+    pub gathered_bytes: u64,
 }
 
 impl MemoryPlan {
@@ -32,7 +37,16 @@ impl MemoryPlan {
             params.map(|param| split.shard(0).numel(param) as u64).sum()
         };
         let most = (0..split.chunks.len()).map(n_params).max().unwrap_or(0);
-        Self::of_params(most, split, precision, optimizer)
+        let mut plan = Self::of_params(most, split, precision, optimizer);
+        if split.data.zero() == 3 {
+            let element = match precision {
+                Precision::Fp64 => 8,
+                Precision::Fp32 | Precision::Tf32 => 4,
+                Precision::Bf16 => 2,
+            };
+            plan.gathered_bytes = gathered_params(&segments, split.shard(0)) * element;
+        }
+        plan
     }
 
     fn of_params(n: u64, split: &Split, precision: Precision, optimizer: &OptimizerConfig) -> Self {
@@ -57,13 +71,47 @@ impl MemoryPlan {
             params_bytes: master_kept * master + kept(3) * copy,
             grads_bytes: kept(2) * master,
             optim_state_bytes: kept(1) * master * moments,
+            gathered_bytes: 0,
         }
     }
 
     /// All of it.
     pub fn total(&self) -> u64 {
-        self.params_bytes + self.grads_bytes + self.optim_state_bytes
+        self.params_bytes + self.grads_bytes + self.optim_state_bytes + self.gathered_bytes
     }
+}
+
+/// Parameters of the slots that segments are gathered into: each computes while the next one arrives, with
+/// what both borrow, and a slot serves segments of its size.
+fn gathered_params(segments: &[SegmentSpec], shard: Shard) -> u64 {
+    let size = |number: usize| -> u64 {
+        let params = segments[number].params.iter();
+        params.map(|param| shard.numel(param) as u64).sum()
+    };
+    let owner = |name: &String| {
+        let owns = |segment: &SegmentSpec| segment.params.iter().any(|param| param.name == *name);
+        segments.iter().position(owns)
+    };
+    let needs = |number: usize| -> Vec<usize> {
+        let borrowed = segments[number].borrows.iter().filter_map(owner);
+        borrowed.chain([number]).collect()
+    };
+    let mut slots: HashMap<u64, usize> = HashMap::new();
+    for number in 0..segments.len() {
+        let next = (number + 1).min(segments.len() - 1);
+        let mut held = [needs(number), needs(next)].concat();
+        held.sort_unstable();
+        held.dedup();
+        let mut at_once: HashMap<u64, usize> = HashMap::new();
+        for number in held {
+            *at_once.entry(size(number)).or_default() += 1;
+        }
+        for (size, n) in at_once {
+            let most = slots.entry(size).or_default();
+            *most = n.max(*most);
+        }
+    }
+    slots.iter().map(|(size, n)| size * *n as u64).sum()
 }
 
 #[cfg(test)]

@@ -48,7 +48,7 @@ pub(super) struct Resolver<'a> {
     pub(super) config: &'a RunConfig,
     pub(super) machine: &'a Machine,
     pub(super) data: &'a DataSummary,
-    refusals: Vec<Refusal>,
+    pub(super) refusals: Vec<Refusal>,
     pub(super) notes: Vec<String>,
 }
 

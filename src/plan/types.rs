@@ -53,6 +53,13 @@ impl RunPlan {
         self.ranks.len()
     }
 
+    /// Whether what a rank's device holds is the rank's: on a CPU, or on a GPU of its own.
+    pub fn has_own_device(&self, rank: usize) -> bool {
+        let device = self.ranks[rank].device;
+        let n_sharing = self.ranks.iter().filter(|other| other.device == device);
+        device == Device::Cpu || n_sharing.count() == 1
+    }
+
     /// Bytes of a checkpoint's tensors, with `n_state` buffers of optimizer state.
     pub fn checkpoint_bytes(&self, n_state: usize) -> u64 {
         let element = match self.precision {

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::{gpt::Gpt, source::CONFIG_PATH};
+use super::{gpt::Gpt, llama::Llama, source::CONFIG_PATH};
 use crate::{
     arch::{ModelShape, ParamSpec},
     plan::{Refusal, RefusalKind},
@@ -51,6 +51,7 @@ pub(super) trait Family {
 pub(super) fn of(model: &ModelShape) -> Box<dyn Family + '_> {
     match model {
         ModelShape::Gpt(shape) => Box::new(Gpt(shape)),
+        ModelShape::Llama(shape) => Box::new(Llama(shape)),
     }
 }
 
@@ -78,10 +79,9 @@ impl Sizes<'_> {
         }
     }
 
-    /// A refusal where a size of the model's, which the user can set, is another one.
-    pub fn settable(&self, field: &str, theirs: &Value, ours: f64) -> Option<Refusal> {
-        let is_same = theirs.as_f64().is_some_and(|theirs| is_close(theirs, ours));
-        (!is_same).then(|| Refusal {
+    /// A refusal where a setting of the model's, which the user can change, is another one.
+    pub fn settable(&self, field: &str, theirs: &Value, ours: Value) -> Option<Refusal> {
+        (!is_same(theirs, &ours)).then(|| Refusal {
             path: field.to_owned(),
             problem: format!("is {ours}, the weights' config.json has {theirs}"),
             remedy: format!("set it to {theirs}"),
@@ -92,11 +92,7 @@ impl Sizes<'_> {
     /// A refusal where the weights are for a function that capstan does not compute.
     pub fn fixed(&self, key: &str, default: impl Into<Value>, known: &[Value]) -> Option<Refusal> {
         let theirs = self.get(key, default);
-        let is_same = |known: &Value| match (known.as_f64(), theirs.as_f64()) {
-            (Some(known), Some(theirs)) => is_close(known, theirs),
-            _ => *known == theirs,
-        };
-        (!known.iter().any(is_same)).then(|| {
+        (!known.iter().any(|known| is_same(known, &theirs))).then(|| {
             let known = known.first().unwrap_or(&Value::Null);
             misfit(
                 format!("the weights' config.json has {key} {theirs}, capstan computes {known}"),
@@ -116,7 +112,10 @@ pub(super) fn misfit(problem: String, remedy: impl Into<String>) -> Refusal {
     }
 }
 
-/// Equal but for what the way through another program's text may have cost.
-fn is_close(a: f64, b: f64) -> bool {
-    (a - b).abs() <= 1e-9 * a.abs().max(b.abs())
+/// Numbers may differ by what the way through another program's text costs.
+fn is_same(a: &Value, b: &Value) -> bool {
+    match (a.as_f64(), b.as_f64()) {
+        (Some(a), Some(b)) => (a - b).abs() <= 1e-9 * a.abs().max(b.abs()),
+        _ => a == b,
+    }
 }

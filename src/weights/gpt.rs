@@ -54,7 +54,7 @@ impl Family for Gpt<'_> {
         let n_head = sizes.get("n_head", 12);
         let tanh = ["gelu_new", "gelu_pytorch_tanh", "gelu_fast"].map(Value::from);
         [
-            sizes.settable("model.gpt.n_head", &n_head, self.0.n_head as f64),
+            sizes.settable("model.gpt.n_head", &n_head, self.0.n_head.into()),
             sizes.fixed("activation_function", "gelu_new", &tanh),
             sizes.fixed(
                 "layer_norm_epsilon",

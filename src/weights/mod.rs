@@ -5,6 +5,7 @@ mod export;
 mod family;
 mod format;
 mod gpt;
+mod llama;
 mod manifest;
 mod pretrained;
 mod saved;

@@ -19,8 +19,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 WINDOWS = 4
-# Largest difference of two logits by the largest logit: rounding leaves 1e-6 in fp32 and 1e-14 in fp64.
-TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
+# Largest difference of two logits by the largest logit: rounding leaves 1e-6 in fp32. capstan gives logits out in fp32, whatever it
+# computes in, so fp64 leaves half a unit of fp32.
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-7}
 
 
 def capstan_logits(worker, run, ids):
@@ -49,7 +50,7 @@ def main():
     arguments = parser.parse_args()
 
     model, info = AutoModelForCausalLM.from_pretrained(
-        arguments.exported, output_loading_info=True, attn_implementation="eager"
+        arguments.exported, output_loading_info=True, attn_implementation="sdpa"
     )
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if info[kind]:

@@ -321,6 +321,11 @@ fn without_effect() -> Result<(), Failed> {
             "preset gpt-nano gives n_layer 3, the config says 4; seq_len 64, the config says 32",
         ),
         (
+            &["model.llama={\"preset\":\"llama-nano\",\"d_ff\":64,\"seq_len\":32}"],
+            &machine(2, 0),
+            "preset llama-nano gives d_ff 128, the config says 64; the config counts",
+        ),
+        (
             &["schedule.cosine.warmup=10"],
             &machine(2, 0),
             "schedule.cosine.warmup: 10 steps in a run of 10",

@@ -112,6 +112,11 @@ impl Bench {
         self.train(self.config_of(Some(layout), changes), setting)
     }
 
+    /// The plan of a layout.
+    pub fn plan_layout(&self, layout: &str, changes: &[&str]) -> RunPlan {
+        self.plan(&self.config_of(Some(layout), changes)).0
+    }
+
     fn train(&self, config: RunConfig, setting: Setting<'_>) -> Told {
         let (mut plan, data) = self.plan(&config);
         plan.bucket_bytes = setting.bucket_bytes;
