@@ -20,4 +20,5 @@ pub mod parallel;
 pub mod plan;
 pub mod store;
 pub mod torch;
+pub mod weights;
 pub mod worker;

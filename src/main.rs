@@ -18,6 +18,7 @@ mod hw;
 mod launch;
 mod plan;
 mod store;
+mod weights;
 
 use std::process::ExitCode;
 

@@ -19,6 +19,8 @@ mod in_process;
 mod parity;
 #[path = "suite/reference.rs"]
 mod reference;
+#[path = "suite/refused_weights.rs"]
+mod refused_weights;
 #[path = "suite/registry.rs"]
 mod registry;
 #[path = "suite/resume.rs"]
@@ -30,6 +32,8 @@ mod support;
 #[path = "suite/survival.rs"]
 mod survival;
 mod tidy;
+#[path = "suite/weights.rs"]
+mod weights;
 
 fn main() {
     let arguments = libtest_mimic::Arguments::from_args();
@@ -41,11 +45,13 @@ fn main() {
         gpu::trials(),
         parity::trials(),
         reference::trials(),
+        refused_weights::trials(),
         registry::trials(),
         resume::trials(),
         supervisor::trials(),
         survival::trials(),
         tidy::trials(),
+        weights::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
 }

@@ -26,6 +26,7 @@ use crate::{
     event::{Control, Event},
     plan::{Communicator, RunPlan},
     torch::{TorchError, memory, runtime},
+    weights::Pretrained,
 };
 
 /// How often the watching thread looks around when nothing happens.
@@ -40,6 +41,8 @@ pub struct Job {
     pub data: Prepared,
     /// Where training goes on; absent: from the initial weights.
     pub resume: Option<Loaded>,
+    /// Weights that training starts from where it does not go on; absent: they are made from the seed.
+    pub pretrained: Option<Pretrained>,
     /// Where checkpoints go; absent: none are saved.
     pub checkpoints: Option<PathBuf>,
     pub inject: Option<Injection>,

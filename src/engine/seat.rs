@@ -252,6 +252,8 @@ impl Seat {
             let names = optim::state_names(&job.config.optimizer);
             let named: Vec<_> = names.iter().copied().zip(&state).collect();
             checkpoint::restore(loaded, &store, &named)?;
+        } else if let Some(pretrained) = &job.pretrained {
+            checkpoint::start_from(pretrained, &store)?;
         }
         let optimizer = state.iter().map(SharedTensor::of).collect();
         let shared = store

@@ -61,6 +61,8 @@ pub enum Command {
     Sample(SampleArgs),
     /// Evaluate a run's last checkpoint on the whole validation split
     Eval(RunArgs),
+    /// Write a run's weights as a Hugging Face folder
+    Export(ExportArgs),
     /// Delete a run and its checkpoints
     Delete(DeleteArgs),
     /// Look at data, or tokenize it beforehand
@@ -205,6 +207,18 @@ pub struct SampleArgs {
     pub json: bool,
 }
 
+/// Arguments of `export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// Name or folder of the run; its last checkpoint is taken
+    pub run: String,
+    /// The folder to write: config.json, model.safetensors, tokenizer; refused where it holds something
+    pub dir: PathBuf,
+    /// Answer in JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Arguments of `delete`.
 #[derive(Debug, Args)]
 pub struct DeleteArgs {
@@ -327,7 +341,7 @@ mod tests {
     fn every_query_answers_in_json() {
         let queries = [
             "runs", "status", "logs", "schema", "config", "doctor", "paths", "sample", "eval",
-            "attach",
+            "export", "attach",
         ];
         let cli = Cli::command();
         for query in queries {

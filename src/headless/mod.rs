@@ -7,6 +7,7 @@ mod data;
 mod delete;
 mod doctor;
 mod explain;
+mod export;
 mod find;
 mod follow;
 mod install;
@@ -59,6 +60,7 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Kill(args) => control::control(runs_dir, &args, Control::Kill),
         Command::Sample(args) => ask::sample(runs_dir, &args),
         Command::Eval(args) => ask::eval(runs_dir, &args),
+        Command::Export(args) => export::export(runs_dir, &args),
         Command::Delete(args) => delete::delete(runs_dir, &args),
         Command::Data(args) => data::data(&args.command),
         Command::Schema(_) => explain::schema(),

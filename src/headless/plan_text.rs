@@ -6,17 +6,14 @@ use super::text::facts;
 use crate::{
     arch::ModelShape,
     base::units,
-    plan::{Communicator, Mesh, RunPlan, StopPlan},
+    plan::{Communicator, InitSummary, Mesh, RunPlan, StopPlan},
 };
 
 /// The plan, a fact a line.
 pub fn lines(name: &str, plan: &RunPlan) -> Vec<String> {
-    let mut rows = vec![
-        ("run", name.to_owned()),
-        ("model", model(plan)),
-        ("data", data(plan)),
-        ("split", split(plan)),
-    ];
+    let mut rows = vec![("run", name.to_owned()), ("model", model(plan))];
+    rows.extend(plan.init.as_ref().map(|init| ("weights", weights(init))));
+    rows.extend([("data", data(plan)), ("split", split(plan))]);
     rows.extend(stages(plan).map(|stages| ("stages", stages)));
     rows.extend([
         ("batch", batch(plan)),
@@ -40,6 +37,16 @@ fn model(plan: &RunPlan) -> String {
         plan.model.d_model(),
         plan.model.seq_len(),
         units::count(plan.n_params as f64)
+    )
+}
+
+fn weights(init: &InitSummary) -> String {
+    format!(
+        "{} from {}: {}, {}",
+        count(init.n_tensors, "tensor"),
+        init.path.display(),
+        count(init.n_files, "file"),
+        init.dtypes.join(" and ")
     )
 }
 

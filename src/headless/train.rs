@@ -22,7 +22,8 @@ use crate::{
         supervisor::{self, Begin},
         worker_program,
     },
-    plan::{self, RunPlan},
+    plan::{self, PlanError, RunPlan},
+    weights::Source,
 };
 
 /// `capstan train`.
@@ -39,7 +40,7 @@ pub fn train(runs_dir: &Path, args: TrainArgs) -> anyhow::Result<u8> {
     if !args.dry_run {
         worker_program::find()?;
     }
-    let plan = plan(&config, view)?;
+    let plan = plan_with_weights(&config, view)?;
     if args.dry_run {
         return show_plan(name, &plan, args.view.json);
     }
@@ -72,6 +73,36 @@ pub fn train(runs_dir: &Path, args: TrainArgs) -> anyhow::Result<u8> {
 pub fn plan(config: &RunConfig, view: ViewKind) -> anyhow::Result<RunPlan> {
     let data = prepare::prepare(&config.data, view)?;
     Ok(plan::resolve(config, &Machine::probe(), &data)?)
+}
+
+/// As [`plan`], for a run that starts: with the weights that it starts from, which must fit.
+fn plan_with_weights(config: &RunConfig, view: ViewKind) -> anyhow::Result<RunPlan> {
+    let data = prepare::prepare(&config.data, view)?;
+    let source = config
+        .init
+        .as_ref()
+        .map(|init| Source::open(&init.pretrained))
+        .transpose();
+    let planned = plan::resolve(config, &Machine::probe(), &data);
+    let refusals = match (planned, source) {
+        (Ok(plan), Ok(None)) => return Ok(plan),
+        (Ok(mut plan), Ok(Some(source))) => match source.fit(&plan.model) {
+            Ok(pretrained) => {
+                plan.notes.extend(pretrained.note(&plan.data));
+                plan.init = Some(pretrained.summary().clone());
+                return Ok(plan);
+            }
+            Err(refusals) => refusals,
+        },
+        (planned, source) => {
+            let planned = planned.err().map_or_else(Vec::new, |error| error.0);
+            planned
+                .into_iter()
+                .chain(source.err().into_iter().flatten())
+                .collect()
+        }
+    };
+    Err(PlanError(refusals).into())
 }
 
 /// Started N times by mistake, N runs would fight for the same devices.

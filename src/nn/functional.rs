@@ -3,10 +3,7 @@
 use tch::{Device, Kind, Reduction, Tensor};
 
 use super::Weights;
-use crate::{data::IGNORED_TARGET, torch::TorchError};
-
-/// GPT-2's epsilon of layer normalisation.
-const LAYER_NORM_EPS: f64 = 1e-5;
+use crate::{arch::gpt::LAYER_NORM_EPS, data::IGNORED_TARGET, torch::TorchError};
 
 /// Rows of the table `name.weight` for token ids `[b, t]`: `[b, t, d]`.
 ///

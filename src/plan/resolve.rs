@@ -104,6 +104,7 @@ impl Resolver<'_> {
             bucket_bytes,
             data: self.data.clone(),
             memory,
+            init: None,
             notes: std::mem::take(&mut self.notes),
         }
     }

@@ -1,6 +1,6 @@
 //! The resolved plan.
 
-use std::ops::Range;
+use std::{ops::Range, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +41,9 @@ pub struct RunPlan {
     pub bucket_bytes: Option<u64>,
     pub data: DataSummary,
     pub memory: MemoryPlan,
+    /// Weights that the run starts from; absent: they are made from the seed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<InitSummary>,
     /// Peak FLOP/s of all ranks together, only where every card's is known.
     pub peak_flops: Option<f64>,
     /// What a user should know and did not ask for.
@@ -219,6 +222,17 @@ pub struct DataSummary {
     pub vocab_size: usize,
     /// Changes whenever the token streams change.
     pub fingerprint: String,
+}
+
+/// Weights that were found and fit the model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InitSummary {
+    pub path: PathBuf,
+    pub n_files: usize,
+    /// Tensors that the model takes.
+    pub n_tensors: usize,
+    /// Their number formats, such as `F16`.
+    pub dtypes: Vec<String>,
 }
 
 impl From<&Prepared> for DataSummary {

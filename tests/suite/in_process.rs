@@ -13,6 +13,7 @@ use capstan::{
     event::{Control, Event, RankStep},
     hw::Machine,
     plan::{self, DataSummary, RunPlan},
+    weights::Source,
 };
 
 /// A small GPT on a text of uneven length, so that the last window of an epoch is partial.
@@ -129,11 +130,16 @@ impl Bench {
         if let Some(folder) = &setting.checkpoints {
             std::fs::create_dir_all(folder).expect("created");
         }
+        let pretrained = config.init.as_ref().map(|init| {
+            let opened = Source::open(&init.pretrained).and_then(|source| source.fit(&plan.model));
+            opened.expect("weights that fit")
+        });
         let job = Job {
             config,
             plan,
             data,
             resume: setting.resume,
+            pretrained,
             checkpoints: setting.checkpoints,
             inject,
         };
