@@ -6,7 +6,7 @@ CAPSTAN := target/release/capstan
 # variable: .cargo/config.toml gives it the link, and another value would compile the bindings again.
 unexport LIBTORCH
 
-.PHONY: help run build setup test check bench stills gpu-check
+.PHONY: help run build setup test check bench bench-splits stills gpu-check
 
 help:
 	@echo "make run        set up, build, open the hello job (L launches it); without a terminal or with ARGS='--set stop.steps=100'"
@@ -14,7 +14,8 @@ help:
 	@echo 'make test       set up, build, run every test'
 	@echo 'make build      set up, build target/release/capstan and capstan-worker'
 	@echo 'make check      formatting, clippy, every test'
-	@echo 'make bench      speed and memory against PyTorch 2.11 (ARGS=--full adds three full trainings)'
+	@echo 'make bench      against PyTorch 2.11 (ARGS=--full adds three full trainings), then every split against ddp'
+	@echo 'make bench-splits  every split against ddp alone'
 	@echo "make stills     draw the README's pictures of the terminal UI anew"
 	@echo 'make gpu-check  what can only be checked on an NVIDIA GPU'
 	@echo 'make setup      fetch libtorch into target/libtorch (LIBTORCH=DIR uses an installed torch 2.11)'
@@ -39,6 +40,10 @@ check: setup
 
 bench: build
 	@python3 benches/bench.py $(ARGS)
+	@python3 benches/splits.py
+
+bench-splits: build
+	@python3 benches/splits.py $(ARGS)
 
 stills: setup
 	CAPSTAN_WRITE_STILLS=1 $(CARGO) test --release --lib tui::tests::stills

@@ -1,6 +1,6 @@
 """The part of `make gpu-check` that compares numbers: parity on one GPU, and GPT-2 124M in bf16 against PyTorch 2.11.
 
-Parity: two ranks on one GPU against one rank, and fp32 on the GPU against the CPU, losses step by step; and that the comparison
+Parity: every split over two and four ranks on one GPU against one rank, and fp32 on the GPU against the CPU, losses step by step; and that the comparison
 would notice a difference. Speed: tokens per second, MFU against a matrix product measured on the same card, peak memory as
 nvidia-smi sees it, and joules per token, in turn with PyTorch eager and compiled.
 Writes benches/results/gpu-<name>-<date>.json. Runs on the first GPU of nvidia-smi's list.
@@ -27,6 +27,13 @@ from bench import BenchError, say
 PARITY_STEPS = 20
 # Relative differences of fp32 losses, at a learning rate where rounding does not grow: at the first step, and over all steps.
 FIRST_STEP_TOLERANCE, LATER_TOLERANCE = 1e-5, 1e-4
+
+# Layout, ranks on the one GPU, sequences of a forward pass.
+SPLITS = (
+    ("dp=2", 2, 6), ("dp=2,zero=1", 2, 6), ("dp=2,zero=2", 2, 6), ("dp=2,zero=3", 2, 6), ("dp=4,zero=3", 4, 3),
+    ("tp=2", 2, 12), ("tp=2,sequence_parallel=true", 2, 12), ("tp=4", 4, 12), ("pp=2", 2, 3), ("pp=4", 4, 3),
+    ("pp=2,schedule=interleaved,virtual_stages=2", 2, 3), ("pp=2,tp=2", 4, 3), ("dp=1,recompute=full", 1, 12),
+)
 
 STEPS, GRAD_ACCUM, SEQ_LEN, VOCAB_SIZE = 60, 4, 1024, 50304  # the vocabulary padded as nanoGPT pads it
 N_LAYER, N_HEAD, D_MODEL = 12, 12, 768
@@ -74,8 +81,10 @@ def check_parity(capstan):
         return [event["loss"] for event in events if event["event"] == "step"]
 
     one_rank = losses([0], "dp=1", 12)
-    say("4. two ranks on one GPU against one rank")
-    expect_equal(one_rank, losses([0, 0], "dp=2", 6))
+    say("4. two and four ranks on one GPU against one rank")
+    for layout, n_ranks, micro in SPLITS:
+        say(f"   {layout}")
+        expect_equal(one_rank, losses([0] * n_ranks, layout, micro))
     say("5. fp32 on the GPU against the CPU")
     expect_equal(one_rank, losses(["cpu"], "dp=1", 12))
     if equal(one_rank, losses([0], "dp=1", 12, seed=1338)):

@@ -21,4 +21,5 @@ pub mod plan;
 pub mod store;
 pub mod torch;
 pub mod tui;
+pub mod weights;
 pub mod worker;

@@ -19,6 +19,7 @@ mod launch;
 mod plan;
 mod store;
 mod tui;
+mod weights;
 
 use std::process::ExitCode;
 

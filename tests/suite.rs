@@ -21,6 +21,8 @@ mod in_process;
 mod parity;
 #[path = "suite/reference.rs"]
 mod reference;
+#[path = "suite/refused_weights.rs"]
+mod refused_weights;
 #[path = "suite/registry.rs"]
 mod registry;
 #[path = "suite/resume.rs"]
@@ -34,6 +36,8 @@ mod survival;
 #[path = "suite/terminal.rs"]
 mod terminal;
 mod tidy;
+#[path = "suite/weights.rs"]
+mod weights;
 
 fn main() {
     let arguments = libtest_mimic::Arguments::from_args();
@@ -46,12 +50,14 @@ fn main() {
         gpu::trials(),
         parity::trials(),
         reference::trials(),
+        refused_weights::trials(),
         registry::trials(),
         resume::trials(),
         supervisor::trials(),
         survival::trials(),
         terminal::trials(),
         tidy::trials(),
+        weights::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
 }

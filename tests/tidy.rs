@@ -14,13 +14,14 @@ mod source;
 use source::Source;
 
 /// The floors of `src`, lowest first; those of one level do not use each other.
-const FLOORS: [&[&str]; 17] = [
+const FLOORS: [&[&str]; 18] = [
     &["base"],
     &["config", "event"],
     &["hw"],
     &["arch"],
     &["data"],
     &["plan"],
+    &["weights"],
     &["torch"],
     &["dist"],
     &["nn"],

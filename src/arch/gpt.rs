@@ -6,6 +6,8 @@ use super::{Init, ParamSpec, Role, SegmentSpec, Sharding};
 
 /// Standard deviation of the initial weights (Radford et al., 2019).
 const INIT_STD: f64 = 0.02;
+/// Added to the variance in layer norms, as GPT-2 has it.
+pub const LAYER_NORM_EPS: f64 = 1e-5;
 
 /// A GPT with every size filled in.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

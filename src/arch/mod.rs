@@ -3,6 +3,7 @@
 //! `arch/x.rs` states what `models/x.rs` builds.
 
 pub mod gpt;
+pub mod llama;
 mod segment;
 mod shard;
 mod stage;
@@ -18,6 +19,7 @@ pub use stage::StageSpec;
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum ModelShape {
     Gpt(gpt::GptShape),
+    Llama(llama::LlamaShape),
 }
 
 impl ModelShape {
@@ -25,6 +27,7 @@ impl ModelShape {
     pub fn segments(&self) -> Vec<SegmentSpec> {
         match self {
             Self::Gpt(shape) => shape.segments(),
+            Self::Llama(shape) => shape.segments(),
         }
     }
 
@@ -32,6 +35,7 @@ impl ModelShape {
     pub fn seq_len(&self) -> usize {
         match self {
             Self::Gpt(shape) => shape.seq_len,
+            Self::Llama(shape) => shape.seq_len,
         }
     }
 
@@ -39,6 +43,7 @@ impl ModelShape {
     pub fn d_model(&self) -> usize {
         match self {
             Self::Gpt(shape) => shape.d_model,
+            Self::Llama(shape) => shape.d_model,
         }
     }
 
@@ -46,6 +51,7 @@ impl ModelShape {
     pub fn vocab_size(&self) -> usize {
         match self {
             Self::Gpt(shape) => shape.vocab_size,
+            Self::Llama(shape) => shape.vocab_size,
         }
     }
 
@@ -53,6 +59,11 @@ impl ModelShape {
     pub fn shardable_sizes(&self) -> Vec<(&'static str, usize)> {
         match self {
             Self::Gpt(shape) => vec![("n_head", shape.n_head)],
+            Self::Llama(shape) => vec![
+                ("n_head", shape.n_head),
+                ("n_kv_head", shape.n_kv_head),
+                ("d_ff", shape.d_ff),
+            ],
         }
     }
 
@@ -67,16 +78,23 @@ impl ModelShape {
 
     /// Whether both compute the same function of the same parameters; dropout may differ.
     pub fn is_same_network(&self, other: &Self) -> bool {
-        let (Self::Gpt(a), Self::Gpt(b)) = (self, other);
-        gpt::GptShape { dropout: 0.0, ..*a } == gpt::GptShape { dropout: 0.0, ..*b }
+        match (self, other) {
+            (Self::Gpt(a), Self::Gpt(b)) => {
+                gpt::GptShape { dropout: 0.0, ..*a } == gpt::GptShape { dropout: 0.0, ..*b }
+            }
+            (Self::Llama(a), Self::Llama(b)) => a == b,
+            _ => false,
+        }
     }
 
     /// FLOPs of forward and backward a token: 6 N + 12 L d_model seq_len (PaLM, appendix B).
     ///
-    /// N counts every parameter but the positions; the causal half of attention is not taken off.
+    /// N counts what is multiplied: tables that are only looked up (GPT's positions, an untied embedding) are
+    /// left out, and of Llama the norms; the causal half of attention is not taken off.
     pub fn flops_per_token(&self) -> f64 {
         match self {
             Self::Gpt(shape) => shape.flops_per_token(),
+            Self::Llama(shape) => shape.flops_per_token(),
         }
     }
 }

@@ -94,7 +94,8 @@ mod tests {
             dropout: 0.0,
         })
         .segments();
-        let chunks = [vec![0..3], vec![3..6]];
+        let one = |chunk: Range<usize>| std::iter::once(chunk).collect::<Vec<_>>();
+        let chunks = [one(0..3), one(3..6)];
         let [first, last] = [0, 1].map(|stage| StageSpec::of(&model, &chunks, stage));
         assert_eq!(
             (first.tied.as_slice(), first.copies.len()),
@@ -103,7 +104,7 @@ mod tests {
         assert_eq!((&last.tied, &last.copies), (&first.tied, &first.tied));
         assert_eq!(last.numbers, [3, 4, 5]);
         assert!(last.segments[2].borrows.is_empty());
-        let together = StageSpec::of(&model, &[vec![0..6]], 0);
+        let together = StageSpec::of(&model, &[one(0..6)], 0);
         assert_eq!(together, StageSpec::whole(model));
     }
 }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{base::units, torch::TorchError};
+use crate::{base::units, torch::TorchError, weights::LoadError};
 
 /// A checkpoint that could not be written or restored. The one before it is untouched.
 #[derive(Debug, thiserror::Error)]
@@ -26,20 +26,8 @@ pub enum CheckpointError {
     /// The checkpoint belongs to another model or optimizer.
     #[error("the checkpoint does not fit this run: {0}")]
     DoesNotFit(String),
-    /// There are checkpoints, and each was rejected.
-    #[error("no checkpoint of {folder} can be used:\n{}", list(rejections))]
-    AllRejected {
-        folder: PathBuf,
-        rejections: Vec<Rejection>,
-    },
-}
-
-/// Why a checkpoint was passed over.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}: {reason}", path.display())]
-pub struct Rejection {
-    pub path: PathBuf,
-    pub reason: String,
+    #[error(transparent)]
+    Load(#[from] LoadError),
 }
 
 impl CheckpointError {
@@ -48,12 +36,4 @@ impl CheckpointError {
         let path = path.to_owned();
         |source| Self::Io { path, source }
     }
-}
-
-fn list(rejections: &[Rejection]) -> String {
-    rejections
-        .iter()
-        .map(|rejection| format!("  {rejection}"))
-        .collect::<Vec<_>>()
-        .join("\n")
 }

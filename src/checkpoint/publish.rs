@@ -13,11 +13,13 @@ use tch::Tensor;
 
 use super::{
     CheckpointError,
-    manifest::{self, CHUNK_BYTES, FileSum, Manifest},
     snapshot::{self, Snapshot, SnapshotFile},
     tensors,
 };
-use crate::base::fs as base_fs;
+use crate::{
+    base::fs as base_fs,
+    weights::{CHUNK_BYTES, FileSum, MANIFEST_FILE, Manifest},
+};
 
 const TEMPORARY_PREFIX: &str = ".tmp-";
 const DELETED_PREFIX: &str = ".del-";
@@ -124,7 +126,7 @@ fn fill(folder: &Path, snapshot: &Snapshot, manifest: &Manifest) -> Result<u64, 
         );
     }
     let data_bytes: u64 = files.values().map(|file| file.bytes).sum();
-    let path = folder.join(manifest::FILE);
+    let path = folder.join(MANIFEST_FILE);
     let text = Manifest {
         files,
         ..manifest.clone()

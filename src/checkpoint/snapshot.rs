@@ -2,12 +2,13 @@
 
 use tch::{Device, Tensor};
 
-use super::{CheckpointError, load::Loaded};
+use super::CheckpointError;
 use crate::{
     arch::{ParamSpec, Shard},
     nn::{self, Layout, ParamStore},
     optim::Optimizer,
     torch::{SharedTensor, TorchError, raw},
+    weights::{Loaded, MODEL_FILE, Pretrained},
 };
 
 /// Weights and optimizer state as they stood between two steps; on the host, owned by nobody else.
@@ -21,8 +22,6 @@ pub struct SnapshotFile {
     pub tensors: Vec<(String, Tensor)>,
 }
 
-/// Weights under their checkpoint names.
-pub const MODEL_FILE: &str = "model.safetensors";
 /// Optimizer state under `buffer.NAME`.
 pub const OPTIMIZER_FILE: &str = "optimizer.safetensors";
 
@@ -169,12 +168,7 @@ pub fn restore(
     optimizer: &[(&str, &Tensor)],
 ) -> Result<(), CheckpointError> {
     let model = loaded.tensors(MODEL_FILE)?;
-    let weights = |spec: &ParamSpec| read(&model, &spec.name, spec);
-    store.fill(store.master(), weights)?;
-    match store.compute() {
-        Some(copy) if copy.kind() != store.master().kind() => store.fill(copy, weights)?,
-        _ => store.publish(&store.everything())?,
-    }
+    fill_weights(store, |spec| read(&model, &spec.name, spec))?;
     if !optimizer.is_empty() {
         let state = loaded.tensors(OPTIMIZER_FILE)?;
         for (buffer_name, buffer) in optimizer {
@@ -184,6 +178,33 @@ pub fn restore(
         }
     }
     Ok(())
+}
+
+/// Fills the weights from another program's.
+///
+/// # Errors
+/// A device fault; that shapes and types fit has been seen.
+pub fn start_from(pretrained: &Pretrained, store: &ParamStore) -> Result<(), CheckpointError> {
+    fill_weights(store, |spec| {
+        let unfit =
+            |reason: String| CheckpointError::DoesNotFit(format!("{}: {reason}", spec.name));
+        let stored = pretrained
+            .tensor(&spec.name)
+            .ok_or_else(|| unfit("it is missing".to_owned()))?;
+        super::tensors::to_tensor(&stored).map_err(unfit)
+    })
+}
+
+/// Master weights and, where it is another, the copy to compute with.
+fn fill_weights(
+    store: &ParamStore,
+    weights: impl Fn(&ParamSpec) -> Result<Tensor, CheckpointError>,
+) -> Result<(), CheckpointError> {
+    store.fill(store.master(), &weights)?;
+    match store.compute() {
+        Some(copy) if copy.kind() != store.master().kind() => store.fill(copy, &weights),
+        _ => Ok(store.publish(&store.everything())?),
+    }
 }
 
 fn host_copy(buffer: &Tensor) -> Result<Tensor, TorchError> {

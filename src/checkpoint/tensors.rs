@@ -1,33 +1,39 @@
-//! The safetensors format: eight bytes of header length, a JSON header, the data.
+//! Tensors in the safetensors format.
 
 use safetensors::{Dtype, tensor::TensorView};
-use serde_json::{Map, Value, json};
 use tch::{Kind, Tensor};
+
+use crate::weights;
 
 /// The header of a file that holds `tensors` one after the other.
 pub fn header(tensors: &[(String, Tensor)]) -> Result<Vec<u8>, String> {
-    let mut entries = Map::new();
-    let mut offset = 0;
-    for (name, tensor) in tensors {
-        let end = offset + tensor.numel() * tensor.kind().elt_size_in_bytes();
-        let entry = json!({ "dtype": dtype(tensor.kind())?, "shape": tensor.size(), "data_offsets": [offset, end] });
-        entries.insert(name.clone(), entry);
-        offset = end;
-    }
-    let mut text = Value::Object(entries).to_string().into_bytes();
-    // The data starts on eight bytes, as the format's own writers have it.
-    text.resize(text.len().next_multiple_of(8), b' ');
-    let mut header = (text.len() as u64).to_le_bytes().to_vec();
-    header.append(&mut text);
-    Ok(header)
+    let entry = |(name, tensor): &'_ (String, Tensor)| {
+        Ok(weights::Entry {
+            name: name.clone(),
+            dtype: dtype(tensor.kind())?.to_owned(),
+            shape: tensor.size(),
+            n_bytes: tensor.numel() * tensor.kind().elt_size_in_bytes(),
+        })
+    };
+    let entries = tensors.iter().map(entry);
+    Ok(weights::header(
+        &entries.collect::<Result<Vec<_>, String>>()?,
+        &[],
+    ))
 }
 
-/// A stored tensor as an fp32 or fp64 one.
+/// A stored tensor in its own type.
 pub fn to_tensor(stored: &TensorView<'_>) -> Result<Tensor, String> {
     let kind = match stored.dtype() {
         Dtype::F32 => Kind::Float,
         Dtype::F64 => Kind::Double,
-        other => return Err(format!("its type is {other:?}, expected F32 or F64")),
+        Dtype::F16 => Kind::Half,
+        Dtype::BF16 => Kind::BFloat16,
+        other => {
+            return Err(format!(
+                "its type is {other:?}, expected a floating-point one"
+            ));
+        }
     };
     let shape: Vec<i64> = stored.shape().iter().map(|&size| size as i64).collect();
     Tensor::f_from_data_size(stored.data(), &shape, kind).map_err(|error| error.to_string())

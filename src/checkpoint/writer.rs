@@ -8,12 +8,12 @@ use std::{
 };
 
 use super::{
-    CheckpointError, load,
-    manifest::Manifest,
+    CheckpointError,
     publish::{self, Published},
     retention,
     snapshot::Snapshot,
 };
+use crate::weights::{self, Manifest};
 
 /// Writes one checkpoint at a time.
 pub struct Writer {
@@ -83,7 +83,7 @@ impl Writer {
 
 /// A checkpoint that can't be deleted costs space, not safety: it is tried again after the next save.
 fn delete_superseded(checkpoints: &Path, keep: usize, best: Option<u64>) {
-    let steps: Vec<u64> = load::steps(checkpoints)
+    let steps: Vec<u64> = weights::steps(checkpoints)
         .unwrap_or_default()
         .into_iter()
         .map(|(step, _)| step)

@@ -5,6 +5,7 @@
 mod devices;
 mod edit;
 mod error;
+mod llama;
 mod load;
 mod model;
 mod parallel;
@@ -16,6 +17,7 @@ mod words;
 pub use devices::{CpuWord, DeviceConfig, DevicesConfig};
 pub use edit::{Assignment, layout_from_text};
 pub use error::ConfigError;
+pub use llama::{Llama3Scaling, LlamaConfig, LlamaPreset, LlamaSizes, RopeScaling};
 pub use load::{Loaded, Origin, load_file, load_text};
 pub use model::{GptConfig, GptPreset, ModelConfig};
 pub use parallel::{ParallelConfig, PipelineSchedule, Recompute};

@@ -3,12 +3,16 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::llama::LlamaConfig;
+
 /// The model family and its sizes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum ModelConfig {
     /// GPT-2 (Radford et al., 2019).
     Gpt(GptConfig),
+    /// Llama 3 (Grattafiori et al., 2024): rotary positions, grouped-query attention, SwiGLU.
+    Llama(LlamaConfig),
 }
 
 /// Sizes of a GPT; a preset gives all of them, single fields override it.

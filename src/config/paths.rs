@@ -14,7 +14,7 @@ impl RunConfig {
     }
 
     fn paths_mut(&mut self) -> Vec<&mut PathBuf> {
-        match &mut self.data {
+        let mut paths = match &mut self.data {
             DataConfig::Builtin(_) => Vec::new(),
             DataConfig::Text(text) => with_tokenizer(&mut text.path, Some(&mut text.tokenizer)),
             DataConfig::Jsonl(jsonl) => with_tokenizer(&mut jsonl.path, Some(&mut jsonl.tokenizer)),
@@ -23,7 +23,9 @@ impl RunConfig {
                 paths.extend(tokens.val.as_mut());
                 paths
             }
-        }
+        };
+        paths.extend(self.init.as_mut().map(|init| &mut init.pretrained));
+        paths
     }
 }
 

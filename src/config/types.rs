@@ -18,6 +18,9 @@ pub struct RunConfig {
     #[serde(default = "default_name")]
     pub name: String,
     pub model: ModelConfig,
+    /// Where the initial weights come from; absent: made from `seed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<InitConfig>,
     pub data: DataConfig,
     pub batch: BatchConfig,
     pub stop: StopConfig,
@@ -52,6 +55,15 @@ pub struct RunConfig {
     /// Ask libtorch for deterministic kernels; bit-exact resume on a GPU needs it.
     #[serde(default)]
     pub deterministic: bool,
+}
+
+/// Initial weights that are read, not made. A run that goes on from a checkpoint takes that instead.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct InitConfig {
+    /// A Hugging Face folder with `model.safetensors` (or `model.safetensors.index.json` and its parts), or one
+    /// safetensors file.
+    pub pretrained: PathBuf,
 }
 
 /// Where the tokens come from.
@@ -318,6 +330,8 @@ pub struct RestartConfig {
 pub struct LogConfig {
     /// Steps between lines of plain output.
     pub every: u64,
+    /// Seconds between looks at the machine's sensors, which the event log keeps; null: none.
+    pub sensors_every_s: Option<u64>,
 }
 
 /// How text is generated.
@@ -411,7 +425,10 @@ impl Default for RestartConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { every: 10 }
+        Self {
+            every: 10,
+            sensors_every_s: Some(2),
+        }
     }
 }
 

@@ -33,6 +33,11 @@ impl CharTokenizer {
         self.chars.len()
     }
 
+    /// The characters in the order of their ids.
+    pub fn chars(&self) -> &[char] {
+        &self.chars
+    }
+
     /// One id a character.
     ///
     /// # Errors

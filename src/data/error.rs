@@ -79,6 +79,11 @@ pub enum DataError {
     },
 
     #[error(
+        "the data has changed since, and the tokenizer that was made of it is no longer in the cache"
+    )]
+    TokenizerLost,
+
+    #[error(
         "a byte-level BPE of {vocab_size} tokens can't be trained; give at least 257 (256 bytes and one merge)"
     )]
     BpeSize { vocab_size: usize },

@@ -18,7 +18,7 @@ use super::{
 use crate::config::{Builtin, DataConfig, TokenizerConfig};
 
 /// Folder of the cache that holds tokens.
-const TOKENS_FOLDER: &str = "tokens";
+pub(super) const TOKENS_FOLDER: &str = "tokens";
 /// Characters shown of a text.
 const HEAD_CHARACTERS: usize = 200;
 

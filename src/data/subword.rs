@@ -161,6 +161,14 @@ impl SubwordTokenizer {
     }
 }
 
+impl SubwordTokenizer {
+    /// [`end_of_document`](Self::end_of_document) with its id.
+    pub fn end_of_document_id(&self) -> Option<(String, u32)> {
+        let name = self.end_of_document()?;
+        Some((name.to_owned(), self.inner.token_to_id(name)?))
+    }
+}
+
 impl From<HfTokenizer> for SubwordTokenizer {
     fn from(inner: HfTokenizer) -> Self {
         let largest = inner.get_vocab(true).into_values().max();

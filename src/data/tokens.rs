@@ -143,7 +143,11 @@ fn check_ids(
     }
 }
 
-fn tokenizer(config: &TokensConfig) -> Result<Option<Tokenizer>, DataError> {
+/// The tokenizer that the configuration names.
+///
+/// # Errors
+/// It is unusable, or made for more ids than there are.
+pub(super) fn tokenizer(config: &TokensConfig) -> Result<Option<Tokenizer>, DataError> {
     let Some(tokenizer) = &config.tokenizer else {
         return Ok(None);
     };

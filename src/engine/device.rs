@@ -2,7 +2,12 @@
 
 use crate::{
     hw,
-    torch::{TorchError, runtime, stream::Stream},
+    torch::{
+        TorchError,
+        memory::{self, Account, Usage},
+        runtime,
+        stream::Stream,
+    },
 };
 
 /// Where a rank's thread computes.
@@ -11,6 +16,8 @@ pub struct RankDevice {
     pub device: tch::Device,
     /// The compute stream, on a GPU.
     pub stream: Option<Stream>,
+    /// The thread's CPU tensors.
+    account: Account,
 }
 
 impl RankDevice {
@@ -26,10 +33,12 @@ impl RankDevice {
             let text = format!("asked libtorch for {n_threads} threads, got {granted}");
             return Err(TorchError::new(&text));
         }
+        let account = Account::open();
         match device {
             hw::Device::Cpu => Ok(Self {
                 device: tch::Device::Cpu,
                 stream: None,
+                account,
             }),
             hw::Device::Cuda(index) => {
                 runtime::set_device(index)?;
@@ -38,8 +47,20 @@ impl RankDevice {
                 Ok(Self {
                     device: tch::Device::Cuda(index),
                     stream: Some(stream),
+                    account,
                 })
             }
+        }
+    }
+
+    /// What the rank's tensors take: the thread's own on a CPU, the GPU's on a GPU.
+    ///
+    /// # Errors
+    /// Whatever libtorch throws.
+    pub fn memory(&self) -> Result<Usage, TorchError> {
+        match self.device {
+            tch::Device::Cuda(index) => memory::of_gpu(index),
+            _ => Ok(self.account.usage()),
         }
     }
 

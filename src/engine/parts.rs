@@ -101,31 +101,9 @@ impl Stepper {
         let run = segment..segment + 1;
         let (grad_around, grad_sum) = match grad {
             // The head's loss has its gradient from the forward pass.
-            None => (None, Some(sum.f_div_scalar(done.divisor.max(1) as f64)?)),
-            Some(grad) => {
-                let after = match after {
-                    Some(after) => after,
-                    None => {
-                        let this = &self.segments[segment];
-                        this.join(
-                            self.store.weights(segment),
-                            &x,
-                            sum.shallow_clone(),
-                            context,
-                        )?
-                    }
-                };
-                let inputs: &[&Tensor] = match role {
-                    Role::Embedding => &[&sum],
-                    _ => &[&sum, &x],
-                };
-                let mut grads = self.pull(run.clone(), &after, &grad, inputs)?.into_iter();
-                let grad_sum = grads.next().flatten();
-                (grads.next().flatten(), grad_sum)
-            }
+            None => (None, sum.f_div_scalar(done.divisor.max(1) as f64)?),
+            Some(grad) => self.backward_after(segment, &x, &sum, after, &grad, context)?,
         };
-        let grad_sum =
-            grad_sum.ok_or_else(|| TorchError::new("a segment drops its core's output"))?;
         crew.clock.mark(Phase::Backward)?;
         let grad_core = match role {
             Role::Head => grad_sum,
@@ -138,19 +116,17 @@ impl Stepper {
         let core = match core {
             Some(core) => core,
             None => {
-                self.segments[segment].core(self.store.weights(segment), &core_input, context)?
+                let weights = self.store.weights(segment);
+                self.segments[segment].core(weights, &core_input, context)?
             }
         };
         let inputs: &[&Tensor] = match role {
             Role::Embedding => &[],
             _ => &[&core_input],
         };
-        let grad_input = self
-            .pull(run.clone(), &core, &grad_core, inputs)?
-            .pop()
-            .flatten();
+        let grad_input = self.pull(run.clone(), &core, &grad_core, inputs)?;
         crew.clock.mark(Phase::Backward)?;
-        let Some(grad_input) = grad_input else {
+        let Some(grad_input) = grad_input.into_iter().next().flatten() else {
             return Ok(None);
         };
         let grad_before = match crew.groups.tp.world() {
@@ -165,14 +141,40 @@ impl Stepper {
             Some(before) => before,
             None => self.segments[segment].pre(self.store.weights(segment), &x)?,
         };
-        let grad_x = self
-            .pull(run, &before, &grad_before, &[&x])?
-            .pop()
-            .flatten();
-        Ok(match (grad_around, grad_x) {
+        let grad_x = self.pull(run, &before, &grad_before, &[&x])?.pop();
+        Ok(match (grad_around, grad_x.flatten()) {
             (Some(a), Some(b)) => Some(a.f_add(&b)?),
             (a, b) => a.or(b),
         })
+    }
+
+    /// Through what comes after a core: the gradients of what goes around it, and of what came out of it.
+    fn backward_after(
+        &mut self,
+        segment: usize,
+        x: &Tensor,
+        sum: &Tensor,
+        after: Option<Tensor>,
+        grad: &Tensor,
+        context: &Context<'_>,
+    ) -> Result<(Option<Tensor>, Tensor), EngineError> {
+        let after = match after {
+            Some(after) => after,
+            None => {
+                let weights = self.store.weights(segment);
+                self.segments[segment].join(weights, x, sum.shallow_clone(), context)?
+            }
+        };
+        let inputs: &[&Tensor] = match self.roles[segment] {
+            Role::Embedding => &[sum],
+            _ => &[sum, x],
+        };
+        let mut grads = self
+            .pull(segment..segment + 1, &after, grad, inputs)?
+            .into_iter();
+        let of_sum = grads.next().flatten();
+        let of_sum = of_sum.ok_or_else(|| TorchError::new("a segment drops its core's output"))?;
+        Ok((grads.next().flatten(), of_sum))
     }
 
     fn meet_into_core(

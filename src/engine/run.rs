@@ -25,7 +25,8 @@ use crate::{
     dist::{HostGroup, LocalGroups, Progress, RankProgress},
     event::{Control, Event},
     plan::{Communicator, RunPlan},
-    torch::{TorchError, runtime},
+    torch::{TorchError, memory, runtime},
+    weights::Pretrained,
 };
 
 /// How often the watching thread looks around when nothing happens.
@@ -40,6 +41,8 @@ pub struct Job {
     pub data: Prepared,
     /// Where training goes on; absent: from the initial weights.
     pub resume: Option<Loaded>,
+    /// Weights that training starts from where it does not go on; absent: they are made from the seed.
+    pub pretrained: Option<Pretrained>,
     /// Where checkpoints go; absent: none are saved.
     pub checkpoints: Option<PathBuf>,
     pub inject: Option<Injection>,
@@ -66,6 +69,7 @@ pub fn run(
     controls: &Receiver<Control>,
     emit: &mut dyn FnMut(Event),
 ) -> Result<Ending, TorchError> {
+    memory::count_cpu_tensors()?;
     if job.config.deterministic {
         runtime::set_deterministic(true)?;
     }
@@ -277,7 +281,7 @@ fn seats(
         Communicator::Nccl => (0..n_seats).map(|_| CommSeat::Nccl).collect(),
         Communicator::Solo | Communicator::Local => LocalGroups::ends(&membership, fault, progress)
             .into_iter()
-            .map(CommSeat::Local)
+            .map(|groups| CommSeat::Local(Box::new(groups)))
             .collect(),
     };
     let mut orders = Some(orders);

@@ -18,7 +18,7 @@ use crate::{
     checkpoint::{self, Contribution, Place},
     dist::{Groups, HostGroup, LocalGroups, Membership, Progress},
     event::{Control, Event, RankStep},
-    nn::{Layout, ParamStore, Partition, SharedWeights},
+    nn::{Layout, Numbers, ParamStore, Partition, SharedWeights},
     optim,
     parallel::{self, Pipeline, TensorAxis},
     plan::{self, Coordinates, RunPlan},
@@ -59,7 +59,7 @@ impl Seat {
 
 /// The communicators that a rank will have; NCCL's are joined on the rank's own thread.
 pub enum CommSeat {
-    Local(LocalGroups),
+    Local(Box<LocalGroups>),
     Nccl,
     /// They have been joined.
     Taken,
@@ -98,6 +98,22 @@ pub struct Note {
     pub grad_norm: f64,
     pub orders: Orders,
     pub trained_s: f64,
+}
+
+impl Note {
+    /// A rank's part in a step: the first lane's time, all lanes' traffic and memory.
+    pub fn of_lanes(lanes: &[Self]) -> RankStep {
+        let mut part = lanes
+            .first()
+            .map_or_else(RankStep::default, |lane| lane.part);
+        for Self { part: other, .. } in lanes.iter().skip(1) {
+            part.bytes += other.bytes;
+            let sum = |a: Option<u64>, b: Option<u64>| Some(a? + b?);
+            part.memory_bytes = sum(part.memory_bytes, other.memory_bytes);
+            part.memory_peak_bytes = sum(part.memory_peak_bytes, other.memory_peak_bytes);
+        }
+        part
+    }
 }
 
 /// What has been asked of the run since the last step.
@@ -229,13 +245,15 @@ impl Seat {
             let state = shared.optimizer.iter().map(SharedTensor::handle).collect();
             return Ok((ParamStore::sharing(layout, &shared.weights)?, state));
         }
-        let (precision, seed) = (job.plan.precision, job.config.seed);
-        let store = ParamStore::new(layout, partition, precision, seed, device.device)?;
+        let numbers = Numbers::of(job.plan.precision).with_short_grads(job.plan.short_grads);
+        let store = ParamStore::new(layout, partition, numbers, job.config.seed, device.device)?;
         let state = optim::new_state(&job.config.optimizer, &store)?;
         if let Some(loaded) = &job.resume {
             let names = optim::state_names(&job.config.optimizer);
             let named: Vec<_> = names.iter().copied().zip(&state).collect();
             checkpoint::restore(loaded, &store, &named)?;
+        } else if let Some(pretrained) = &job.pretrained {
+            checkpoint::start_from(pretrained, &store)?;
         }
         let optimizer = state.iter().map(SharedTensor::of).collect();
         let shared = store

@@ -11,14 +11,14 @@ use super::{
     EngineError, RankDevice,
     batch::DeviceBatch,
     clock::{Phase, StepClock},
-    tape::{Pass, Tape},
+    tape::{Pass, SpanPass, Tape},
 };
 use crate::{
     arch::{ModelShape, Role, Shard, StageSpec},
     config::Precision,
     dist::{Communicator, Expected, Groups},
     models::{self, Context, Dropout, Positions, Segment},
-    nn::{Layout, ParamStore, Partition, functional},
+    nn::{Layout, Numbers, ParamStore, Partition, functional},
     parallel::{self, Cuts, Piece, Strategy, TensorAxis},
     plan,
     torch::{TorchError, vjp},
@@ -85,7 +85,13 @@ impl Stepper {
     ) -> Result<Self, TorchError> {
         let stage = StageSpec::whole(model.segments());
         let layout = Layout::new(&stage, Shard::WHOLE, 1);
-        let store = ParamStore::new(layout, Partition::NONE, precision, seed, device.device)?;
+        let store = ParamStore::new(
+            layout,
+            Partition::NONE,
+            Numbers::of(precision),
+            seed,
+            device.device,
+        )?;
         let recipe = Recipe {
             stage: &stage,
             cuts: Cuts {
@@ -242,11 +248,7 @@ impl Stepper {
             )?;
             let context = self.context(&tape, &*crew.groups.tp);
             grad = match pass {
-                Pass::Span {
-                    segments,
-                    input,
-                    output,
-                } => self.backward_span(segments, &input, output, grad, &tape, &context, done)?,
+                Pass::Span(pass) => self.backward_span(pass, grad, &tape, &context, done)?,
                 Pass::Parts(pass) => self.backward_parts(pass, grad, &context, done, crew)?,
             };
             crew.clock.mark(Phase::Backward)?;
@@ -477,34 +479,37 @@ impl Stepper {
         let _guard = recompute.then(tch::no_grad_guard);
         let output = self.run_span(segments.clone(), &input, tape, context)?;
         let detached = output.f_detach()?;
-        let pass = Pass::Span {
+        let pass = SpanPass {
             segments,
             input,
             output: (!recompute).then_some(output),
         };
-        Ok((detached, pass))
+        Ok((detached, Pass::Span(pass)))
     }
 
     fn backward_span(
         &mut self,
-        segments: Range<usize>,
-        input: &Tensor,
-        output: Option<Tensor>,
+        pass: SpanPass,
         grad: Option<Tensor>,
         tape: &Tape,
         context: &Context<'_>,
         done: Completion,
     ) -> Result<Option<Tensor>, EngineError> {
+        let SpanPass {
+            segments,
+            input,
+            output,
+        } = pass;
         let output = match output {
             Some(output) => output,
-            None => self.run_span(segments.clone(), input, tape, context)?,
+            None => self.run_span(segments.clone(), &input, tape, context)?,
         };
         let grad = match grad {
             Some(grad) => grad,
             None => output.f_full_like(1.0 / done.divisor.max(1) as f64)?,
         };
         let wants_input = self.roles[segments.start] != Role::Embedding;
-        let inputs: &[&Tensor] = if wants_input { &[input] } else { &[] };
+        let inputs: &[&Tensor] = if wants_input { &[&input] } else { &[] };
         Ok(self.pull(segments, &output, &grad, inputs)?.pop().flatten())
     }
 

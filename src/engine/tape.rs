@@ -16,13 +16,16 @@ pub struct Tape {
 
 /// One piece's graph, or what it can be made from again.
 pub(super) enum Pass {
-    Span {
-        segments: Range<usize>,
-        input: Tensor,
-        /// Absent: to be computed again from the input.
-        output: Option<Tensor>,
-    },
+    Span(SpanPass),
     Parts(PartsPass),
+}
+
+/// One graph over whole segments.
+pub(super) struct SpanPass {
+    pub segments: Range<usize>,
+    pub input: Tensor,
+    /// Absent: to be computed again from the input.
+    pub output: Option<Tensor>,
 }
 
 impl Tape {
@@ -44,7 +47,7 @@ impl Tape {
 impl Pass {
     pub(super) fn segments(&self) -> Range<usize> {
         match self {
-            Self::Span { segments, .. } => segments.clone(),
+            Self::Span(pass) => pass.segments.clone(),
             Self::Parts(pass) => pass.segment..pass.segment + 1,
         }
     }

@@ -66,6 +66,8 @@ pub enum Command {
     Sample(SampleArgs),
     /// Evaluate a run's last checkpoint on the whole validation split
     Eval(RunArgs),
+    /// Write a run's weights as a Hugging Face folder
+    Export(ExportArgs),
     /// Delete a run and its checkpoints
     Delete(DeleteArgs),
     /// Look at data, or tokenize it beforehand
@@ -80,10 +82,14 @@ pub enum Command {
     Paths(QueryArgs),
     /// Print a shell's completion script
     Completions(CompletionsArgs),
+    /// Show the machine's sensors, again and again
+    Top(TopArgs),
     /// Print the manual page
     Man(ManArgs),
     #[command(hide = true)]
     Supervise(SuperviseArgs),
+    #[command(hide = true)]
+    Sensors(SensorsArgs),
 }
 
 /// Arguments of `tui`.
@@ -251,6 +257,18 @@ pub struct SampleArgs {
     pub json: bool,
 }
 
+/// Arguments of `export`.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// Name or folder of the run; its last checkpoint is taken
+    pub run: String,
+    /// The folder to write: config.json, model.safetensors, tokenizer; refused where it holds something
+    pub dir: PathBuf,
+    /// Answer in JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Arguments of `delete`.
 #[derive(Debug, Args)]
 pub struct DeleteArgs {
@@ -325,6 +343,27 @@ pub struct ManArgs {
     pub out: Option<PathBuf>,
 }
 
+/// Arguments of `top`.
+#[derive(Debug, Args)]
+pub struct TopArgs {
+    /// Seconds between looks
+    #[arg(long, default_value_t = 2)]
+    pub every_s: u64,
+    /// Looks before it ends
+    #[arg(long)]
+    pub count: Option<u64>,
+    /// Print JSON, a reading a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `sensors`, which only capstan itself starts.
+#[derive(Debug, Args)]
+pub struct SensorsArgs {
+    #[arg(long)]
+    pub every_s: u64,
+}
+
 /// Arguments of `supervise`, which only capstan itself starts.
 #[derive(Debug, Args)]
 pub struct SuperviseArgs {
@@ -352,7 +391,7 @@ mod tests {
     fn every_query_answers_in_json() {
         let queries = [
             "runs", "status", "logs", "schema", "config", "doctor", "paths", "sample", "eval",
-            "attach",
+            "export", "attach",
         ];
         let cli = Cli::command();
         for query in queries {

@@ -7,6 +7,7 @@ mod data;
 mod delete;
 mod doctor;
 mod explain;
+mod export;
 mod find;
 mod follow;
 mod install;
@@ -17,6 +18,7 @@ mod prepare;
 mod query;
 mod resume;
 mod text;
+mod top;
 mod train;
 
 use std::{
@@ -89,6 +91,7 @@ fn run(cli: Cli, open_tui: OpenTui) -> anyhow::Result<u8> {
         Command::Kill(args) => control::control(runs_dir, &args, Control::Kill),
         Command::Sample(args) => ask::sample(runs_dir, &args),
         Command::Eval(args) => ask::eval(runs_dir, &args),
+        Command::Export(args) => export::export(runs_dir, &args),
         Command::Delete(args) => delete::delete(runs_dir, &args),
         Command::Data(args) => data::data(&args.command),
         Command::Schema(_) => explain::schema(),
@@ -97,6 +100,8 @@ fn run(cli: Cli, open_tui: OpenTui) -> anyhow::Result<u8> {
         Command::Paths(args) => install::paths(runs_dir, &args),
         Command::Completions(args) => install::completions(args.shell),
         Command::Man(args) => install::man(args.out.as_deref()),
+        Command::Top(args) => top::top(&args),
+        Command::Sensors(args) => Ok(top::sensors(&args)),
         Command::Supervise(args) => Ok(train::supervise(&args)),
     }
 }

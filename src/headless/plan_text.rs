@@ -1,36 +1,52 @@
 //! A plan in a few lines.
 
+use std::ops::Range;
+
 use super::text::facts;
 use crate::{
     arch::ModelShape,
     base::units,
-    plan::{Communicator, RunPlan, StopPlan},
+    plan::{Communicator, InitSummary, Mesh, RunPlan, StopPlan},
 };
 
 /// The plan, a fact a line.
 pub fn lines(name: &str, plan: &RunPlan) -> Vec<String> {
-    let mut rows = vec![
-        ("run", name.to_owned()),
-        ("model", model(plan)),
-        ("data", data(plan)),
-        ("split", split(plan)),
+    let mut rows = vec![("run", name.to_owned()), ("model", model(plan))];
+    rows.extend(plan.init.as_ref().map(|init| ("weights", weights(init))));
+    rows.extend([("data", data(plan)), ("split", split(plan))]);
+    rows.extend(stages(plan).map(|stages| ("stages", stages)));
+    rows.extend([
         ("batch", batch(plan)),
         ("stop", stop(plan)),
         ("memory", memory(plan)),
-    ];
+    ]);
     rows.extend(plan.notes.iter().map(|note| ("note", note.clone())));
     facts(&rows)
 }
 
 fn model(plan: &RunPlan) -> String {
-    let ModelShape::Gpt(gpt) = &plan.model;
+    let sizes = match &plan.model {
+        ModelShape::Gpt(gpt) => format!("GPT of {} layers, {} heads", gpt.n_layer, gpt.n_head),
+        ModelShape::Llama(llama) => format!(
+            "Llama of {} layers, {} heads ({} of keys and values)",
+            llama.n_layer, llama.n_head, llama.n_kv_head
+        ),
+    };
     format!(
-        "GPT of {} layers, {} heads, d_model {}, seq_len {}: {} parameters",
-        gpt.n_layer,
-        gpt.n_head,
-        gpt.d_model,
-        gpt.seq_len,
+        "{sizes}, d_model {}, seq_len {}: {} parameters",
+        plan.model.d_model(),
+        plan.model.seq_len(),
         units::count(plan.n_params as f64)
+    )
+}
+
+fn weights(init: &InitSummary) -> String {
+    format!(
+        "{} from {}: {}, {}",
+        count(init.n_tensors, "tensor"),
+        init.path.display(),
+        count(init.n_files, "file"),
+        init.dtypes.join(" and ")
     )
 }
 
@@ -67,12 +83,44 @@ fn split(plan: &RunPlan) -> String {
         Communicator::Local => ", over memory",
         Communicator::Nccl => ", over NCCL",
     };
-    format!(
+    let on = format!(
         "{} on {} ({}), {threads}{communicator}",
         plan.split.name(),
         count(plan.world(), "rank"),
         devices.join(", ")
-    )
+    );
+    let Mesh { pp, dp, tp } = plan.split.mesh;
+    match (pp, dp, tp) {
+        (1, _, 1) => on,
+        _ => format!("{on}: pp {pp} x dp {dp} x tp {tp}"),
+    }
+}
+
+/// Where a pipeline's stages begin and end, and what a stage idles at least.
+fn stages(plan: &RunPlan) -> Option<String> {
+    let split = &plan.split;
+    if split.mesh.pp == 1 {
+        return None;
+    }
+    let segments = plan.model.segments();
+    let stage = |chunks: &Vec<Range<usize>>| {
+        let chunks = chunks.iter().map(|chunk| {
+            let (first, last) = (&segments[chunk.start].name, &segments[chunk.end - 1].name);
+            match chunk.len() {
+                1 => first.clone(),
+                _ => format!("{first} to {last}"),
+            }
+        });
+        chunks.collect::<Vec<_>>().join(" and ")
+    };
+    let stages: Vec<String> = split.chunks.iter().map(stage).collect();
+    let n_chunks = split.chunks.first().map_or(1, Vec::len);
+    let idle = (split.mesh.pp - 1) as f64 / n_chunks as f64;
+    let bubble = 100.0 * idle / (plan.grad_accum_steps as f64 + idle);
+    Some(format!(
+        "{}; at least {bubble:.0} % bubble",
+        stages.join(" | ")
+    ))
 }
 
 fn batch(plan: &RunPlan) -> String {

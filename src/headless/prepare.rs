@@ -21,9 +21,9 @@ const QUIET_FOR: Duration = Duration::from_millis(300);
 /// # Errors
 /// As [`data::prepare`].
 pub fn prepare(config: &DataConfig, view: ViewKind) -> anyhow::Result<DataSummary> {
-    let meter = Meter::new(view);
+    let meter = Meter::new(view, "data");
     let prepared = data::prepare(config, &dirs::cache_dir(), &|progress| meter.show(progress));
-    meter.bar.finish_and_clear();
+    meter.finish();
     Ok(DataSummary::from(&prepared?))
 }
 
@@ -32,21 +32,24 @@ pub fn prepare(config: &DataConfig, view: ViewKind) -> anyhow::Result<DataSummar
 /// # Errors
 /// As [`data::prepare`].
 pub fn inspect(config: &DataConfig, view: ViewKind) -> anyhow::Result<Inspection> {
-    let meter = Meter::new(view);
+    let meter = Meter::new(view, "data");
     let inspection = data::inspect(config, &dirs::cache_dir(), &|progress| meter.show(progress));
-    meter.bar.finish_and_clear();
+    meter.finish();
     Ok(inspection?)
 }
 
 /// A bar on a terminal, a line for each kind of work elsewhere, nothing beside JSON.
-struct Meter {
+pub struct Meter {
     view: ViewKind,
+    /// What a line starts with.
+    subject: &'static str,
     bar: ProgressBar,
     said: Mutex<Option<&'static str>>,
 }
 
 impl Meter {
-    fn new(view: ViewKind) -> Self {
+    /// A meter of work on `subject`.
+    pub fn new(view: ViewKind, subject: &'static str) -> Self {
         let target = match view {
             ViewKind::Bar => ProgressDrawTarget::stdout(),
             ViewKind::Lines | ViewKind::Json => ProgressDrawTarget::hidden(),
@@ -57,13 +60,19 @@ impl Meter {
         }
         Self {
             view,
+            subject,
             bar,
             said: Mutex::new(None),
         }
     }
 
+    /// Clears the bar.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+
     /// Called from several threads, possibly out of order.
-    fn show(&self, progress: Progress) {
+    pub fn show(&self, progress: Progress) {
         if self.bar.elapsed() < QUIET_FOR {
             return;
         }
@@ -76,7 +85,7 @@ impl Meter {
         };
         if self.view == ViewKind::Lines && *said != Some(progress.what) {
             *said = Some(progress.what);
-            let _ = say(&format!("data: {}", progress.what));
+            let _ = say(&format!("{}: {}", self.subject, progress.what));
         }
     }
 }

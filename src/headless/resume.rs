@@ -71,7 +71,11 @@ fn change(
     let config: RunConfig =
         config::load_file(&folder.config(), &changes.set, changes.layout)?.config;
     let before: RunPlan = serde_json::from_slice(&fs::read(folder.plan())?)?;
-    let plan = train::plan(&config, view)?;
+    // What a run started from does not change with what it is to do.
+    let plan = RunPlan {
+        init: before.init.clone(),
+        ..train::plan(&config, view)?
+    };
     if !plan.model.is_same_network(&before.model) {
         let (old, new) = (
             serde_json::to_string(&before.model)?,

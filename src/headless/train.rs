@@ -39,7 +39,7 @@ pub fn train(runs_dir: &Path, args: TrainArgs) -> anyhow::Result<u8> {
     if !args.dry_run {
         worker_program::find()?;
     }
-    let plan = plan(&config, view)?;
+    let plan = plan_with_weights(&config, view)?;
     if args.dry_run {
         return show_plan(name, &plan, args.view.json);
     }
@@ -72,6 +72,12 @@ pub fn train(runs_dir: &Path, args: TrainArgs) -> anyhow::Result<u8> {
 pub fn plan(config: &RunConfig, view: ViewKind) -> anyhow::Result<RunPlan> {
     let data = prepare::prepare(&config.data, view)?;
     Ok(plan::resolve(config, &Machine::probe(), &data)?)
+}
+
+/// As [`plan`], for a run that starts: with the weights that it starts from, which must fit.
+fn plan_with_weights(config: &RunConfig, view: ViewKind) -> anyhow::Result<RunPlan> {
+    let data = prepare::prepare(&config.data, view)?;
+    Ok(start::plan(config, &Machine::probe(), &data)?)
 }
 
 /// Started N times by mistake, N runs would fight for the same devices.

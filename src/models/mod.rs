@@ -3,6 +3,7 @@
 //! A segment is `join(x, core(pre(x)))`. The engine, not the model, decides where graphs are cut.
 
 mod gpt;
+mod llama;
 
 use tch::Tensor;
 
@@ -101,5 +102,6 @@ pub trait Segment: Send {
 pub fn build(shape: &ModelShape) -> Vec<Box<dyn Segment>> {
     match shape {
         ModelShape::Gpt(shape) => gpt::segments(shape),
+        ModelShape::Llama(shape) => llama::segments(shape),
     }
 }

@@ -3,10 +3,7 @@
 use tch::{Device, Kind, Reduction, Tensor};
 
 use super::Weights;
-use crate::{data::IGNORED_TARGET, torch::TorchError};
-
-/// GPT-2's epsilon of layer normalisation.
-const LAYER_NORM_EPS: f64 = 1e-5;
+use crate::{arch::gpt::LAYER_NORM_EPS, data::IGNORED_TARGET, torch::TorchError};
 
 /// Rows of the table `name.weight` for token ids `[b, t]`: `[b, t, d]`.
 ///
@@ -46,6 +43,15 @@ pub fn linear(weights: Weights<'_>, name: &str, x: &Tensor) -> Result<Tensor, To
     Ok(y.f_view(shape.as_slice())?)
 }
 
+/// `x @ weight^T` over the last dimension; weight `[out, in]`, as PyTorch's `Linear` keeps it.
+///
+/// # Errors
+/// Shapes that don't fit.
+pub fn project(weights: Weights<'_>, name: &str, x: &Tensor) -> Result<Tensor, TorchError> {
+    let weight = weights.get(&format!("{name}.weight"))?;
+    Ok(x.f_linear(weight, None::<&Tensor>)?)
+}
+
 /// Layer normalisation over the last dimension; bias optional.
 ///
 /// # Errors
@@ -62,8 +68,23 @@ pub fn layer_norm(weights: Weights<'_>, name: &str, x: &Tensor) -> Result<Tensor
     )?)
 }
 
+/// Division by the root of the mean square over the last dimension, in at least fp32.
+///
+/// # Errors
+/// Shapes that don't fit.
+pub fn rms_norm(
+    weights: Weights<'_>,
+    name: &str,
+    x: &Tensor,
+    eps: f64,
+) -> Result<Tensor, TorchError> {
+    let weight = weights.get(&format!("{name}.weight"))?;
+    Ok(x.f_rms_norm(weight.size().as_slice(), Some(weight), eps)?)
+}
+
 /// Causal attention; q, k, v and the result are `[batch, heads, time, head_dim]`.
 ///
+/// k and v may have fewer heads than q, each for several neighbouring ones of q's (Ainslie et al., 2023).
 /// On a CPU bf16 is computed in fp32: libtorch's bf16 backward is five times slower there.
 ///
 /// # Errors
@@ -78,6 +99,21 @@ pub fn causal_attention(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor, To
 }
 
 fn attention(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor, TorchError> {
+    let is_grouped = q.size()[1] != k.size()[1];
+    // The kernel that CUDA has for wider types than bf16 takes no groups; without it all scores would be kept.
+    if is_grouped && q.device() != Device::Cpu && q.kind() != Kind::BFloat16 {
+        let n_head = q.size()[1];
+        return fused_attention(q, &repeated(k, n_head)?, &repeated(v, n_head)?, false);
+    }
+    fused_attention(q, k, v, is_grouped)
+}
+
+fn fused_attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    is_grouped: bool,
+) -> Result<Tensor, TorchError> {
     Ok(Tensor::f_scaled_dot_product_attention(
         q,
         k,
@@ -86,8 +122,18 @@ fn attention(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor, TorchError> {
         0.0,
         true,
         None,
-        false,
+        is_grouped,
     )?)
+}
+
+/// `[b, h, t, e]` with each head repeated, until there are `n_head`.
+fn repeated(x: &Tensor, n_head: i64) -> Result<Tensor, TorchError> {
+    let size = x.size();
+    let [batch, heads, time, width] = [size[0], size[1], size[2], size[3]];
+    let groups = [batch, heads, n_head / heads, time, width];
+    Ok(x.f_unsqueeze(2)?
+        .f_expand(groups, false)?
+        .f_reshape([batch, n_head, time, width])?)
 }
 
 /// Causal attention written out, with `mask` (0 or 1 / keep probability) on its weights.
@@ -135,4 +181,25 @@ pub fn cross_entropy_sum(logits: &Tensor, targets: &Tensor) -> Result<Tensor, To
         IGNORED_TARGET,
         0.0,
     )?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grouped_heads_attend_as_repeated_ones_do() {
+        let values = |heads: i64, by: f64| {
+            let numel = 2 * heads * 5 * 4;
+            let ramp = Tensor::arange(numel, (Kind::Double, Device::Cpu));
+            (ramp * by).sin().view([2, heads, 5, 4])
+        };
+        let (q, k, v) = (values(6, 0.7), values(2, 1.3), values(2, 0.4));
+        let grouped = causal_attention(&q, &k, &v).expect("attended");
+        let [k, v] = [k, v].map(|x| repeated(&x, 6).expect("repeated"));
+        let whole = causal_attention(&q, &k, &v).expect("attended");
+        assert!(grouped.allclose(&whole, 0.0, 1e-12, false));
+        let turned_around = causal_attention(&q, &k.flip([1]), &v).expect("attended");
+        assert!(!turned_around.allclose(&whole, 0.0, 1e-3, false));
+    }
 }

@@ -1,6 +1,6 @@
 //! What comes back from the backward pass: whole, or staged on its way into a rank's shard.
 
-use std::ops::Range;
+use std::{ops::Range, slice};
 
 use tch::Tensor;
 
@@ -176,7 +176,7 @@ impl ParamStore {
 
     fn first_bad(&self, buffer: &Tensor) -> Result<Option<NotFinite>, TorchError> {
         for entry in &self.layout.entries {
-            for own in self.own_pieces(&[entry.offset..entry.offset + entry.numel()]) {
+            for own in self.own_pieces(slice::from_ref(&entry.range())) {
                 let is_finite = self.cut(buffer, &own)?.f_isfinite()?.f_all()?;
                 if is_finite.f_int64_value(&[])? == 0 {
                     return Ok(Some(NotFinite {
@@ -195,27 +195,19 @@ mod tests {
 
     use super::*;
     use crate::{
-        arch::{ModelShape, Shard, StageSpec, gpt::GptShape},
         config::Precision,
-        nn::{Layout, Partition},
+        nn::{Numbers, Partition, testing::layout},
     };
 
-    fn layout(n_parts: usize) -> Layout {
-        let shape = GptShape {
-            n_layer: 2,
-            n_head: 2,
-            d_model: 12,
-            seq_len: 5,
-            vocab_size: 7,
-            bias: true,
-            dropout: 0.0,
-        };
-        let stage = StageSpec::whole(ModelShape::Gpt(shape).segments());
-        Layout::new(&stage, Shard::WHOLE, n_parts)
-    }
-
     fn store() -> ParamStore {
-        ParamStore::new(layout(1), Partition::NONE, Precision::Fp32, 1, Device::Cpu).expect("room")
+        ParamStore::new(
+            layout(1),
+            Partition::NONE,
+            Numbers::of(Precision::Fp32),
+            1,
+            Device::Cpu,
+        )
+        .expect("room")
     }
 
     #[test]

@@ -55,6 +55,11 @@ impl Entry {
     pub(super) fn numel(&self) -> i64 {
         self.shape.iter().product()
     }
+
+    /// Where it lies in a whole buffer.
+    pub(super) fn range(&self) -> FlatRange {
+        self.offset..self.offset + self.numel()
+    }
 }
 
 impl Group {
@@ -151,8 +156,7 @@ impl Layout {
     /// A parameter by name: where it lies, and the shape that this rank holds.
     pub fn find(&self, name: &str) -> Option<(FlatRange, &[i64])> {
         let entry = &self.entries[*self.index.get(name)?];
-        let range = entry.offset..entry.offset + entry.numel();
-        Some((range, &entry.shape))
+        Some((entry.range(), &entry.shape))
     }
 
     pub(super) fn entry(&self, name: &str) -> Option<usize> {
@@ -225,20 +229,7 @@ pub(super) fn within(ranges: &[FlatRange], part: &FlatRange) -> Vec<FlatRange> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::{ModelShape, gpt::GptShape};
-
-    fn stage() -> StageSpec {
-        let shape = GptShape {
-            n_layer: 2,
-            n_head: 2,
-            d_model: 12,
-            seq_len: 5,
-            vocab_size: 7,
-            bias: true,
-            dropout: 0.0,
-        };
-        StageSpec::whole(ModelShape::Gpt(shape).segments())
-    }
+    use crate::nn::testing::stage;
 
     #[test]
     fn entries_are_aligned_disjoint_and_complete() {

@@ -53,11 +53,19 @@ impl Resolver<'_> {
         let wanted = wanted.unwrap_or(devices.len());
         if wanted > devices.len() {
             let problem = format!("{wanted} ranks on {} device(s)", devices.len());
-            let remedy = format!(
-                "try {} rank(s), or name {wanted} devices (one may stand twice)",
-                devices.len()
-            );
-            self.refuse("parallel", problem, remedy);
+            let is_plain = self
+                .config
+                .parallel
+                .is_some_and(|parallel| parallel.dp == wanted);
+            let (path, fewer) = match is_plain {
+                true => ("parallel.dp", format!("parallel.dp={}", devices.len())),
+                false => (
+                    "parallel",
+                    format!("a split over {} rank(s)", devices.len()),
+                ),
+            };
+            let remedy = format!("try {fewer}, or name {wanted} devices (one may stand twice)");
+            self.refuse(path, problem, remedy);
         } else if wanted < devices.len() {
             self.notes.push(format!(
                 "{} of {} devices stay unused",

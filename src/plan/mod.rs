@@ -12,8 +12,10 @@ mod split;
 mod stages;
 mod types;
 
-pub use memory::MemoryPlan;
+pub use memory::{Kept, MemoryPlan};
 pub use mesh::{Coordinates, Mesh};
 pub use refusal::{PlanError, Refusal, RefusalKind};
 pub use resolve::resolve;
-pub use types::{Communicator, DataSummary, RankPlan, RunPlan, Split, StopPlan, Strategy};
+pub use types::{
+    Communicator, DataSummary, InitSummary, RankPlan, RunPlan, Split, StopPlan, Strategy,
+};

@@ -1,15 +1,20 @@
 //! What of a config has no effect, or another than its words suggest.
 
+use serde::Serialize;
+
 use super::RunPlan;
 use crate::{
-    config::{GptConfig, ModelConfig, RunConfig, ScheduleConfig},
+    config::{GptConfig, LlamaConfig, ModelConfig, RunConfig, ScheduleConfig},
     hw::Device,
 };
 
 /// Notes on a config whose plan is made; nothing here is refused.
 pub fn notes(config: &RunConfig, plan: &RunPlan) -> Vec<String> {
-    let ModelConfig::Gpt(gpt) = &config.model;
-    let mut notes: Vec<String> = overridden_preset(gpt).into_iter().collect();
+    let overridden = match &config.model {
+        ModelConfig::Gpt(gpt) => overridden_gpt(gpt),
+        ModelConfig::Llama(llama) => overridden_llama(llama),
+    };
+    let mut notes: Vec<String> = overridden.into_iter().collect();
     if let Some(steps) = plan.total_steps() {
         notes.extend(schedule_beyond(&config.schedule, steps));
     }
@@ -20,23 +25,45 @@ pub fn notes(config: &RunConfig, plan: &RunPlan) -> Vec<String> {
     notes
 }
 
-/// A preset named beside other sizes, as by `--set model.gpt.preset` on a config that states them.
-fn overridden_preset(gpt: &GptConfig) -> Option<String> {
+/// A field's name, what the preset gives, and what the config says.
+type Sizes<'a> = &'a [(&'a str, usize, Option<usize>)];
+
+fn overridden_gpt(gpt: &GptConfig) -> Option<String> {
     let preset = gpt.preset?;
     let sizes = preset.sizes();
-    let name = serde_json::to_value(preset).unwrap_or_default();
-    let overridden: Vec<String> = [
+    let fields = [
         ("n_layer", sizes.n_layer, gpt.n_layer),
         ("n_head", sizes.n_head, gpt.n_head),
         ("d_model", sizes.d_model, gpt.d_model),
         ("seq_len", sizes.seq_len, gpt.seq_len),
-    ]
-    .into_iter()
-    .filter_map(|(field, given, own)| {
-        let own = own.filter(|&own| own != given)?;
-        Some(format!("{field} {given}, the config says {own}"))
-    })
-    .collect();
+    ];
+    overridden_preset(preset, &fields)
+}
+
+/// No weight depends on a Llama's context: another is no surprise.
+fn overridden_llama(llama: &LlamaConfig) -> Option<String> {
+    let preset = llama.preset?;
+    let sizes = preset.sizes();
+    let fields = [
+        ("n_layer", sizes.n_layer, llama.n_layer),
+        ("n_head", sizes.n_head, llama.n_head),
+        ("n_kv_head", sizes.n_kv_head, llama.n_kv_head),
+        ("d_model", sizes.d_model, llama.d_model),
+        ("d_ff", sizes.d_ff, llama.d_ff),
+    ];
+    overridden_preset(preset, &fields)
+}
+
+/// A preset named beside other sizes, as by `--set model.gpt.preset` on a config that states them.
+fn overridden_preset(preset: impl Serialize, fields: Sizes<'_>) -> Option<String> {
+    let name = serde_json::to_value(preset).unwrap_or_default();
+    let overridden: Vec<String> = fields
+        .iter()
+        .filter_map(|(field, given, own)| {
+            let own = own.filter(|own| own != given)?;
+            Some(format!("{field} {given}, the config says {own}"))
+        })
+        .collect();
     let name = name.as_str().unwrap_or_default();
     (!overridden.is_empty()).then(|| {
         format!(

@@ -25,6 +25,8 @@ pub enum RefusalKind {
     DoesNotFit,
     /// Exit code 4.
     DeviceMissing,
+    /// Exit code 5.
+    Unreadable,
 }
 
 impl fmt::Display for Refusal {
@@ -43,6 +45,7 @@ impl PlanError {
         match self.0.iter().map(|refusal| refusal.kind).min() {
             Some(RefusalKind::DoesNotFit) => 3,
             Some(RefusalKind::DeviceMissing) => 4,
+            Some(RefusalKind::Unreadable) => 5,
             Some(RefusalKind::Config) | None => 2,
         }
     }

@@ -1,6 +1,6 @@
 //! The resolved plan.
 
-use std::ops::Range;
+use std::{ops::Range, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,9 @@ pub struct RunPlan {
     /// Forward and backward; see [`ModelShape::flops_per_token`].
     pub flops_per_token: f64,
     pub precision: Precision,
+    /// Gradients are kept in the type that the model computes with, since none are accumulated.
+    #[serde(default)]
+    pub short_grads: bool,
     pub split: Split,
     pub communicator: Communicator,
     /// One entry a rank, in rank order.
@@ -38,6 +41,9 @@ pub struct RunPlan {
     pub bucket_bytes: Option<u64>,
     pub data: DataSummary,
     pub memory: MemoryPlan,
+    /// Weights that the run starts from; absent: they are made from the seed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init: Option<InitSummary>,
     /// Peak FLOP/s of all ranks together, only where every card's is known.
     pub peak_flops: Option<f64>,
     /// What a user should know and did not ask for.
@@ -48,6 +54,13 @@ impl RunPlan {
     /// Number of ranks.
     pub fn world(&self) -> usize {
         self.ranks.len()
+    }
+
+    /// Whether what a rank's device holds is the rank's: on a CPU, or on a GPU of its own.
+    pub fn has_own_device(&self, rank: usize) -> bool {
+        let device = self.ranks[rank].device;
+        let n_sharing = self.ranks.iter().filter(|other| other.device == device);
+        device == Device::Cpu || n_sharing.count() == 1
     }
 
     /// Bytes of a checkpoint's tensors, with `n_state` buffers of optimizer state.
@@ -209,6 +222,17 @@ pub struct DataSummary {
     pub vocab_size: usize,
     /// Changes whenever the token streams change.
     pub fingerprint: String,
+}
+
+/// Weights that were found and fit the model.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InitSummary {
+    pub path: PathBuf,
+    pub n_files: usize,
+    /// Tensors that the model takes.
+    pub n_tensors: usize,
+    /// Their number formats, such as `F16`.
+    pub dtypes: Vec<String>,
 }
 
 impl From<&Prepared> for DataSummary {

@@ -6,6 +6,7 @@
 mod autograd;
 mod error;
 mod fused;
+pub mod memory;
 pub mod nccl;
 pub mod peers;
 pub mod process;

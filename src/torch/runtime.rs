@@ -64,37 +64,6 @@ pub fn load_cuda(libtorch_lib: Option<&Path>) -> Result<(), TorchError> {
     Err(TorchError::new(&last))
 }
 
-/// The allocator's view of one GPU.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct DeviceMemory {
-    pub allocated_bytes: u64,
-    pub reserved_bytes: u64,
-    pub peak_allocated_bytes: u64,
-}
-
-/// Asks the caching allocator of a GPU; all ranks of the process on that GPU count together.
-///
-/// # Errors
-/// No CUDA, or no such device.
-pub fn device_memory(device: usize) -> Result<DeviceMemory, TorchError> {
-    let (mut allocated, mut reserved, mut peak) = (0, 0, 0);
-    // SAFETY: the three numbers outlive the call.
-    shim::check(unsafe {
-        shim::capstan_memory_stats(
-            device as i32,
-            &raw mut allocated,
-            &raw mut reserved,
-            &raw mut peak,
-        )
-    })?;
-    let bytes = |n: i64| n.unsigned_abs();
-    Ok(DeviceMemory {
-        allocated_bytes: bytes(allocated),
-        reserved_bytes: bytes(reserved),
-        peak_allocated_bytes: bytes(peak),
-    })
-}
-
 /// Waits until all work launched on a GPU is done.
 ///
 /// # Errors

@@ -7,13 +7,17 @@
 #include <ATen/DeviceAccelerator.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/_fused_adamw.h>
+#include <c10/core/Allocator.h>
 #include <c10/core/AutogradState.h>
+#include <c10/core/CPUAllocator.h>
 #include <c10/core/Event.h>
 #include <c10/core/GradMode.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
+#include <c10/core/impl/alloc_cpu.h>
 #include <torch/csrc/autograd/autograd.h>
 
-
+#include <atomic>
+#include <cstdint>
 #include <exception>
 #include <string>
 #include <vector>
@@ -53,6 +57,50 @@ std::optional<at::Tensor> optional(at::Tensor* tensor) {
 c10::Stream stream_of(int device, int64_t id) {
   return c10::Stream::unpack3(id, static_cast<c10::DeviceIndex>(device), c10::DeviceType::CUDA);
 }
+
+// Bytes of one rank's CPU tensors, whichever thread frees them.
+struct Account {
+  std::atomic<int64_t> live{0};
+  std::atomic<int64_t> peak{0};
+};
+
+// What no rank's thread allocated.
+Account nobody;
+thread_local Account* account = &nobody;
+
+// Stands before each block; as long as libtorch aligns blocks.
+struct alignas(64) Header {
+  Account* account;
+  size_t bytes;
+};
+
+class CountingAllocator final : public c10::Allocator {
+ public:
+  at::DataPtr allocate(size_t n) override {
+    auto* block = static_cast<char*>(c10::alloc_cpu(n + sizeof(Header)));
+    new (block) Header{account, n};
+    auto live = account->live.fetch_add(static_cast<int64_t>(n), std::memory_order_relaxed) + static_cast<int64_t>(n);
+    auto peak = account->peak.load(std::memory_order_relaxed);
+    while (live > peak && !account->peak.compare_exchange_weak(peak, live, std::memory_order_relaxed)) {
+    }
+    void* data = block + sizeof(Header);
+    return {data, data, &CountingAllocator::free, at::Device(at::DeviceType::CPU)};
+  }
+
+  at::DeleterFnPtr raw_deleter() const override { return &CountingAllocator::free; }
+
+  void copy_data(void* to, const void* from, std::size_t n) const override { default_copy_data(to, from, n); }
+
+ private:
+  static void free(void* data) {
+    if (data == nullptr) {
+      return;
+    }
+    auto* header = reinterpret_cast<Header*>(static_cast<char*>(data) - sizeof(Header));
+    header->account->live.fetch_sub(static_cast<int64_t>(header->bytes), std::memory_order_relaxed);
+    c10::free_cpu(header);
+  }
+};
 
 }  // namespace
 
@@ -95,6 +143,26 @@ int capstan_enter_rank_thread(int n_threads, int* actual) {
     c10::AutogradState::get_tls_state().set_multithreading_enabled(false);
     *actual = at::get_num_threads();
   });
+}
+
+// From then on CPU tensors are counted; blocks made before keep their own deleter.
+int capstan_count_cpu_memory() {
+  return guarded([] {
+    static CountingAllocator counting;
+    c10::SetCPUAllocator(&counting, /*priority=*/1);
+  });
+}
+
+// An account of its own for what the calling thread allocates from now on; it lives as long as the process.
+void* capstan_open_account() {
+  account = new Account;
+  return account;
+}
+
+void capstan_read_account(const void* opened, int64_t* live, int64_t* peak) {
+  const auto* read = static_cast<const Account*>(opened);
+  *live = read->live.load(std::memory_order_relaxed);
+  *peak = read->peak.load(std::memory_order_relaxed);
 }
 
 int capstan_point_storage(at::Tensor* tensor, void* data) {

@@ -32,6 +32,9 @@ unsafe extern "C" {
         found_inf: *mut C_tensor,
     ) -> c_int;
     pub(super) fn capstan_enter_rank_thread(n_threads: c_int, actual: *mut c_int) -> c_int;
+    pub(super) fn capstan_count_cpu_memory() -> c_int;
+    pub(super) fn capstan_open_account() -> *mut c_void;
+    pub(super) fn capstan_read_account(account: *const c_void, live: *mut i64, peak: *mut i64);
     pub(super) fn capstan_point_storage(tensor: *mut C_tensor, data: *mut c_void) -> c_int;
     pub(super) fn capstan_set_deterministic(on: c_int) -> c_int;
     pub(super) fn capstan_allow_tf32(on: c_int) -> c_int;

@@ -15,7 +15,6 @@ use super::{
 };
 use crate::{
     event::{Control, Record},
-    hw::HostLoad,
     launch::RunFolder,
 };
 
@@ -182,7 +181,6 @@ pub enum News {
     Lines(Vec<String>),
     /// Whether a supervisor holds the run.
     Held(bool),
-    Sensors(HostLoad),
     Failed(String),
 }
 

@@ -7,7 +7,6 @@ use crate::{
     base::text::printable,
     config::RunConfig,
     event::{Event, Phases, RankStep, Record},
-    hw::HostLoad,
     launch::RunFolder,
     plan::RunPlan,
     store::{RunState, told},
@@ -60,7 +59,6 @@ pub struct Board {
     pub failed: Option<String>,
     pub plan: Option<Box<RunPlan>>,
     pub config: Option<Box<RunConfig>>,
-    pub host: Option<HostLoad>,
     pub loss: Series,
     pub validation: Vec<(f64, f64)>,
     pub lr: Series,
@@ -89,7 +87,6 @@ impl Board {
             failed: None,
             plan: None,
             config: None,
-            host: None,
             loss: Series::default(),
             validation: Vec::new(),
             lr: Series::default(),
@@ -195,7 +192,7 @@ impl Board {
                 bubble: sum.bubble / n,
                 optimizer: sum.optimizer / n,
                 other: sum.other / n,
-                bytes: rank.bytes,
+                ..*rank
             }
         };
         last.iter().map(mean).collect()

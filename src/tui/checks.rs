@@ -10,7 +10,7 @@ use crate::{
     config::{ParallelConfig, RunConfig},
     data,
     hw::Machine,
-    launch::{dirs, in_full, lock, names, runs, worker_program},
+    launch::{dirs, in_full, lock, names, runs, start, worker_program},
     plan::{self, DataSummary, PlanError, RunPlan},
 };
 
@@ -45,7 +45,7 @@ impl Checker {
         let data = self.data(config);
         let data = data.map_err(|problem| vec![("data".to_owned(), problem)])?;
         let machine = self.machine();
-        plan::resolve(config, machine, &data).map_err(|error| words(&error))
+        start::plan(config, machine, &data).map_err(|error| words(&error))
     }
 
     /// All that can be said about a draft.

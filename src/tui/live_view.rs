@@ -17,6 +17,8 @@ use super::{
 };
 use crate::{
     base::{text::printable, units},
+    event::GpuReading,
+    hw::Device,
     launch::runs::word,
     store::{RunState, told},
 };
@@ -294,36 +296,88 @@ fn speed_words(state: &RunState) -> String {
 }
 
 fn host_words(board: &Board) -> String {
-    let Some(host) = board.host.filter(|_| board.held) else {
-        return "host: shown while the run is running".to_owned();
+    let Some(reading) = &board.state.sensors else {
+        return "host: n/a, the log holds no look at the sensors".to_owned();
     };
-    let busy = host.busy.map_or_else(
+    let host = &reading.host;
+    let power = host
+        .package_power_w
+        .map_or_else(|| "n/a".to_owned(), |watts| format!("{watts:.0} W"));
+    format!(
+        "host: {} busy, memory {}, processor {power}",
+        percent(host.cpu_busy),
+        amount(host.memory_used_bytes, host.memory_total_bytes)
+    )
+}
+
+fn percent(share: Option<f64>) -> String {
+    share.map_or_else(
         || "n/a".to_owned(),
-        |busy| format!("{:>3.0} %", busy * 100.0),
-    );
-    let cores = host
-        .cores
-        .map_or_else(|| "n/a".to_owned(), |cores| cores.to_string());
-    let memory = match (host.memory_used_bytes, host.memory_total_bytes) {
+        |share| format!("{:>3.0} %", share * 100.0),
+    )
+}
+
+fn amount(used: Option<u64>, total: Option<u64>) -> String {
+    match (used, total) {
         (Some(used), Some(total)) => format!("{} of {}", units::bytes(used), units::bytes(total)),
+        (Some(used), None) => units::bytes(used),
         _ => "n/a".to_owned(),
+    }
+}
+
+/// A card in a line: what it does, what it takes, what holds it back.
+fn gpu_words(gpu: &GpuReading) -> String {
+    if gpu.is_lost {
+        return "LOST: the driver no longer answers for the card".to_owned();
+    }
+    let na = || "n/a".to_owned();
+    let power = match (gpu.power_w, gpu.power_limit_w) {
+        (Some(power), Some(limit)) => format!("{power:>3.0}/{limit:.0} W"),
+        (Some(power), None) => format!("{power:>3.0} W"),
+        _ => na(),
     };
-    format!("host: {cores} cores {busy} busy, memory {memory}")
+    let heat = gpu.temperature_c.map_or_else(na, |c| format!("{c} °C"));
+    let clock = gpu.sm_clock_mhz.map_or_else(na, |mhz| format!("{mhz} MHz"));
+    let limits = if gpu.limited_by.is_empty() {
+        String::new()
+    } else {
+        format!("  limited by {}", gpu.limited_by.join(", "))
+    };
+    format!(
+        "{} busy  {}  {power}  {heat}  {clock}{limits}",
+        percent(gpu.busy),
+        amount(gpu.memory_used_bytes, gpu.memory_total_bytes)
+    )
+}
+
+/// What the device of a rank does, or where the rank's threads are.
+fn device_words(board: &Board, device: Device, threads: usize) -> String {
+    let readings = board.state.sensors.iter().flat_map(|reading| &reading.gpus);
+    match device {
+        Device::Cpu => format!("{threads} thread(s)"),
+        Device::Cuda(index) => readings
+            .clone()
+            .nth(index)
+            .map_or_else(|| "sensors n/a".to_owned(), gpu_words),
+    }
 }
 
 fn draw_devices(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
     let mut lines = vec![Line::from(format!(" {}", host_words(board)))];
+    let ranks = board.mean_ranks();
     if let Some(plan) = &board.plan {
-        let bytes = units::bytes(plan.memory.total());
         for (rank, place) in plan.ranks.iter().enumerate() {
             let at = plan.split.mesh.at(rank);
             let axes = format!("dp {} tp {} pp {}", at.replica, at.shard, at.stage);
-            let threads = match place.device {
-                crate::hw::Device::Cpu => format!("{} thread(s)", place.threads),
-                crate::hw::Device::Cuda(_) => "sensors n/a".to_owned(),
+            let device = device_words(board, place.device, place.threads);
+            let own = ranks.iter().find(|own| own.rank == rank);
+            let peak = own.and_then(|own| own.memory_peak_bytes);
+            let memory = match peak {
+                Some(bytes) => format!("tensors at most {}", units::bytes(bytes)),
+                None => format!("planned {}", units::bytes(plan.memory.total())),
             };
             lines.push(Line::from(format!(
-                " rank {rank:<3} {:<8} {axes}   {threads}   {bytes} of weights, gradients, optimizer state",
+                " rank {rank:<3} {:<7} {axes}  {memory}  {device}",
                 place.device.to_string()
             )));
         }
@@ -337,9 +391,14 @@ fn draw_devices(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
         let last = rows - 1;
         lines[last] = Line::from(format!(" ... {} more rank(s): e expands", hidden + 1));
     }
+    let state = &board.state;
+    let energy = state.energy_j.map_or_else(String::new, |joules| {
+        let each = joules / state.tokens.max(1) as f64;
+        format!("  {:.2} Wh, {each:.2e} J a token", joules / 3600.0)
+    });
     let title = format!(
-        " devices: {} rank(s), {} ",
-        board.state.world, board.state.strategy
+        " devices: {} rank(s), {}{energy} ",
+        state.world, state.strategy
     );
     frame.render_widget(
         Paragraph::new(lines).block(Block::bordered().title(title)),

@@ -23,7 +23,6 @@ use crate::{
     arch::ModelShape,
     base::units,
     event::LogReader,
-    hw::HostSampler,
     launch::{RunFolder, lock, runs},
     plan::RunPlan,
 };
@@ -32,7 +31,7 @@ use crate::{
 const SCAN_EVERY: Duration = Duration::from_secs(2);
 /// Between two looks at the end of a log.
 const TAIL_EVERY: Duration = Duration::from_millis(200);
-/// Between two looks at the lock and the machine.
+/// Between two looks at the lock.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Records that are passed on at once.
 const BATCH: usize = 2048;
@@ -121,7 +120,6 @@ pub fn tail(folder: &RunFolder, stop: &Arc<AtomicBool>, to: &SyncSender<Msg>) {
     let mut output = Output::open(folder);
     let mut held = None;
     let mut looked: Option<Instant> = None;
-    let mut host = HostSampler::new();
     let mut log: Option<LogReader> = None;
     loop {
         if looked.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
@@ -131,9 +129,6 @@ pub fn tail(folder: &RunFolder, stop: &Arc<AtomicBool>, to: &SyncSender<Msg>) {
                 return;
             }
             held = Some(now);
-            if now && !tell(News::Sensors(host.sample())) {
-                return;
-            }
         }
         if let Some(lines) = output.as_mut().and_then(Output::fresh)
             && !tell(News::Lines(lines))

@@ -83,7 +83,6 @@ fn take_news(board: &mut super::board::Board, news: News) {
         News::Records(records) => records.iter().for_each(|record| board.apply(record)),
         News::Lines(lines) => board.add_lines(lines),
         News::Held(held) => board.held = held,
-        News::Sensors(load) => board.host = Some(load),
         News::Failed(text) => board.failed = Some(text),
     }
 }

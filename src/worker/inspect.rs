@@ -90,6 +90,16 @@ pub fn evaluate(folder: &RunFolder) -> i32 {
     })
 }
 
+/// Prints a row of logits for each id; returns the process's exit code.
+pub fn logits(folder: &RunFolder, ids: &[i64]) -> i32 {
+    ending(|| {
+        let (.., mut passes) = open(folder)?;
+        let logits = passes.logits(ids, None)?.context("one rank has the head")?;
+        let rows: Vec<Vec<f64>> = logits.f_to_kind(tch::Kind::Double)?.try_into()?;
+        Ok(writeln!(io::stdout().lock(), "{}", json!(rows))?)
+    })
+}
+
 /// Says what libtorch offers; returns the process's exit code.
 pub fn doctor() -> i32 {
     ending(|| {

@@ -49,6 +49,13 @@ enum Task {
     },
     /// Evaluate the newest checkpoint over the whole held-out split.
     Eval { folder: PathBuf },
+    /// Print the logits of token ids under the newest checkpoint, to compare them with other programs'.
+    Logits {
+        folder: PathBuf,
+        /// At most as many as the model's context.
+        #[arg(long, value_delimiter = ',')]
+        ids: Vec<i64>,
+    },
     /// Say what libtorch offers here.
     Doctor,
 }
@@ -89,6 +96,7 @@ pub fn main() -> ! {
             inspect::sample(&RunFolder::new(folder), &config)
         }
         Task::Eval { folder } => inspect::evaluate(&RunFolder::new(folder)),
+        Task::Logits { folder, ids } => inspect::logits(&RunFolder::new(folder), &ids),
         Task::Doctor => inspect::doctor(),
     };
     exit_now(code)

@@ -15,8 +15,9 @@ use crate::{
     event::{Event, Outcome},
     launch::RunFolder,
     optim,
-    plan::Communicator,
+    plan::{Communicator, PlanError},
     torch::{nccl, process},
+    weights::Source,
 };
 
 /// Names a planted fault, as `rank:step:kind`; for tests.
@@ -73,6 +74,13 @@ fn train(
     } else {
         None
     };
+    let pretrained = match (&config.init, &resume) {
+        (Some(init), None) => {
+            let opened = Source::open(&init.pretrained).and_then(|source| source.fit(&plan.model));
+            Some(opened.map_err(PlanError)?)
+        }
+        _ => None,
+    };
     if let Some(cause) = cause {
         let from_step = resume.as_ref().map_or(0, |loaded| loaded.manifest.step);
         link.emit(&Event::Restart {
@@ -86,6 +94,7 @@ fn train(
         plan,
         data,
         resume,
+        pretrained,
         checkpoints: Some(checkpoints),
         inject,
     };

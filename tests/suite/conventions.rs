@@ -115,14 +115,17 @@ const CONVENTIONS: [(&str, Held); 50] = [
     ("U45", NotYet("no strace test")),
     (
         "U46",
-        NotYet("runs without a driver; GPUs have no sensors on screen yet"),
+        NotYet("runs without a driver; no matrix of recorded machines feeds the screens yet"),
     ),
     (
         "U47",
         NotYet("devices stand in CUDA's order; UUIDs are not shown"),
     ),
     ("U48", Unit("nothing_unknown_is_shown_as_zero")),
-    ("U49", NotYet("there is no sampler yet")),
+    (
+        "U49",
+        NotYet("limits of a card stand in its line; there are no events for them yet"),
+    ),
     (
         "U50",
         NotYet("only a check of a config looks for GPUs; no test traces it"),

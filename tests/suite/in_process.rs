@@ -13,6 +13,7 @@ use capstan::{
     event::{Control, Event, RankStep},
     hw::Machine,
     plan::{self, DataSummary, RunPlan},
+    weights::Source,
 };
 
 /// A small GPT on a text of uneven length, so that the last window of an epoch is partial.
@@ -111,6 +112,11 @@ impl Bench {
         self.train(self.config_of(Some(layout), changes), setting)
     }
 
+    /// The plan of a layout.
+    pub fn plan_layout(&self, layout: &str, changes: &[&str]) -> RunPlan {
+        self.plan(&self.config_of(Some(layout), changes)).0
+    }
+
     fn train(&self, config: RunConfig, setting: Setting<'_>) -> Told {
         let (mut plan, data) = self.plan(&config);
         plan.bucket_bytes = setting.bucket_bytes;
@@ -124,11 +130,16 @@ impl Bench {
         if let Some(folder) = &setting.checkpoints {
             std::fs::create_dir_all(folder).expect("created");
         }
+        let pretrained = config.init.as_ref().map(|init| {
+            let opened = Source::open(&init.pretrained).and_then(|source| source.fit(&plan.model));
+            opened.expect("weights that fit")
+        });
         let job = Job {
             config,
             plan,
             data,
             resume: setting.resume,
+            pretrained,
             checkpoints: setting.checkpoints,
             inject,
         };

@@ -1,6 +1,9 @@
 //! The same training under every split between data and model parallelism: one matrix, and planted
 //! mistakes that must break it.
 
+use std::path::{Path, PathBuf};
+
+use capstan::checkpoint;
 use libtest_mimic::{Failed, Trial};
 
 use crate::in_process::{Bench, Setting, apart};
@@ -15,14 +18,47 @@ const FP32_50_STEPS: f64 = 1e-5;
 /// In bf16, a step's loss.
 const BF16: f64 = 2e-3;
 
-/// A split, and what is changed with it. Ranks, accumulation and recomputation vary over the rows.
+/// A model under test, by the assignment that makes it.
+struct Model {
+    name: &'static str,
+    set: &'static str,
+}
+
+const GPT: &Model = &Model {
+    name: "gpt",
+    set: "model.gpt.n_head=4",
+};
+/// Fewer heads of keys and values than of queries, stretched wavelengths, a head of its own.
+const LLAMA: &Model = &Model {
+    name: "llama",
+    set: r#"model.llama={ "n_layer": 2, "n_head": 4, "n_kv_head": 2, "d_model": 32, "d_ff": 48, "seq_len": 16,
+        "rope_scaling": { "llama3": { "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4,
+            "original_max_position": 64 } } }"#,
+};
+/// One head of keys and values a tensor-parallel rank.
+const LLAMA_TIED: &Model = &Model {
+    name: "llama-tied",
+    set: r#"model.llama={ "n_layer": 2, "n_head": 8, "n_kv_head": 4, "d_model": 32, "d_ff": 40, "seq_len": 16,
+        "tie_embeddings": true }"#,
+};
+
+/// A split of a model, and what is changed with it. Ranks, accumulation and recomputation vary over the rows.
 struct Row {
+    model: &'static Model,
     layout: &'static str,
     micro: usize,
 }
 
 const fn row(layout: &'static str, micro: usize) -> Row {
-    Row { layout, micro }
+    of(GPT, layout, micro)
+}
+
+const fn of(model: &'static Model, layout: &'static str, micro: usize) -> Row {
+    Row {
+        model,
+        layout,
+        micro,
+    }
 }
 
 /// Up to eight ranks; the text's windows have uneven counts of valid targets.
@@ -63,16 +99,37 @@ const MATRIX: &[Row] = &[
         1,
     ),
     row("pp=2,tp=4", 2),
+    of(LLAMA, "dp=2", 2),
+    of(LLAMA, "dp=2,zero=1", 4),
+    of(LLAMA, "dp=2,zero=2", 2),
+    of(LLAMA, "dp=2,zero=3", 2),
+    of(LLAMA, "recompute=full", 4),
+    of(LLAMA, "recompute=selective", 8),
+    of(LLAMA, "tp=2", 8),
+    of(LLAMA, "tp=2,sequence_parallel=true", 4),
+    of(LLAMA, "pp=2", 2),
+    of(LLAMA, "pp=4", 1),
+    of(LLAMA, "pp=2,tp=2,dp=2,zero=1,sequence_parallel=true", 2),
+    of(LLAMA_TIED, "dp=2,zero=3,recompute=full", 2),
+    of(LLAMA_TIED, "recompute=full", 4),
+    of(LLAMA_TIED, "tp=2", 8),
+    of(LLAMA_TIED, "tp=4,sequence_parallel=true", 4),
+    of(LLAMA_TIED, "pp=2", 2),
+    of(LLAMA_TIED, "pp=4", 1),
+    of(LLAMA_TIED, "tp=2,dp=4,zero=3,sequence_parallel=true", 1),
+    of(LLAMA_TIED, "pp=2,tp=4,recompute=selective", 2),
 ];
 
 const CPUS: &str = "devices=[\"cpu\",\"cpu\",\"cpu\",\"cpu\",\"cpu\",\"cpu\",\"cpu\",\"cpu\"]";
-const HEADS: &str = "model.gpt.n_head=4";
 
 pub fn trials() -> Vec<Trial> {
     let mut trials: Vec<Trial> = MATRIX
         .iter()
         .map(|row| {
-            let name = format!("parity::gpt {} micro={}", row.layout, row.micro);
+            let name = format!(
+                "parity::{} {} micro={}",
+                row.model.name, row.layout, row.micro
+            );
             Trial::test(name, move || agrees(row))
         })
         .collect();
@@ -89,15 +146,21 @@ pub fn trials() -> Vec<Trial> {
             evaluation_agrees,
         ),
         Trial::test("parity::every_rank_accounts_for_its_time", time_adds_up),
+        Trial::test("parity::every_gradient_agrees", gradients_agree),
+        Trial::test("parity::a_checkpoint_fits_every_split", checkpoints_fit),
+        Trial::test(
+            "parity::each_rank_takes_its_planned_memory",
+            memory_is_planned,
+        ),
     ]);
     trials
 }
 
-/// Losses and gradient norms under a layout.
-fn curve(bench: &Bench, layout: &str, changes: &[&str]) -> (Vec<f64>, Vec<f64>) {
+/// Losses and gradient norms of a model under a layout.
+fn curve(bench: &Bench, model: &Model, layout: &str, changes: &[&str]) -> (Vec<f64>, Vec<f64>) {
     let told = bench.run_layout(
         layout,
-        &[&[CPUS, HEADS], changes].concat(),
+        &[&[CPUS, model.set], changes].concat(),
         Setting::default(),
     );
     (told.losses(), told.grad_norms())
@@ -107,8 +170,8 @@ fn agrees(row: &Row) -> Result<(), Failed> {
     let bench = Bench::new();
     let micro = format!("batch.micro={}", row.micro);
     let steps = "stop.steps=50";
-    let (one, one_norms) = curve(&bench, "dp=1", &[steps, "batch.micro=8"]);
-    let (losses, norms) = curve(&bench, row.layout, &[steps, &micro]);
+    let (one, one_norms) = curve(&bench, row.model, "dp=1", &[steps, "batch.micro=8"]);
+    let (losses, norms) = curve(&bench, row.model, row.layout, &[steps, &micro]);
     for (what, ours, theirs) in [
         ("loss", &losses, &one),
         ("gradient norm", &norms, &one_norms),
@@ -123,15 +186,17 @@ fn agrees(row: &Row) -> Result<(), Failed> {
 
 fn mistakes_are_seen() -> Result<(), Failed> {
     let bench = Bench::new();
-    let changes = [CPUS, HEADS, "stop.steps=15", "batch.micro=2"];
-    for (layout, inject) in [
-        ("tp=2", "0:0:missing-reduction"),
-        ("tp=2,sequence_parallel=true", "0:0:missing-reduction"),
-        ("tp=2", "1:1:shifted-shard"),
-        ("pp=2", "0:0:wrong-micro-batch"),
-        ("pp=2,tp=2", "0:0:wrong-micro-batch"),
-        ("dp=2,zero=2", "0:0:mean-of-means"),
+    for (model, layout, inject) in [
+        (GPT, "tp=2", "0:0:missing-reduction"),
+        (GPT, "tp=2,sequence_parallel=true", "0:0:missing-reduction"),
+        (GPT, "tp=2", "1:1:shifted-shard"),
+        (GPT, "pp=2", "0:0:wrong-micro-batch"),
+        (GPT, "pp=2,tp=2", "0:0:wrong-micro-batch"),
+        (GPT, "dp=2,zero=2", "0:0:mean-of-means"),
+        (LLAMA, "tp=2", "0:0:missing-reduction"),
+        (LLAMA_TIED, "tp=2", "1:1:shifted-shard"),
     ] {
+        let changes = [CPUS, model.set, "stop.steps=15", "batch.micro=2"];
         let right = bench
             .run_layout(layout, &changes, Setting::default())
             .losses();
@@ -145,7 +210,8 @@ fn mistakes_are_seen() -> Result<(), Failed> {
             let difference = apart(&told.losses(), &right);
             assert!(
                 difference > 100.0 * FP64_50_STEPS,
-                "{layout}, {inject}: {difference:e}"
+                "{} {layout}, {inject}: {difference:e}",
+                model.name
             );
         }
     }
@@ -169,16 +235,19 @@ fn fp32_agrees() -> Result<(), Failed> {
         "optimizer.adamw.lr=1e-4",
         "batch.micro=4",
     ];
-    let (one, one_norms) = curve(&bench, "dp=1", &changes);
-    for layout in SOME {
-        let (losses, norms) = curve(&bench, layout, &changes);
-        assert!(apart(&losses[..1], &one[..1]) < FP32_STEP_1, "{layout}");
-        assert!(
-            apart(&norms[..1], &one_norms[..1]) < FP32_50_STEPS,
-            "{layout}"
-        );
-        let all = apart(&losses, &one);
-        assert!(all < FP32_50_STEPS, "{layout}: {all:e}");
+    for model in [GPT, LLAMA] {
+        let (one, one_norms) = curve(&bench, model, "dp=1", &changes);
+        for layout in SOME {
+            let (losses, norms) = curve(&bench, model, layout, &changes);
+            let what = format!("{} {layout}", model.name);
+            assert!(apart(&losses[..1], &one[..1]) < FP32_STEP_1, "{what}");
+            assert!(
+                apart(&norms[..1], &one_norms[..1]) < FP32_50_STEPS,
+                "{what}"
+            );
+            let all = apart(&losses, &one);
+            assert!(all < FP32_50_STEPS, "{what}: {all:e}");
+        }
     }
     Ok(())
 }
@@ -191,10 +260,12 @@ fn bf16_agrees() -> Result<(), Failed> {
         "optimizer.adamw.lr=1e-4",
         "batch.micro=4",
     ];
-    let (one, _) = curve(&bench, "dp=1", &changes);
-    for layout in SOME {
-        let difference = apart(&curve(&bench, layout, &changes).0, &one);
-        assert!(difference < BF16, "{layout}: {difference:e}");
+    for model in [GPT, LLAMA] {
+        let (one, _) = curve(&bench, model, "dp=1", &changes);
+        for layout in SOME {
+            let difference = apart(&curve(&bench, model, layout, &changes).0, &one);
+            assert!(difference < BF16, "{} {layout}: {difference:e}", model.name);
+        }
     }
     Ok(())
 }
@@ -202,14 +273,14 @@ fn bf16_agrees() -> Result<(), Failed> {
 fn dropout_agrees() -> Result<(), Failed> {
     let bench = Bench::new();
     let changes = ["model.gpt.dropout=0.2", "stop.steps=10", "batch.micro=4"];
-    let (one, _) = curve(&bench, "dp=1", &changes);
+    let (one, _) = curve(&bench, GPT, "dp=1", &changes);
     for layout in [
         "tp=2",
         "tp=4,sequence_parallel=true,recompute=full",
         "pp=2,dp=2",
         "dp=2,zero=3,recompute=selective",
     ] {
-        let difference = apart(&curve(&bench, layout, &changes).0, &one);
+        let difference = apart(&curve(&bench, GPT, layout, &changes).0, &one);
         // Masks are the same bits; fp32 masks and the masked path's fp32 softmax leave fp32 rounding.
         assert!(difference < 1e-6, "{layout}: {difference:e}");
     }
@@ -218,27 +289,30 @@ fn dropout_agrees() -> Result<(), Failed> {
 
 fn evaluation_agrees() -> Result<(), Failed> {
     let bench = Bench::new();
-    let changes = [
-        CPUS,
-        HEADS,
-        "stop.steps=4",
-        "batch.micro=4",
-        "sample={\"prompt\":\"abc\",\"tokens\":6}",
-    ];
-    let finals = |layout: &str| {
-        let told = bench.run_layout(layout, &changes, Setting::default());
-        (told.final_eval(), told.sample())
-    };
-    let (one, text) = finals("dp=1");
-    for layout in [
-        "dp=2,zero=3",
-        "tp=2,sequence_parallel=true",
-        "pp=2,schedule=interleaved,virtual_stages=2",
-        "pp=2,tp=2,dp=2",
-    ] {
-        let (loss, sampled) = finals(layout);
-        assert!((loss - one).abs() < FP64_STEP_1 * one, "{layout}");
-        assert_eq!(sampled, text, "{layout}");
+    for model in [GPT, LLAMA] {
+        let changes = [
+            CPUS,
+            model.set,
+            "stop.steps=4",
+            "batch.micro=4",
+            "sample={\"prompt\":\"abc\",\"tokens\":6}",
+        ];
+        let finals = |layout: &str| {
+            let told = bench.run_layout(layout, &changes, Setting::default());
+            (told.final_eval(), told.sample())
+        };
+        let (one, text) = finals("dp=1");
+        for layout in [
+            "dp=2,zero=3",
+            "tp=2,sequence_parallel=true",
+            "pp=2,schedule=interleaved,virtual_stages=2",
+            "pp=2,tp=2,dp=2",
+        ] {
+            let (loss, sampled) = finals(layout);
+            let what = format!("{} {layout}", model.name);
+            assert!((loss - one).abs() < FP64_STEP_1 * one, "{what}");
+            assert_eq!(sampled, text, "{what}");
+        }
     }
     Ok(())
 }
@@ -246,7 +320,7 @@ fn evaluation_agrees() -> Result<(), Failed> {
 /// What each rank says adds up to its step, and what it moved is what its split must move.
 fn time_adds_up() -> Result<(), Failed> {
     let bench = Bench::new();
-    let changes = [CPUS, HEADS, "stop.steps=6", "batch.micro=2"];
+    let changes = [CPUS, GPT.set, "stop.steps=6", "batch.micro=2"];
     for (layout, n_ranks) in [
         ("dp=1", 1),
         ("dp=2", 2),
@@ -280,6 +354,187 @@ fn time_adds_up() -> Result<(), Failed> {
                 let found = (moves.0 > 0, moves.1 > 0, moves.2 > 0, moves.3 > 0);
                 assert_eq!(found, expected, "{layout}: {part:?}");
             }
+        }
+    }
+    Ok(())
+}
+
+/// Trains one step of plain SGD and returns the weights by name; at a learning rate this large they are the
+/// gradients.
+fn after_one_step(
+    bench: &Bench,
+    model: &Model,
+    layout: &str,
+    precision: &str,
+    lr: f64,
+) -> Vec<(String, Vec<f64>)> {
+    let folder = bench.path(&format!("{layout} {precision} {lr}"));
+    let optimizer = format!("optimizer.sgd={{\"lr\":{lr:.1},\"momentum\":0.0}}");
+    let precision = format!("precision={precision}");
+    let changes = [
+        CPUS,
+        model.set,
+        "stop.steps=1",
+        "batch.micro=4",
+        &optimizer,
+        &precision,
+    ];
+    let told = bench.run_layout(layout, &changes, saving(&folder));
+    assert_eq!(told.losses().len(), 1);
+    let loaded = bench.newest(&folder);
+    let file = loaded.tensors("model.safetensors").expect("weights");
+    let values = |name: &str| {
+        let tensor = file.tensor(name).expect("listed");
+        let bytes = tensor.data();
+        match tensor.dtype() {
+            safetensors::Dtype::F64 => bytes
+                .as_chunks::<8>()
+                .0
+                .iter()
+                .map(|b| f64::from_le_bytes(*b))
+                .collect(),
+            _ => bytes
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .map(|b| f64::from(f32::from_le_bytes(*b)))
+                .collect(),
+        }
+    };
+    let mut names = file.names();
+    names.sort_unstable();
+    names
+        .into_iter()
+        .map(|name| (name.to_owned(), values(name)))
+        .collect()
+}
+
+fn saving(folder: &Path) -> Setting<'static> {
+    Setting {
+        checkpoints: Some(PathBuf::from(folder)),
+        ..Setting::default()
+    }
+}
+
+/// Every tensor's gradient, fused ones whole, within a share of its own norm.
+fn gradients_agree() -> Result<(), Failed> {
+    for model in [GPT, LLAMA, LLAMA_TIED] {
+        for (precision, lr, tolerance) in [("fp64", 1.0, 1e-9), ("fp32", 1e4, 1e-5)] {
+            let bench = Bench::new();
+            let before = after_one_step(&bench, model, "dp=1", precision, 0.0);
+            let one = after_one_step(&bench, model, "dp=1", precision, lr);
+            for layout in SOME {
+                let other = after_one_step(&bench, model, layout, precision, lr);
+                for (((name, start), (_, a)), (other_name, b)) in
+                    before.iter().zip(&one).zip(&other)
+                {
+                    assert_eq!(name, other_name);
+                    let norm = |pairs: &mut dyn Iterator<Item = (&f64, &f64)>| {
+                        pairs.map(|(x, y)| (x - y).powi(2)).sum::<f64>().sqrt()
+                    };
+                    let difference = norm(&mut a.iter().zip(b));
+                    let size = norm(&mut a.iter().zip(start));
+                    assert!(
+                        difference <= tolerance * size,
+                        "{layout}, {precision}, {name}: {difference:e} of {size:e}"
+                    );
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Saved under one split after three steps, six steps end alike under any other, and bit for bit under the same.
+fn checkpoints_fit() -> Result<(), Failed> {
+    checkpoints_of(GPT)?;
+    checkpoints_of(LLAMA_TIED)
+}
+
+fn checkpoints_of(model: &Model) -> Result<(), Failed> {
+    let bench = Bench::new();
+    let changes = [
+        CPUS,
+        model.set,
+        "batch.micro=2",
+        "checkpoint.every=3",
+        "stop.steps=6",
+    ];
+    let run = |layout: &str, changes: &[&str], from: Option<&Path>| {
+        let setting = match from {
+            Some(path) => Setting {
+                resume: Some(checkpoint::open(path).expect("a good checkpoint")),
+                ..Setting::default()
+            },
+            None => saving(&bench.path(&format!("{layout} {}", changes.len()))),
+        };
+        bench.run_layout(layout, changes, setting).losses()
+    };
+    let fp32 = [&changes[..], &["precision=fp32"]].concat();
+    for layout in ["dp=2,tp=2", "pp=2,tp=2,dp=2,zero=1", "dp=2,zero=3"] {
+        let whole = run(layout, &changes, None);
+        let saved = bench.path(&format!("{layout} 5/step-00000003"));
+        for other in [
+            "pp=4",
+            "dp=2,zero=3",
+            "dp=1",
+            "tp=4,sequence_parallel=true",
+            "dp=4,zero=1",
+        ] {
+            let difference = apart(&run(other, &changes, Some(&saved)), &whole[3..]);
+            assert!(
+                difference < FP64_50_STEPS,
+                "{} {layout} to {other}: {difference:e}",
+                model.name
+            );
+        }
+        let whole = run(layout, &fp32, None);
+        let saved = bench.path(&format!("{layout} 6/step-00000003"));
+        assert_eq!(
+            run(layout, &fp32, Some(&saved)),
+            whole[3..],
+            "{layout} to itself"
+        );
+    }
+    Ok(())
+}
+
+/// What a rank's tensors take between two steps is what the plan says, within 3 %.
+fn memory_is_planned() -> Result<(), Failed> {
+    let bench = Bench::new();
+    let sizes = [
+        "model.gpt.d_model=128",
+        "model.gpt.n_layer=4",
+        "stop.steps=2",
+        "batch.micro=1",
+    ];
+    for precision in ["precision=fp32", "precision=bf16"] {
+        let changes = [&[CPUS, GPT.set, precision], &sizes[..]].concat();
+        for layout in [
+            "dp=1",
+            "dp=2",
+            "dp=2,zero=1",
+            "dp=4,zero=1",
+            "dp=2,zero=2",
+            "dp=2,zero=3",
+            "dp=4,zero=3",
+            "tp=2",
+            "pp=2",
+            "pp=2,tp=2,dp=2,zero=1",
+        ] {
+            let told = bench.run_layout(layout, &changes, Setting::default());
+            let (ranks, _) = told.parts().pop().ok_or("steps")?;
+            let measured = ranks
+                .iter()
+                .filter_map(|part| part.memory_bytes)
+                .max()
+                .ok_or("counted")?;
+            let planned = bench.plan_layout(layout, &changes).memory.total();
+            let ratio = measured as f64 / planned as f64;
+            assert!(
+                (0.99..1.03).contains(&ratio),
+                "{layout}, {precision}: {measured} of {planned} bytes, {ratio:.3}"
+            );
         }
     }
     Ok(())

@@ -3,20 +3,20 @@
 use std::collections::HashSet;
 
 use capstan::{
-    arch::{ModelShape, Shard, StageSpec, gpt::GptShape},
+    arch::{ModelShape, Shard, StageSpec, gpt::GptShape, llama::LlamaShape},
     config::{
-        self, AdamwConfig, GptPreset, OptimizerConfig, PipelineSchedule, Precision, Recompute,
-        SgdConfig,
+        self, AdamwConfig, GptPreset, LlamaPreset, OptimizerConfig, PipelineSchedule, Precision,
+        Recompute, SgdConfig,
     },
     models,
-    nn::{Layout, ParamStore, Partition},
+    nn::{Layout, Numbers, ParamStore, Partition},
     optim,
-    plan::{MemoryPlan, Mesh, Split, Strategy},
+    plan::{Kept, MemoryPlan, Mesh, Split, Strategy},
 };
 use libtest_mimic::{Failed, Trial};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-const PRESETS: [GptPreset; 7] = [
+const GPTS: [GptPreset; 7] = [
     GptPreset::Gpt2,
     GptPreset::Gpt2Medium,
     GptPreset::Gpt2Large,
@@ -24,6 +24,13 @@ const PRESETS: [GptPreset; 7] = [
     GptPreset::Nano,
     GptPreset::Micro,
     GptPreset::Mini,
+];
+const LLAMAS: [LlamaPreset; 5] = [
+    LlamaPreset::Llama31B8,
+    LlamaPreset::Llama32B3,
+    LlamaPreset::Llama32B1,
+    LlamaPreset::Nano,
+    LlamaPreset::Micro,
 ];
 
 pub fn trials() -> Vec<Trial> {
@@ -36,7 +43,7 @@ pub fn trials() -> Vec<Trial> {
     ]
 }
 
-fn shape(preset: GptPreset, vocab_size: usize, bias: bool) -> ModelShape {
+fn gpt(preset: GptPreset, vocab_size: usize, bias: bool) -> ModelShape {
     let sizes = preset.sizes();
     ModelShape::Gpt(GptShape {
         n_layer: sizes.n_layer,
@@ -49,27 +56,45 @@ fn shape(preset: GptPreset, vocab_size: usize, bias: bool) -> ModelShape {
     })
 }
 
-/// Every preset, with biases and without.
-fn shapes() -> impl Iterator<Item = ModelShape> {
-    let both = |preset| [true, false].map(|bias| shape(preset, 50_257, bias));
-    PRESETS.into_iter().flat_map(both)
+fn llama(preset: LlamaPreset, vocab_size: usize) -> ModelShape {
+    let sizes = preset.sizes();
+    ModelShape::Llama(LlamaShape {
+        n_layer: sizes.n_layer,
+        n_head: sizes.n_head,
+        n_kv_head: sizes.n_kv_head,
+        d_model: sizes.d_model,
+        d_ff: sizes.d_ff,
+        seq_len: sizes.seq_len,
+        vocab_size,
+        rope_theta: sizes.rope_theta,
+        rope_scaling: sizes.rope_scaling,
+        tie_embeddings: sizes.tie_embeddings,
+        norm_eps: 1e-5,
+    })
 }
 
-/// The schema is made from the type, so that it knows a preset that this list forgets.
+/// Every preset of every family; GPTs with biases and without.
+fn shapes() -> impl Iterator<Item = ModelShape> {
+    let both = |preset| [true, false].map(|bias| gpt(preset, 50_257, bias));
+    let llamas = LLAMAS.into_iter().map(|preset| llama(preset, 128_256));
+    GPTS.into_iter().flat_map(both).chain(llamas)
+}
+
+/// The schema is made from the types, so that it knows a preset that these lists forget.
 fn presets() -> Result<(), Failed> {
     let schema: Value = serde_json::from_str(&config::json_schema())?;
-    let choices = schema["$defs"]["GptPreset"]["oneOf"].as_array();
-    let choices = choices.ok_or("the schema lists no presets")?;
-    let named: HashSet<&Value> = choices.iter().map(|choice| &choice["const"]).collect();
-    let listed: Vec<Value> = PRESETS
-        .iter()
-        .map(serde_json::to_value)
-        .collect::<Result<_, _>>()?;
-    assert_eq!(named, listed.iter().collect());
+    let gpts: Vec<Value> = GPTS.iter().map(|preset| json!(preset)).collect();
+    let llamas: Vec<Value> = LLAMAS.iter().map(|preset| json!(preset)).collect();
+    for (family, listed) in [("GptPreset", gpts), ("LlamaPreset", llamas)] {
+        let choices = schema["$defs"][family]["oneOf"].as_array();
+        let choices = choices.ok_or("the schema lists no presets")?;
+        let named: HashSet<&Value> = choices.iter().map(|choice| &choice["const"]).collect();
+        assert_eq!(named, listed.iter().collect());
+    }
     Ok(())
 }
 
-/// Radford et al., 2019, as Hugging Face counts the released weights (tied head).
+/// Radford et al., 2019, and Meta's Llama 3, as Hugging Face counts the released weights (a tied head once).
 fn published() -> Result<(), Failed> {
     for (preset, n_params) in [
         (GptPreset::Gpt2, 124_439_808),
@@ -77,11 +102,16 @@ fn published() -> Result<(), Failed> {
         (GptPreset::Gpt2Large, 774_030_080),
         (GptPreset::Gpt2Xl, 1_557_611_200),
     ] {
-        assert_eq!(
-            shape(preset, 50_257, true).n_params(),
-            n_params,
-            "{preset:?}"
-        );
+        let counted = gpt(preset, 50_257, true).n_params();
+        assert_eq!(counted, n_params, "{preset:?}");
+    }
+    for (preset, n_params) in [
+        (LlamaPreset::Llama31B8, 8_030_261_248),
+        (LlamaPreset::Llama32B3, 3_212_749_824),
+        (LlamaPreset::Llama32B1, 1_235_814_400),
+    ] {
+        let counted = llama(preset, 128_256).n_params();
+        assert_eq!(counted, n_params, "{preset:?}");
     }
     Ok(())
 }
@@ -136,7 +166,29 @@ fn optimizers() -> [OptimizerConfig; 3] {
 
 /// Within the padding of views to 128 bytes.
 fn memory() -> Result<(), Failed> {
-    let shape = shape(GptPreset::Micro, 65, true);
+    for shape in [
+        gpt(GptPreset::Micro, 65, true),
+        llama(LlamaPreset::Micro, 65),
+    ] {
+        for optimizer in optimizers() {
+            for precision in [
+                Precision::Fp32,
+                Precision::Tf32,
+                Precision::Bf16,
+                Precision::Fp64,
+            ] {
+                allocates_as_planned(&shape, &optimizer, precision)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn allocates_as_planned(
+    shape: &ModelShape,
+    optimizer: &OptimizerConfig,
+    precision: Precision,
+) -> Result<(), Failed> {
     let bytes = |tensor: &tch::Tensor| (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64;
     let split = Split {
         mesh: Mesh {
@@ -150,24 +202,21 @@ fn memory() -> Result<(), Failed> {
         sequence_parallel: false,
         recompute: Recompute::None,
     };
-    for optimizer in optimizers() {
-        for precision in [
-            Precision::Fp32,
-            Precision::Tf32,
-            Precision::Bf16,
-            Precision::Fp64,
-        ] {
-            let layout = Layout::new(&StageSpec::whole(shape.segments()), Shard::WHOLE, 1);
-            let store = ParamStore::new(layout, Partition::NONE, precision, 1, tch::Device::Cpu)?;
-            let state = optim::new_state(&optimizer, &store)?;
-            let allocated = store.n_bytes() + state.iter().map(bytes).sum::<u64>();
-            let planned = MemoryPlan::of(&shape, &split, precision, &optimizer);
-            let excess = allocated as f64 / planned.total() as f64 - 1.0;
-            assert!(
-                (0.0..0.01).contains(&excess),
-                "{optimizer:?}, {precision:?}: {allocated} for {planned:?}"
-            );
-        }
-    }
+    let numbers = Numbers::of(precision);
+    let layout = Layout::new(&StageSpec::whole(shape.segments()), Shard::WHOLE, 1);
+    let store = ParamStore::new(layout, Partition::NONE, numbers, 1, tch::Device::Cpu)?;
+    let state = optim::new_state(optimizer, &store)?;
+    let allocated = store.n_bytes() + state.iter().map(bytes).sum::<u64>();
+    let kept = Kept {
+        precision,
+        short_grads: false,
+        optimizer,
+    };
+    let planned = MemoryPlan::of(shape, &split, kept);
+    let excess = allocated as f64 / planned.total() as f64 - 1.0;
+    assert!(
+        (0.0..0.01).contains(&excess),
+        "{optimizer:?}, {precision:?}: {allocated} for {planned:?}"
+    );
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use capstan::{
-    checkpoint::{self, CheckpointError},
+    checkpoint::{self, CheckpointError, LoadError},
     engine::Finish,
     event::{Control, Event},
 };
@@ -262,7 +262,7 @@ fn all_damaged() -> Result<(), Failed> {
         .err()
         .expect("nothing can be used");
     assert!(
-        matches!(&error, CheckpointError::AllRejected { rejections, .. } if rejections.len() == 2),
+        matches!(&error, LoadError::AllRejected { rejections, .. } if rejections.len() == 2),
         "{error}"
     );
     Ok(())

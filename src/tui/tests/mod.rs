@@ -21,7 +21,8 @@ use super::{
     update::update,
 };
 use crate::{
-    hw::{HostLoad, Machine},
+    event::{Event, HostReading, Reading, Record},
+    hw::Machine,
     launch::RunFolder,
     plan::{self, DataSummary},
 };
@@ -52,17 +53,17 @@ fn watching(look: Look, share: f64) -> App {
     let end = records[n - 1].time;
     app.board = Some(recording::board());
     let root = PathBuf::from("recording");
-    let sensors = HostLoad {
-        busy: Some(0.97),
-        cores: Some(2),
+    let host = HostReading {
+        cpu_busy: Some(0.97),
         memory_used_bytes: Some(1 << 30),
         memory_total_bytes: Some(16 << 30),
+        ..HostReading::default()
     };
     let news = [
         News::Held(share < 1.0),
-        News::Sensors(sensors),
         News::Lines(vec!["libtorch 2.11 says hello".to_owned()]),
         News::Records(records[..n].to_vec()),
+        News::Records(vec![sensed(n as u64, end, host)]),
     ];
     for news in news {
         let root = root.clone();
@@ -93,6 +94,18 @@ fn watching(look: Look, share: f64) -> App {
     let checked = verdict(&app);
     update(&mut app, Msg::Checked(Box::new(checked)));
     app
+}
+
+fn sensed(seq: u64, time: f64, host: HostReading) -> Record {
+    let reading = Reading {
+        host,
+        gpus: Vec::new(),
+    };
+    Record {
+        seq,
+        time,
+        event: Event::Sensors { reading },
+    }
 }
 
 fn row(app: &App, name: &str, word: &'static str, held: bool, written: f64) -> RunRow {
@@ -358,12 +371,12 @@ fn runs_are_filtered_sorted_and_never_deleted_while_they_run() {
 fn nothing_unknown_is_shown_as_zero() {
     let mut app = watching(COLOR, 0.5);
     let root = PathBuf::from("recording");
-    let news = News::Sensors(HostLoad::default());
+    let news = News::Records(vec![sensed(500, 1e9, HostReading::default())]);
     update(&mut app, Msg::Watched { root, news });
     show(&mut app, Screen::Live);
     let shown = text(&picture(&app, 160, 50));
     assert!(
-        shown.contains("host: n/a cores n/a busy, memory n/a"),
+        shown.contains("host: n/a busy, memory n/a, processor n/a"),
         "{shown}"
     );
     assert!(shown.contains("MFU n/a"), "{shown}");

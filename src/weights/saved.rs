@@ -9,7 +9,7 @@ use std::{
 use safetensors::SafeTensors;
 
 use super::{
-    CheckpointError, Rejection,
+    LoadError, Rejection,
     manifest::{CHUNK_BYTES, Manifest},
 };
 use crate::base::mmap::ReadOnlyMap;
@@ -33,8 +33,8 @@ impl Loaded {
     ///
     /// # Errors
     /// No such file, or none of the format.
-    pub fn tensors(&self, file: &str) -> Result<SafeTensors<'_>, CheckpointError> {
-        let unfit = |reason: String| CheckpointError::DoesNotFit(format!("{file}: {reason}"));
+    pub fn tensors(&self, file: &str) -> Result<SafeTensors<'_>, LoadError> {
+        let unfit = |reason: String| LoadError::DoesNotFit(format!("{file}: {reason}"));
         let map = self
             .files
             .get(file)
@@ -76,10 +76,10 @@ pub fn steps(checkpoints: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
 /// # Errors
 /// The folder can't be read, or there are checkpoints and none can be used: training never starts
 /// from scratch silently.
-pub fn newest_valid(checkpoints: &Path) -> Result<Newest, CheckpointError> {
+pub fn newest_valid(checkpoints: &Path) -> Result<Newest, LoadError> {
     let mut rejections = Vec::new();
     for (_, path) in steps(checkpoints)
-        .map_err(CheckpointError::io(checkpoints))?
+        .map_err(LoadError::io(checkpoints))?
         .into_iter()
         .rev()
     {
@@ -99,7 +99,7 @@ pub fn newest_valid(checkpoints: &Path) -> Result<Newest, CheckpointError> {
             rejections,
         });
     }
-    Err(CheckpointError::AllRejected {
+    Err(LoadError::AllRejected {
         folder: checkpoints.to_owned(),
         rejections,
     })
