@@ -267,6 +267,11 @@ fn suspend() -> Result<(), Failed> {
     let took = begin.elapsed();
     check(took < Duration::from_millis(1500), format!("{took:?}"))?;
     shell.press("q")?;
+    // The shell's own prompt: what is typed before it, the UI would read.
+    super::support::wait("the shell", || {
+        let parser = shell.parser.lock();
+        parser.is_ok_and(|parser| !parser.screen().alternate_screen())
+    })?;
     shell.press("exit 7\r")?;
     check(shell.end()? == 7, "the shell goes on")
 }

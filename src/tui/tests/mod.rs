@@ -209,7 +209,7 @@ fn problems_stand_beside_their_field_and_go_with_it() {
         .lines()
         .find(|line| line.contains("▶    global") || line.contains("▶  global"));
     let line = line.expect("the field");
-    assert!(line.contains("7 is not divisible by 2"), "{line}");
+    assert!(line.contains("! 7 is not divisible by"), "{line}");
     assert!(press(&mut app, "L").is_empty() && app.popup.is_none());
     assert!(
         app.notice
