@@ -13,8 +13,8 @@ help:
 	@echo 'make test       set up, build, run every test'
 	@echo 'make build      set up, build target/release/capstan and capstan-worker'
 	@echo 'make check      formatting, clippy, every test'
-	@echo 'make bench      speed and memory against PyTorch 2.11 (ARGS=--full adds three full trainings)'
-	@echo 'make bench-splits  time and memory of every split'
+	@echo 'make bench      against PyTorch 2.11 (ARGS=--full adds three full trainings), then every split against ddp'
+	@echo 'make bench-splits  every split against ddp alone'
 	@echo 'make gpu-check  what can only be checked on an NVIDIA GPU'
 	@echo 'make setup      fetch libtorch into target/libtorch (LIBTORCH=DIR uses an installed torch 2.11)'
 
@@ -37,6 +37,7 @@ check: setup
 
 bench: build
 	@python3 benches/bench.py $(ARGS)
+	@python3 benches/splits.py
 
 bench-splits: build
 	@python3 benches/splits.py $(ARGS)

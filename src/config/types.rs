@@ -330,6 +330,8 @@ pub struct RestartConfig {
 pub struct LogConfig {
     /// Steps between lines of plain output.
     pub every: u64,
+    /// Seconds between looks at the machine's sensors, which the event log keeps; null: none.
+    pub sensors_every_s: Option<u64>,
 }
 
 /// How text is generated.
@@ -423,7 +425,10 @@ impl Default for RestartConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { every: 10 }
+        Self {
+            every: 10,
+            sensors_every_s: Some(2),
+        }
     }
 }
 

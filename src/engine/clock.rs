@@ -95,6 +95,17 @@ impl StepClock {
 }
 
 impl StepTiming {
+    /// Blocks the host until the device has passed the last mark.
+    ///
+    /// # Errors
+    /// A device fault of earlier work surfaces here.
+    pub fn wait(&self) -> Result<(), TorchError> {
+        match self.marks.last() {
+            Some((_, last)) => last.synchronize(),
+            None => Ok(()),
+        }
+    }
+
     /// The parts of a finished step that took `total_s`; what no mark covers is `other`.
     ///
     /// # Errors

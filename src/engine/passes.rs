@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::{
     EngineError, Stepper,
@@ -15,6 +15,7 @@ use crate::{
     data::{HostBatch, StepBatch},
     dist::{Flow, Groups, Reduction},
     event::Traffic,
+    optim,
     parallel::{self, Pipeline, Strategy, schedule::Action},
     plan,
     torch::TorchError,
@@ -278,9 +279,9 @@ impl Passes {
         let store = &self.stepper.store;
         let counted = store.counted_grads()?;
         if let ([all], 1) = (&counted[..], self.groups.norm.world()) {
-            return Ok(all.f_norm()?);
+            return Ok(optim::norm(all)?);
         }
-        let squares = crate::optim::square_sum(&counted, store.master().device())?;
+        let squares = optim::square_sum(&counted, store.master().device())?;
         self.groups.norm.all_reduce(&squares, Reduction::Sum)?;
         Ok(squares.f_sqrt()?.f_select(0, 0)?)
     }
@@ -291,13 +292,43 @@ impl Passes {
     }
 }
 
-/// Sum in fp64 of numbers that may still be on their way.
-///
-/// # Errors
-/// A device fault of earlier work surfaces here.
-pub fn host_sum(losses: &[Tensor]) -> Result<f64, TorchError> {
-    losses
-        .iter()
-        .map(|loss| Ok(loss.f_to_kind(Kind::Double)?.f_double_value(&[])?))
-        .sum()
+/// A step's loss sum and gradient norm, copied to the host behind the step's work: the host need not wait
+/// for the device, and must not read before the step is done.
+pub struct StepNumbers(Tensor);
+
+impl StepNumbers {
+    /// Starts the copy. A rank without a loss or a norm has 0.
+    ///
+    /// # Errors
+    /// Whatever libtorch throws.
+    pub fn send(
+        losses: &[Tensor],
+        norm: Option<&Tensor>,
+        device: Device,
+    ) -> Result<Self, TorchError> {
+        let _guard = tch::no_grad_guard();
+        let mut loss_sum = Tensor::f_zeros([], (Kind::Double, device))?;
+        for loss in losses {
+            let _ = loss_sum.f_add_(&loss.f_to_kind(Kind::Double)?)?;
+        }
+        let norm = match norm {
+            Some(norm) => norm.f_to_kind(Kind::Double)?,
+            None => Tensor::f_zeros([], (Kind::Double, device))?,
+        };
+        let both = Tensor::f_stack(&[loss_sum, norm], 0)?;
+        Ok(Self(both.f_to_device_(
+            Device::Cpu,
+            Kind::Double,
+            true,
+            false,
+        )?))
+    }
+
+    /// Loss sum and norm.
+    ///
+    /// # Errors
+    /// Whatever libtorch throws.
+    pub fn read(&self) -> Result<(f64, f64), TorchError> {
+        Ok((self.0.f_double_value(&[0])?, self.0.f_double_value(&[1])?))
+    }
 }

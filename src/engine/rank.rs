@@ -15,7 +15,7 @@ use super::{
     clock::{Phase, StepClock, StepTiming},
     evaluate, generate, guard,
     inject::Kind as FaultKind,
-    passes::host_sum,
+    passes::StepNumbers,
     save::Saver,
     seat::{self, Equipment, Finish, Message, Note, Orders, Seat},
 };
@@ -34,10 +34,8 @@ use crate::{
 /// A step whose work has been launched, and on a GPU may not be done.
 struct Launched {
     step: u64,
-    /// Loss sums of the micro-batches.
-    losses: Vec<Tensor>,
-    /// Only on ranks that update.
-    norm: Option<Tensor>,
+    /// On their way to the host.
+    numbers: StepNumbers,
     global_valid: u64,
     lr: f64,
     timing: StepTiming,
@@ -181,11 +179,12 @@ impl Rank {
             self.expected_steps(),
         );
         let norm = self.update(step, lr)?;
+        let numbers = StepNumbers::send(&losses, norm.as_ref(), self.device.device)?;
+        self.clock.mark(Phase::Other)?;
         self.step = step;
         Ok(Launched {
             step,
-            losses,
-            norm,
+            numbers,
             global_valid,
             lr,
             timing: self.clock.take(),
@@ -225,14 +224,13 @@ impl Rank {
         let step_time_s = self.clock.lap();
         let mut phases = Phases::default();
         if let Some(finished) = &finished {
+            finished.timing.wait()?;
+            let (loss_sum, grad_norm) = finished.numbers.read()?;
             // Tensor-parallel ranks all know the same loss.
             if self.seat.at(&self.job.plan).shard == 0 {
-                note.loss_sum = host_sum(&finished.losses)?;
+                note.loss_sum = loss_sum;
             }
-            note.grad_norm = finished
-                .norm
-                .as_ref()
-                .map_or(Ok(0.0), |norm| norm.f_double_value(&[]))?;
+            note.grad_norm = grad_norm;
             self.tokens += finished.global_valid;
             phases = finished.timing.phases(step_time_s)?;
             note.part = RankStep::new(self.seat.rank, &phases, finished.traffic);
@@ -480,8 +478,6 @@ impl Rank {
         if has_space {
             let all: Vec<&Contribution> = all.iter().filter_map(Option::as_deref).collect();
             self.start_save(&all)?;
-        } else {
-            self.last_save = None;
         }
         Ok(has_space)
     }

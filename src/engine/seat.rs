@@ -18,7 +18,7 @@ use crate::{
     checkpoint::{self, Contribution, Place},
     dist::{Groups, HostGroup, LocalGroups, Membership, Progress},
     event::{Control, Event, RankStep},
-    nn::{Layout, ParamStore, Partition, SharedWeights},
+    nn::{Layout, Numbers, ParamStore, Partition, SharedWeights},
     optim,
     parallel::{self, Pipeline, TensorAxis},
     plan::{self, Coordinates, RunPlan},
@@ -245,8 +245,8 @@ impl Seat {
             let state = shared.optimizer.iter().map(SharedTensor::handle).collect();
             return Ok((ParamStore::sharing(layout, &shared.weights)?, state));
         }
-        let (precision, seed) = (job.plan.precision, job.config.seed);
-        let store = ParamStore::new(layout, partition, precision, seed, device.device)?;
+        let numbers = Numbers::of(job.plan.precision).with_short_grads(job.plan.short_grads);
+        let store = ParamStore::new(layout, partition, numbers, job.config.seed, device.device)?;
         let state = optim::new_state(&job.config.optimizer, &store)?;
         if let Some(loaded) = &job.resume {
             let names = optim::state_names(&job.config.optimizer);

@@ -18,7 +18,7 @@ use crate::{
     config::Precision,
     dist::{Communicator, Expected, Groups},
     models::{self, Context, Dropout, Positions, Segment},
-    nn::{Layout, ParamStore, Partition, functional},
+    nn::{Layout, Numbers, ParamStore, Partition, functional},
     parallel::{self, Cuts, Piece, Strategy, TensorAxis},
     plan,
     torch::{TorchError, vjp},
@@ -85,7 +85,13 @@ impl Stepper {
     ) -> Result<Self, TorchError> {
         let stage = StageSpec::whole(model.segments());
         let layout = Layout::new(&stage, Shard::WHOLE, 1);
-        let store = ParamStore::new(layout, Partition::NONE, precision, seed, device.device)?;
+        let store = ParamStore::new(
+            layout,
+            Partition::NONE,
+            Numbers::of(precision),
+            seed,
+            device.device,
+        )?;
         let recipe = Recipe {
             stage: &stage,
             cuts: Cuts {

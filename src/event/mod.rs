@@ -6,7 +6,9 @@
 mod control;
 mod log;
 mod record;
+mod sensors;
 
 pub use control::{Control, ControlReply, ControlRequest};
 pub use log::{LogError, LogReader, LogWriter};
 pub use record::{EVENT_VERSION, Event, Outcome, Phases, RankStep, Record, Traffic};
+pub use sensors::{GpuReading, HostReading, Reading};

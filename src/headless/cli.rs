@@ -77,10 +77,14 @@ pub enum Command {
     Paths(QueryArgs),
     /// Print a shell's completion script
     Completions(CompletionsArgs),
+    /// Show the machine's sensors, again and again
+    Top(TopArgs),
     /// Print the manual page
     Man(ManArgs),
     #[command(hide = true)]
     Supervise(SuperviseArgs),
+    #[command(hide = true)]
+    Sensors(SensorsArgs),
 }
 
 /// Arguments of `train`.
@@ -287,6 +291,27 @@ pub struct ManArgs {
     /// Write a page for each command into this folder instead
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+}
+
+/// Arguments of `top`.
+#[derive(Debug, Args)]
+pub struct TopArgs {
+    /// Seconds between looks
+    #[arg(long, default_value_t = 2)]
+    pub every_s: u64,
+    /// Looks before it ends
+    #[arg(long)]
+    pub count: Option<u64>,
+    /// Print JSON, a reading a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `sensors`, which only capstan itself starts.
+#[derive(Debug, Args)]
+pub struct SensorsArgs {
+    #[arg(long)]
+    pub every_s: u64,
 }
 
 /// Arguments of `supervise`, which only capstan itself starts.

@@ -18,6 +18,7 @@ mod prepare;
 mod query;
 mod resume;
 mod text;
+mod top;
 mod train;
 
 use std::{
@@ -68,6 +69,8 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Paths(args) => install::paths(runs_dir, &args),
         Command::Completions(args) => install::completions(args.shell),
         Command::Man(args) => install::man(args.out.as_deref()),
+        Command::Top(args) => top::top(&args),
+        Command::Sensors(args) => Ok(top::sensors(&args)),
         Command::Supervise(args) => Ok(train::supervise(&args)),
     }
 }

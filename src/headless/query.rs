@@ -125,6 +125,13 @@ fn told(folder: &RunFolder, state: &RunState) -> Vec<(&'static str, String)> {
         facts.push(("speed", told_speed(last.tokens_per_sec, last.mfu)));
     }
     facts.extend(told_evals(state));
+    if let Some(joules) = state.energy_j {
+        let each = joules / state.tokens.max(1) as f64;
+        facts.push((
+            "energy",
+            format!("{:.2} Wh, {each:.2e} J a token", joules / 3600.0),
+        ));
+    }
     if let Some(checkpoint) = state.newest_checkpoint() {
         let size = units::bytes(checkpoint.bytes);
         facts.push(("checkpoint", format!("step {} ({size})", checkpoint.step)));

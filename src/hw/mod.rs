@@ -4,6 +4,7 @@ mod device;
 mod machine;
 mod nvidia;
 mod peak;
+pub mod sensors;
 
 pub use device::Device;
 pub use machine::{Gpu, Machine};

@@ -195,27 +195,19 @@ mod tests {
 
     use super::*;
     use crate::{
-        arch::{ModelShape, Shard, StageSpec, gpt::GptShape},
         config::Precision,
-        nn::{Layout, Partition},
+        nn::{Numbers, Partition, testing::layout},
     };
 
-    fn layout(n_parts: usize) -> Layout {
-        let shape = GptShape {
-            n_layer: 2,
-            n_head: 2,
-            d_model: 12,
-            seq_len: 5,
-            vocab_size: 7,
-            bias: true,
-            dropout: 0.0,
-        };
-        let stage = StageSpec::whole(ModelShape::Gpt(shape).segments());
-        Layout::new(&stage, Shard::WHOLE, n_parts)
-    }
-
     fn store() -> ParamStore {
-        ParamStore::new(layout(1), Partition::NONE, Precision::Fp32, 1, Device::Cpu).expect("room")
+        ParamStore::new(
+            layout(1),
+            Partition::NONE,
+            Numbers::of(Precision::Fp32),
+            1,
+            Device::Cpu,
+        )
+        .expect("room")
     }
 
     #[test]

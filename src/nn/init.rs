@@ -6,7 +6,6 @@ use tch::{Device, Kind, Tensor};
 use crate::{
     arch::{Init, ParamSpec},
     base::random,
-    config::Precision,
     torch::TorchError,
 };
 
@@ -42,20 +41,4 @@ fn normal_values(numel: usize, std: f64, key: u64) -> Vec<f32> {
             }
         });
     values
-}
-
-/// The element type that holds master weights in a precision.
-pub fn master_kind(precision: Precision) -> Kind {
-    match precision {
-        Precision::Fp64 => Kind::Double,
-        _ => Kind::Float,
-    }
-}
-
-/// The element type that the model computes with.
-pub fn compute_kind(precision: Precision) -> Kind {
-    match precision {
-        Precision::Bf16 => Kind::BFloat16,
-        precision => master_kind(precision),
-    }
 }

@@ -229,20 +229,7 @@ pub(super) fn within(ranges: &[FlatRange], part: &FlatRange) -> Vec<FlatRange> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::{ModelShape, gpt::GptShape};
-
-    fn stage() -> StageSpec {
-        let shape = GptShape {
-            n_layer: 2,
-            n_head: 2,
-            d_model: 12,
-            seq_len: 5,
-            vocab_size: 7,
-            bias: true,
-            dropout: 0.0,
-        };
-        StageSpec::whole(ModelShape::Gpt(shape).segments())
-    }
+    use crate::nn::testing::stage;
 
     #[test]
     fn entries_are_aligned_disjoint_and_complete() {

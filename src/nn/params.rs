@@ -5,7 +5,7 @@ use std::{ops::Range, slice};
 use tch::{Device, Kind, Tensor};
 
 use super::{
-    Partition,
+    Numbers, Partition,
     gathered::Gathered,
     init,
     layout::{FlatRange, Group, Layout, within},
@@ -14,7 +14,6 @@ use super::{
 };
 use crate::{
     arch::ParamSpec,
-    config::Precision,
     torch::{SharedTensor, TorchError},
 };
 
@@ -75,12 +74,11 @@ impl ParamStore {
     pub fn new(
         layout: Layout,
         partition: Partition,
-        precision: Precision,
+        numbers: Numbers,
         seed: u64,
         device: Device,
     ) -> Result<Self, TorchError> {
-        let master_kind = init::master_kind(precision);
-        let kind = init::compute_kind(precision);
+        let (master_kind, kind) = (numbers.master(), numbers.compute());
         let zeros = |len: i64, kind: Kind| -> Result<Tensor, TorchError> {
             Ok(Tensor::f_zeros([len], (kind, device))?)
         };
@@ -103,7 +101,7 @@ impl ParamStore {
         } else {
             Compute::Whole(copy(whole)?)
         };
-        let store = Self::with_weights(layout, partition, master, compute)?;
+        let store = Self::with_weights(layout, partition, master, compute, numbers.grads())?;
         store.fill(&store.master, |spec| init::initial_values(spec, seed))?;
         // A copy in another type is rounded from the same values, also where the master is but a shard.
         match &store.compute {
@@ -121,7 +119,9 @@ impl ParamStore {
     /// No room, or weights of another layout.
     pub fn sharing(layout: Layout, weights: &SharedWeights) -> Result<Self, TorchError> {
         let compute = Compute::Whole(weights.compute.handle());
-        Self::with_weights(layout, Partition::NONE, weights.master.handle(), compute)
+        let master = weights.master.handle();
+        let grads_kind = master.kind();
+        Self::with_weights(layout, Partition::NONE, master, compute, grads_kind)
     }
 
     /// The weights, for [`ParamStore::sharing`]; none where they aren't whole.
@@ -140,12 +140,13 @@ impl ParamStore {
         partition: Partition,
         master: Tensor,
         compute: Compute,
+        grads_kind: Kind,
     ) -> Result<Self, TorchError> {
         let grads_len = match partition.shards_grads() {
             true => layout.part_len(),
             false => layout.len(),
         };
-        let grads = Tensor::f_zeros([grads_len], (master.kind(), master.device()))?;
+        let grads = Tensor::f_zeros([grads_len], (grads_kind, master.device()))?;
         let leaf = |number: usize| {
             let entry = &layout.entries[number];
             let view = match &compute {
@@ -446,24 +447,17 @@ pub(super) fn view(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::{ModelShape, Shard, StageSpec, gpt::GptShape};
-
-    fn layout(n_parts: usize) -> Layout {
-        let shape = GptShape {
-            n_layer: 2,
-            n_head: 2,
-            d_model: 12,
-            seq_len: 5,
-            vocab_size: 7,
-            bias: true,
-            dropout: 0.0,
-        };
-        let stage = StageSpec::whole(ModelShape::Gpt(shape).segments());
-        Layout::new(&stage, Shard::WHOLE, n_parts)
-    }
+    use crate::{config::Precision, nn::testing::layout};
 
     fn store(precision: Precision) -> ParamStore {
-        ParamStore::new(layout(1), Partition::NONE, precision, 1, Device::Cpu).expect("room")
+        ParamStore::new(
+            layout(1),
+            Partition::NONE,
+            Numbers::of(precision),
+            1,
+            Device::Cpu,
+        )
+        .expect("room")
     }
 
     #[test]
@@ -498,8 +492,14 @@ mod tests {
                     index,
                     of: 3,
                 };
-                ParamStore::new(layout(3), partition, Precision::Fp32, 1, Device::Cpu)
-                    .expect("room")
+                ParamStore::new(
+                    layout(3),
+                    partition,
+                    Numbers::of(Precision::Fp32),
+                    1,
+                    Device::Cpu,
+                )
+                .expect("room")
             })
             .collect();
         let total = |tensor: &Tensor| tensor.square().sum(Kind::Double).double_value(&[]);

@@ -1,5 +1,7 @@
 //! AdamW (Loshchilov and Hutter, 2019) through libtorch's fused kernel.
 
+use std::ops::Range;
+
 use tch::{Device, Kind, Tensor};
 
 use super::{GradStats, Optimizer, cut};
@@ -27,6 +29,55 @@ struct Views {
     pieces: Vec<UpdatePiece>,
     exp_avgs: Vec<Tensor>,
     exp_avg_sqs: Vec<Tensor>,
+}
+
+impl Views {
+    /// One call for all pieces, or one for each where gradients are widened first.
+    fn update(
+        &self,
+        step: &Tensor,
+        grads: &GradStats,
+        scalars: AdamwScalars,
+    ) -> Result<(), TorchError> {
+        let all = 0..self.pieces.len();
+        let is_short = |piece: &UpdatePiece| piece.grad.kind() != piece.param.kind();
+        if !self.pieces.iter().any(is_short) {
+            let wide: Vec<&Tensor> = self.pieces.iter().map(|piece| &piece.grad).collect();
+            return self.update_range(all, &wide, step, grads, scalars);
+        }
+        for number in all {
+            let piece = &self.pieces[number];
+            let wide = piece.grad.f_to_kind(piece.param.kind())?;
+            self.update_range(number..number + 1, &[&wide], step, grads, scalars)?;
+        }
+        Ok(())
+    }
+
+    fn update_range(
+        &self,
+        range: Range<usize>,
+        wide: &[&Tensor],
+        step: &Tensor,
+        grads: &GradStats,
+        scalars: AdamwScalars,
+    ) -> Result<(), TorchError> {
+        let params: Vec<&Tensor> = self.pieces[range.clone()]
+            .iter()
+            .map(|piece| &piece.param)
+            .collect();
+        let exp_avgs: Vec<&Tensor> = self.exp_avgs[range.clone()].iter().collect();
+        let exp_avg_sqs: Vec<&Tensor> = self.exp_avg_sqs[range].iter().collect();
+        let tensors = AdamwTensors {
+            params: &params,
+            grads: wide,
+            exp_avgs: &exp_avgs,
+            exp_avg_sqs: &exp_avg_sqs,
+            step,
+            grad_scale: &grads.divisor,
+            found_inf: &grads.found_inf,
+        };
+        fused_adamw(&tensors, scalars)
+    }
 }
 
 impl Adamw {
@@ -79,29 +130,14 @@ impl Optimizer for Adamw {
             (&self.decayed, self.config.weight_decay),
             (&self.undecayed, 0.0),
         ] {
-            let params: Vec<&Tensor> = views.pieces.iter().map(|piece| &piece.param).collect();
-            let grad_views: Vec<&Tensor> = views.pieces.iter().map(|piece| &piece.grad).collect();
-            let exp_avgs: Vec<&Tensor> = views.exp_avgs.iter().collect();
-            let exp_avg_sqs: Vec<&Tensor> = views.exp_avg_sqs.iter().collect();
-            let tensors = AdamwTensors {
-                params: &params,
-                grads: &grad_views,
-                exp_avgs: &exp_avgs,
-                exp_avg_sqs: &exp_avg_sqs,
-                step: &step,
-                grad_scale: &grads.divisor,
-                found_inf: &grads.found_inf,
-            };
             let AdamwConfig { betas, eps, .. } = self.config;
-            fused_adamw(
-                &tensors,
-                AdamwScalars {
-                    lr,
-                    betas,
-                    weight_decay,
-                    eps,
-                },
-            )?;
+            let scalars = AdamwScalars {
+                lr,
+                betas,
+                weight_decay,
+                eps,
+            };
+            views.update(&step, grads, scalars)?;
         }
         Ok(())
     }

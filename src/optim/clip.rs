@@ -24,9 +24,20 @@ pub struct GradStats {
 pub fn square_sum(grads: &[Tensor], device: Device) -> Result<Tensor, TorchError> {
     let mut sum = Tensor::f_zeros([1], (Kind::Double, device))?;
     for part in grads {
-        let _ = sum.f_add_(&part.f_norm()?.f_to_kind(Kind::Double)?.f_square()?)?;
+        let _ = sum.f_add_(&norm(part)?.f_to_kind(Kind::Double)?.f_square()?)?;
     }
     Ok(sum)
+}
+
+/// The Euclidean norm of a stretch of gradients, in at least fp32; one number.
+///
+/// # Errors
+/// Whatever libtorch throws.
+pub fn norm(grads: &Tensor) -> Result<Tensor, TorchError> {
+    Ok(match grads.kind() {
+        Kind::BFloat16 => grads.f_norm_scalaropt_dtype(2, Kind::Float)?,
+        _ => grads.f_norm()?,
+    })
 }
 
 /// What follows from the global norm.

@@ -13,7 +13,7 @@ use crate::{
     torch::TorchError,
 };
 
-pub use clip::{GradStats, grad_stats, square_sum};
+pub use clip::{GradStats, grad_stats, norm, square_sum};
 pub use schedule::lr_at;
 
 /// What updates the master weights.

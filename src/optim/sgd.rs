@@ -45,7 +45,10 @@ impl Sgd {
         grads: &GradStats,
     ) -> Result<(), TorchError> {
         let is_bad = grads.found_inf.f_ne(0.0)?;
-        let mut direction = piece.grad.f_div(&grads.divisor)?;
+        let mut direction = piece
+            .grad
+            .f_to_kind(piece.param.kind())?
+            .f_div(&grads.divisor)?;
         if piece.decays && self.config.weight_decay > 0.0 {
             direction = direction.f_add(&piece.param.f_mul_scalar(self.config.weight_decay)?)?;
         }
@@ -85,9 +88,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        arch::{ModelShape, Shard, StageSpec, gpt::GptShape},
         config::Precision,
-        nn::{Layout, Partition},
+        nn::{Numbers, Partition, testing::layout},
         optim::grad_stats,
     };
 
@@ -100,18 +102,14 @@ mod tests {
     const LR: f64 = 0.3;
 
     fn store(precision: Precision) -> ParamStore {
-        let shape = GptShape {
-            n_layer: 1,
-            n_head: 2,
-            d_model: 12,
-            seq_len: 5,
-            vocab_size: 7,
-            bias: true,
-            dropout: 0.0,
-        };
-        let stage = StageSpec::whole(ModelShape::Gpt(shape).segments());
-        let layout = Layout::new(&stage, Shard::WHOLE, 1);
-        ParamStore::new(layout, Partition::NONE, precision, 1, Device::Cpu).expect("room")
+        ParamStore::new(
+            layout(1),
+            Partition::NONE,
+            Numbers::of(precision),
+            1,
+            Device::Cpu,
+        )
+        .expect("room")
     }
 
     fn waves(store: &ParamStore, scale: f64) -> Tensor {

@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::Strategy;
 use crate::{
     dist::{CommError, Communicator, Reduction},
-    nn::{FlatRange, ParamStore},
+    nn::ParamStore,
 };
 
 /// Full copies everywhere.
@@ -31,22 +31,5 @@ impl Strategy for Ddp {
             }
         }
         Ok(())
-    }
-
-    fn before_update(
-        &mut self,
-        _: &mut ParamStore,
-        comm: &mut dyn Communicator,
-    ) -> Result<(), CommError> {
-        comm.wait()
-    }
-
-    fn after_update(
-        &mut self,
-        store: &ParamStore,
-        part: &FlatRange,
-        _: &mut dyn Communicator,
-    ) -> Result<(), CommError> {
-        Ok(store.publish(part)?)
     }
 }

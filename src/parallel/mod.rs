@@ -94,8 +94,13 @@ pub trait Strategy {
         store: &mut ParamStore,
         segments: Range<usize>,
         is_last: bool,
-        comm: &mut dyn Communicator,
-    ) -> Result<(), CommError>;
+        _: &mut dyn Communicator,
+    ) -> Result<(), CommError> {
+        if is_last {
+            store.zero_unfilled(segments)?;
+        }
+        Ok(())
+    }
 
     /// All gradients are complete on this rank; returns when the update may start.
     ///
@@ -103,9 +108,11 @@ pub trait Strategy {
     /// A failed collective.
     fn before_update(
         &mut self,
-        store: &mut ParamStore,
+        _: &mut ParamStore,
         comm: &mut dyn Communicator,
-    ) -> Result<(), CommError>;
+    ) -> Result<(), CommError> {
+        comm.wait()
+    }
 
     /// Whether the rank with this number on the axis runs the optimizer.
     fn updates(&self, _: usize) -> bool {
@@ -121,8 +128,10 @@ pub trait Strategy {
         &mut self,
         store: &ParamStore,
         part: &FlatRange,
-        comm: &mut dyn Communicator,
-    ) -> Result<(), CommError>;
+        _: &mut dyn Communicator,
+    ) -> Result<(), CommError> {
+        Ok(store.publish(part)?)
+    }
 }
 
 /// Makes a plan's strategy.

@@ -1,7 +1,5 @@
 //! The textbook parameter server: gradients go to rank 0, which updates and sends the weights back.
 
-use std::ops::Range;
-
 use super::Strategy;
 use crate::{
     dist::{CommError, Communicator},
@@ -15,19 +13,6 @@ const ROOT: usize = 0;
 pub struct Primary;
 
 impl Strategy for Primary {
-    fn grads_ready(
-        &mut self,
-        store: &mut ParamStore,
-        segments: Range<usize>,
-        is_last: bool,
-        _: &mut dyn Communicator,
-    ) -> Result<(), CommError> {
-        if is_last {
-            store.zero_unfilled(segments)?;
-        }
-        Ok(())
-    }
-
     fn before_update(
         &mut self,
         store: &mut ParamStore,

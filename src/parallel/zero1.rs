@@ -33,14 +33,6 @@ impl Strategy for Zero1 {
         Ok(())
     }
 
-    fn before_update(
-        &mut self,
-        _: &mut ParamStore,
-        comm: &mut dyn Communicator,
-    ) -> Result<(), CommError> {
-        comm.wait()
-    }
-
     fn after_update(
         &mut self,
         store: &ParamStore,

@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::{Strategy, zero2::Zero2};
 use crate::{
     dist::{CommError, Communicator},
-    nn::{FlatRange, ParamStore},
+    nn::ParamStore,
 };
 
 /// Shards of everything.
@@ -92,14 +92,5 @@ impl Strategy for Zero3 {
         comm: &mut dyn Communicator,
     ) -> Result<(), CommError> {
         self.gradients.before_update(store, comm)
-    }
-
-    fn after_update(
-        &mut self,
-        store: &ParamStore,
-        part: &FlatRange,
-        _: &mut dyn Communicator,
-    ) -> Result<(), CommError> {
-        Ok(store.publish(part)?)
     }
 }

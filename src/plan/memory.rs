@@ -22,14 +22,31 @@ pub struct MemoryPlan {
     pub gathered_bytes: u64,
 }
 
+/// What decides the bytes of a parameter.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept<'a> {
+    pub precision: Precision,
+    /// Gradients in the type that the model computes with.
+    pub short_grads: bool,
+    pub optimizer: &'a OptimizerConfig,
+}
+
+impl Kept<'_> {
+    /// Bytes of an element: of the master, of its copy that the model computes with (0: the master itself), of
+    /// a gradient.
+    fn element_bytes(&self) -> (u64, u64, u64) {
+        match self.precision {
+            Precision::Fp32 | Precision::Tf32 => (4, 0, 4),
+            Precision::Bf16 if self.short_grads => (4, 2, 2),
+            Precision::Bf16 => (4, 2, 4),
+            Precision::Fp64 => (8, 0, 8),
+        }
+    }
+}
+
 impl MemoryPlan {
     /// Computes the bytes of the rank that holds most; padding of views is left out.
-    pub fn of(
-        model: &ModelShape,
-        split: &Split,
-        precision: Precision,
-        optimizer: &OptimizerConfig,
-    ) -> Self {
+    pub fn of(model: &ModelShape, split: &Split, kept: Kept<'_>) -> Self {
         let segments = model.segments();
         let n_params = |stage: usize| -> u64 {
             let stage = StageSpec::of(&segments, &split.chunks, stage);
@@ -37,40 +54,33 @@ impl MemoryPlan {
             params.map(|param| split.shard(0).numel(param) as u64).sum()
         };
         let most = (0..split.chunks.len()).map(n_params).max().unwrap_or(0);
-        let mut plan = Self::of_params(most, split, precision, optimizer);
+        let mut plan = Self::of_params(most, split, kept);
         if split.data.zero() == 3 {
-            let element = match precision {
-                Precision::Fp64 => 8,
-                Precision::Fp32 | Precision::Tf32 => 4,
-                Precision::Bf16 => 2,
-            };
+            let (master, copy, _) = kept.element_bytes();
+            let element = if copy > 0 { copy } else { master };
             plan.gathered_bytes = gathered_params(&segments, split.shard(0)) * element;
         }
         plan
     }
 
-    fn of_params(n: u64, split: &Split, precision: Precision, optimizer: &OptimizerConfig) -> Self {
-        let (master, copy) = match precision {
-            Precision::Fp32 | Precision::Tf32 => (4, 0),
-            Precision::Bf16 => (4, 2),
-            Precision::Fp64 => (8, 0),
-        };
-        let moments = match optimizer {
+    fn of_params(n: u64, split: &Split, kept: Kept<'_>) -> Self {
+        let (master, copy, grad) = kept.element_bytes();
+        let moments = match kept.optimizer {
             OptimizerConfig::Adamw(_) => 2,
             OptimizerConfig::Sgd(sgd) if sgd.momentum != 0.0 => 1,
             OptimizerConfig::Sgd(_) => 0,
         };
         let zero = split.data.zero();
-        let kept = |from: u8| match zero >= from {
+        let share = |from: u8| match zero >= from {
             true => n.div_ceil(split.mesh.dp as u64),
             false => n,
         };
         // Where the model computes with the master itself, it is sharded with the parameters only.
-        let master_kept = if copy > 0 { kept(1) } else { kept(3) };
+        let master_kept = if copy > 0 { share(1) } else { share(3) };
         Self {
-            params_bytes: master_kept * master + kept(3) * copy,
-            grads_bytes: kept(2) * master,
-            optim_state_bytes: kept(1) * master * moments,
+            params_bytes: master_kept * master + share(3) * copy,
+            grads_bytes: share(2) * grad,
+            optim_state_bytes: share(1) * master * moments,
             gathered_bytes: 0,
         }
     }
@@ -122,7 +132,7 @@ mod tests {
         plan::{Mesh, Strategy},
     };
 
-    fn per_param(data: Strategy, precision: Precision, dp: usize) -> f64 {
+    fn per_param(data: Strategy, (precision, short_grads): (Precision, bool), dp: usize) -> f64 {
         const N: u64 = 1 << 20;
         let split = Split {
             mesh: Mesh { pp: 1, dp, tp: 1 },
@@ -132,30 +142,35 @@ mod tests {
             sequence_parallel: false,
             recompute: Recompute::None,
         };
-        MemoryPlan::of_params(N, &split, precision, &OptimizerConfig::default()).total() as f64
-            / N as f64
+        let kept = Kept {
+            precision,
+            short_grads,
+            optimizer: &OptimizerConfig::default(),
+        };
+        MemoryPlan::of_params(N, &split, kept).total() as f64 / N as f64
     }
 
-    /// Rajbhandari et al., 2020, table 1, with gradients in fp32.
+    /// Rajbhandari et al., 2020, table 1; fp32 gradients take two bytes more.
     #[test]
     fn zero_takes_its_published_bytes_a_parameter() {
+        let (short, long, fp32) = (
+            (Precision::Bf16, true),
+            (Precision::Bf16, false),
+            (Precision::Fp32, false),
+        );
         for n in [2, 4, 8] {
             let share = n as f64;
-            assert_eq!(per_param(Strategy::Ddp, Precision::Bf16, n), 18.0);
-            assert_eq!(
-                per_param(Strategy::Zero1, Precision::Bf16, n),
-                6.0 + 12.0 / share
-            );
-            assert_eq!(
-                per_param(Strategy::Zero2, Precision::Bf16, n),
-                2.0 + 16.0 / share
-            );
-            assert_eq!(per_param(Strategy::Zero3, Precision::Bf16, n), 18.0 / share);
-            assert_eq!(
-                per_param(Strategy::Zero1, Precision::Fp32, n),
-                8.0 + 8.0 / share
-            );
-            assert_eq!(per_param(Strategy::Zero3, Precision::Fp32, n), 16.0 / share);
+            for (data, published, with_long) in [
+                (Strategy::Ddp, 16.0, 18.0),
+                (Strategy::Zero1, 4.0 + 12.0 / share, 6.0 + 12.0 / share),
+                (Strategy::Zero2, 2.0 + 14.0 / share, 2.0 + 16.0 / share),
+                (Strategy::Zero3, 16.0 / share, 18.0 / share),
+            ] {
+                assert_eq!(per_param(data, short, n), published);
+                assert_eq!(per_param(data, long, n), with_long);
+            }
+            assert_eq!(per_param(Strategy::Zero1, fp32, n), 8.0 + 8.0 / share);
+            assert_eq!(per_param(Strategy::Zero3, fp32, n), 16.0 / share);
         }
     }
 }

@@ -12,7 +12,7 @@ mod split;
 mod stages;
 mod types;
 
-pub use memory::MemoryPlan;
+pub use memory::{Kept, MemoryPlan};
 pub use mesh::{Coordinates, Mesh};
 pub use refusal::{PlanError, Refusal, RefusalKind};
 pub use resolve::resolve;

@@ -1,7 +1,7 @@
 //! From what the user wrote to what will happen.
 
 use super::{
-    DataSummary, MemoryPlan, Mesh, PlanError, RankPlan, Refusal, RefusalKind, RunPlan, Split,
+    DataSummary, Kept, MemoryPlan, Mesh, PlanError, RankPlan, Refusal, RefusalKind, RunPlan, Split,
     StopPlan, Strategy, devices::communicator, models::nearest_divisor,
 };
 use crate::{
@@ -63,14 +63,16 @@ impl Resolver<'_> {
         self.schedule();
         self.cadence();
         self.check_data(&model);
-        let mut memory = MemoryPlan::of(
-            &model,
-            &split,
-            self.config.precision,
-            &self.config.optimizer,
-        );
         let threads = self.threads(devices.len());
-        let lanes = lanes(&devices, &split, threads, micro_batch, memory.grads_bytes);
+        let lanes = lanes(&devices, &split, threads, micro_batch, &model);
+        let short_grads =
+            self.config.precision == Precision::Bf16 && (local_batch, lanes) == (micro_batch, 1);
+        let kept = Kept {
+            precision: self.config.precision,
+            short_grads,
+            optimizer: &self.config.optimizer,
+        };
+        let mut memory = MemoryPlan::of(&model, &split, kept);
         memory.grads_bytes *= lanes as u64;
         self.check_memory(&memory, &devices);
         let bucket_bytes = devices
@@ -83,6 +85,7 @@ impl Resolver<'_> {
             stop: self.stop(&model),
             model,
             precision: self.precision(&devices),
+            short_grads,
             split,
             communicator: communicator(&devices),
             peak_flops: self.peak(&devices),
@@ -280,6 +283,10 @@ impl Resolver<'_> {
             ("checkpoint.every", self.config.checkpoint.every),
             ("log.every", self.config.log.every),
             ("restart.hang_after_s", self.config.restart.hang_after_s),
+            (
+                "log.sensors_every_s",
+                self.config.log.sensors_every_s.unwrap_or(1),
+            ),
         ] {
             if value == 0 {
                 self.refuse(path, "is 0", "give at least 1");
@@ -444,7 +451,7 @@ fn lanes(
     split: &Split,
     threads: usize,
     micro_batch: usize,
-    grads_bytes: u64,
+    model: &ModelShape,
 ) -> usize {
     let is_plain = matches!(split.data, Strategy::Single | Strategy::Ddp)
         && (split.mesh.pp, split.mesh.tp, split.recompute) == (1, 1, Recompute::None);
@@ -452,7 +459,7 @@ fn lanes(
         return 1;
     }
     let fits = |lanes: usize| {
-        let more_bytes = grads_bytes.saturating_mul(lanes as u64 - 1);
+        let more_bytes = (4 * model.n_params()).saturating_mul(lanes as u64 - 1);
         threads.is_multiple_of(lanes)
             && micro_batch.is_multiple_of(lanes)
             && more_bytes <= MOST_LANE_BYTES

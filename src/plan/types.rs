@@ -20,6 +20,9 @@ pub struct RunPlan {
     /// Forward and backward; see [`ModelShape::flops_per_token`].
     pub flops_per_token: f64,
     pub precision: Precision,
+    /// Gradients are kept in the type that the model computes with, since none are accumulated.
+    #[serde(default)]
+    pub short_grads: bool,
     pub split: Split,
     pub communicator: Communicator,
     /// One entry a rank, in rank order.

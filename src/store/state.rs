@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::Pace;
 use crate::{
     base::nonfinite,
-    event::{Event, Outcome, Record},
+    event::{Event, Outcome, Reading, Record},
 };
 
 /// Version of `state.json`.
@@ -41,6 +41,12 @@ pub struct RunState {
     pub last_restart: Option<String>,
     pub warnings: u64,
     pub last_warning: Option<String>,
+    /// The latest look at the machine's sensors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sensors: Option<Reading>,
+    /// Joules over all sessions, as far as sensors tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy_j: Option<f64>,
     /// The work before or between steps that is going on.
     pub preparation: Option<Preparation>,
     pub sample: Option<SampleText>,
@@ -183,6 +189,8 @@ impl Default for RunState {
             last_restart: None,
             warnings: 0,
             last_warning: None,
+            sensors: None,
+            energy_j: None,
             preparation: None,
             sample: None,
             started: None,
@@ -234,6 +242,7 @@ impl RunState {
                 self.warnings += 1;
                 self.last_warning = Some(text.clone());
             }
+            Event::Sensors { reading } => self.sense(reading),
             Event::Sample { step, prompt, text } => {
                 self.sample = Some(SampleText {
                     step: *step,
@@ -280,6 +289,16 @@ impl RunState {
             .map_or(0.0, |taken| (self.updated - taken).max(0.0))
     }
 
+    /// Counters run from their sampler's start; each session has a sampler of its own.
+    fn sense(&mut self, reading: &Reading) {
+        let before = self.sensors.as_ref().and_then(Reading::energy_j);
+        if let Some(now) = reading.energy_j() {
+            let more = (now - before.unwrap_or(0.0)).max(0.0);
+            self.energy_j = Some(self.energy_j.unwrap_or(0.0) + more);
+        }
+        self.sensors = Some(reading.clone());
+    }
+
     fn take(&mut self, record: &Record) {
         let Event::Run {
             name,
@@ -293,6 +312,7 @@ impl RunState {
         else {
             return;
         };
+        self.sensors = None;
         self.name.clone_from(name);
         self.pid = Some(*pid);
         self.world = *world;
@@ -401,7 +421,7 @@ impl RunState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Phases;
+    use crate::event::{HostReading, Phases};
 
     fn fold(events: Vec<Event>) -> RunState {
         let mut state = RunState::default();
@@ -521,6 +541,22 @@ mod tests {
             Some(1)
         );
         assert_eq!((state.step, state.status), (1, Status::Starting));
+    }
+
+    #[test]
+    fn energy_is_added_over_sessions() {
+        let sensed = |joules: f64| Event::Sensors {
+            reading: Reading {
+                host: HostReading {
+                    package_energy_j: Some(joules),
+                    ..HostReading::default()
+                },
+                gpus: Vec::new(),
+            },
+        };
+        let events = vec![run(), sensed(10.0), sensed(30.0), run(), sensed(5.0)];
+        assert_eq!(fold(events).energy_j, Some(35.0));
+        assert_eq!(fold(vec![run()]).energy_j, None);
     }
 
     #[test]

@@ -41,6 +41,7 @@ pub fn trials() -> Vec<Trial> {
         Trial::test("cli::data_is_inspected_and_tokenized", data),
         Trial::test("cli::paths_completions_man_schema_help", install),
         Trial::test("cli::a_closed_pipe_is_no_error", closed_pipe),
+        Trial::test("cli::top_shows_the_machine", top),
         with_script("cli::a_terminal_gets_a_bar", terminal),
     ]
 }
@@ -381,6 +382,20 @@ fn resume() -> Result<(), Failed> {
         place.lives("tiny")[1]["--cause"] == "resumed",
         "the worker knows why it starts",
     )
+}
+
+fn top() -> Result<(), Failed> {
+    let place = Workplace::new("well")?;
+    let once = ["top", "--count", "1", "--every-s", "1"];
+    let said = place.capstan(&[&once[..], &["--json"]].concat())?;
+    let said = said.ended_with(0)?.json()?;
+    let total = said["host"]["memory_total_bytes"].as_u64();
+    check(total > Some(1 << 28), said.to_string())?;
+    place
+        .capstan(&once)?
+        .ended_with(0)?
+        .says(&["DEVICE", "host", " GiB"])?;
+    Ok(())
 }
 
 fn doctor() -> Result<(), Failed> {

@@ -9,7 +9,10 @@ use std::{
 };
 
 use capstan::{
-    config::{self, Assignment, ConfigError, DataConfig, RunConfig},
+    config::{
+        self, Assignment, ConfigError, DataConfig, DevicesConfig, PipelineSchedule, RunConfig,
+        TokenizerConfig,
+    },
     data,
     hw::{Gpu, Machine},
     plan::{self, Communicator, DataSummary, PlanError, RunPlan, Strategy},
@@ -24,6 +27,7 @@ pub fn trials() -> Vec<Trial> {
     vec![
         Trial::test("configs::every_example_makes_a_plan", examples),
         Trial::test("configs::every_example_takes_real_text", examples_on_text),
+        Trial::test("configs::every_split_has_an_example", every_split),
         Trial::test("configs::good_fixtures_make_a_plan", good_fixtures),
         Trial::test("configs::bad_fixtures_are_refused_as_stated", bad_fixtures),
         Trial::test("configs::the_schema_is_current", schema_is_current),
@@ -97,38 +101,119 @@ fn load(file: &Path) -> Result<RunConfig, ConfigError> {
     Ok(config::load_file(file, &[], None)?.config)
 }
 
+/// Every example: `configs` itself, and its folders.
+fn all_examples() -> Vec<PathBuf> {
+    [
+        ("configs", 4),
+        ("configs/splits", 10),
+        ("configs/workstation", 6),
+    ]
+    .into_iter()
+    .flat_map(|(folder, least)| json_files(folder, least))
+    .collect()
+}
+
 fn examples() -> Result<(), Failed> {
-    for file in json_files("configs", 3) {
+    for file in all_examples() {
         let config = load(&file)?;
+        let is_auto = config.devices == DevicesConfig::Auto;
+        let ranks = config.parallel.map(|split| split.dp * split.tp * split.pp);
+        let is_for_gpus = file
+            .parent()
+            .is_some_and(|folder| folder.ends_with("workstation"));
         for (cores, n_gpus) in [(1, 0), (2, 0), (8, 1), (8, 2), (16, 4), (64, 8)] {
+            if is_for_gpus && n_gpus < ranks.unwrap_or(1) {
+                continue;
+            }
             let plan = plan::resolve(&config, &machine(cores, n_gpus), &data(256))
                 .map_err(|error| format!("{} on {n_gpus} GPUs: {error}", file.display()))?;
-            let on_all = n_gpus == 0 || config.devices != config::DevicesConfig::Auto;
-            assert!(on_all || plan.world() == n_gpus, "{}", file.display());
+            if is_auto && n_gpus > 0 {
+                let world = ranks.unwrap_or(n_gpus);
+                assert_eq!(plan.world(), world, "{}", file.display());
+            }
         }
     }
     Ok(())
 }
 
-/// The examples' texts are not here: another stands in for them.
+/// The examples' texts are not here: others stand in for them.
 fn examples_on_text() -> Result<(), Failed> {
     let folder = tempfile::tempdir()?;
-    let path = folder.path().join("input.txt");
-    let words = (0..120_000u64).map(|i| i * i % 7919 % 1231);
-    let text: Vec<String> = words.map(|word| format!("w{word}")).collect();
-    fs::write(&path, text.join(" "))?;
-    for file in json_files("configs", 3) {
+    let stand_in = |name: &str, bytes: Vec<u8>| -> Result<PathBuf, Failed> {
+        let path = folder.path().join(name);
+        fs::write(&path, bytes)?;
+        Ok(path)
+    };
+    let words = (0..120_000u64).map(|i| format!("w{}", i * i % 7919 % 1231));
+    let text = words.collect::<Vec<_>>().join(" ");
+    let line = serde_json::json!({ "text": text }).to_string();
+    let ids = (0..120_000u32).map(|i| (i * 31 % 50_257) as u16);
+    let ids: Vec<u8> = ids.flat_map(u16::to_le_bytes).collect();
+    let text = stand_in("input.txt", text.into_bytes())?;
+    let lines = stand_in("input.jsonl", line.into_bytes())?;
+    let ids = stand_in("ids.bin", ids)?;
+    for file in all_examples() {
         let mut config = load(&file)?;
         match &mut config.data {
-            DataConfig::Text(text) => text.path.clone_from(&path),
+            DataConfig::Text(config) => config.path.clone_from(&text),
             DataConfig::Builtin(_) => {}
-            other => return Err(format!("{other:?} needs a stand-in").into()),
+            DataConfig::Jsonl(config) => {
+                config.path.clone_from(&lines);
+                config.tokenizer = TokenizerConfig::Bytes;
+                // Of a text this small a share as of a corpus is no window.
+                config.val_fraction = config.val_fraction.max(0.1);
+            }
+            DataConfig::Tokens(config) => {
+                config.train.clone_from(&ids);
+                config.val = Some(ids.clone());
+            }
         }
         let fail = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
         let data = data::prepare(&config.data, &folder.path().join("cache"), &|_| ())
             .map_err(|error| fail(&error))?;
-        plan::resolve(&config, &machine(2, 0), &DataSummary::from(&data))
+        plan::resolve(&config, &machine(64, 8), &DataSummary::from(&data))
             .map_err(|error| fail(&error))?;
+    }
+    Ok(())
+}
+
+/// What a plan calls its split, schedule and recomputation, over `configs/splits`.
+fn every_split() -> Result<(), Failed> {
+    let mut seen = Vec::new();
+    for file in json_files("configs/splits", 10) {
+        let plan = plan::resolve(&load(&file)?, &machine(2, 0), &data(256))
+            .map_err(|error| format!("{}: {error}", file.display()))?;
+        assert!(plan.total_steps().is_some_and(|steps| steps <= 100));
+        let split = &plan.split;
+        seen.push(format!("{:?}", split.data));
+        seen.extend((split.mesh.tp > 1).then(|| format!("tensor {}", split.sequence_parallel)));
+        seen.extend((split.mesh.pp > 1).then(|| format!("{:?}", split.schedule)));
+        seen.push(format!("recompute {:?}", split.recompute));
+    }
+    for wanted in [
+        Strategy::Single,
+        Strategy::Ddp,
+        Strategy::Primary,
+        Strategy::Zero1,
+        Strategy::Zero2,
+        Strategy::Zero3,
+    ] {
+        assert!(seen.contains(&format!("{wanted:?}")), "{wanted:?}");
+    }
+    for wanted in [
+        PipelineSchedule::Gpipe,
+        PipelineSchedule::OneForwardOneBackward,
+        PipelineSchedule::Interleaved,
+    ] {
+        assert!(seen.contains(&format!("{wanted:?}")), "{wanted:?}");
+    }
+    for wanted in [
+        "tensor false",
+        "tensor true",
+        "recompute Full",
+        "recompute Selective",
+    ] {
+        assert!(seen.iter().any(|seen| seen == wanted), "{wanted}");
     }
     Ok(())
 }
@@ -221,7 +306,7 @@ fn schema_is_current() -> Result<(), Failed> {
 fn schema_tells() -> Result<(), Failed> {
     let validator = jsonschema::validator_for(&schema()?)?;
     let good = json_files("tests/fixtures/configs/good", 10);
-    for file in good.iter().chain(&json_files("configs", 3)) {
+    for file in good.iter().chain(&all_examples()) {
         let config = serde_json::from_str(&fs::read_to_string(file)?)?;
         validator
             .validate(&config)

@@ -9,9 +9,9 @@ use capstan::{
         Recompute, SgdConfig,
     },
     models,
-    nn::{Layout, ParamStore, Partition},
+    nn::{Layout, Numbers, ParamStore, Partition},
     optim,
-    plan::{MemoryPlan, Mesh, Split, Strategy},
+    plan::{Kept, MemoryPlan, Mesh, Split, Strategy},
 };
 use libtest_mimic::{Failed, Trial};
 use serde_json::{Value, json};
@@ -202,11 +202,17 @@ fn allocates_as_planned(
         sequence_parallel: false,
         recompute: Recompute::None,
     };
+    let numbers = Numbers::of(precision);
     let layout = Layout::new(&StageSpec::whole(shape.segments()), Shard::WHOLE, 1);
-    let store = ParamStore::new(layout, Partition::NONE, precision, 1, tch::Device::Cpu)?;
+    let store = ParamStore::new(layout, Partition::NONE, numbers, 1, tch::Device::Cpu)?;
     let state = optim::new_state(optimizer, &store)?;
     let allocated = store.n_bytes() + state.iter().map(bytes).sum::<u64>();
-    let planned = MemoryPlan::of(shape, &split, precision, optimizer);
+    let kept = Kept {
+        precision,
+        short_grads: false,
+        optimizer,
+    };
+    let planned = MemoryPlan::of(shape, &split, kept);
     let excess = allocated as f64 / planned.total() as f64 - 1.0;
     assert!(
         (0.0..0.01).contains(&excess),

@@ -72,11 +72,46 @@ pub fn trials() -> Vec<Trial> {
             "supervisor::the_state_is_the_fold_of_the_log",
             state_is_fold,
         ),
+        with_stand_in("supervisor::sensors_are_part_of_the_log", sensors),
         with_stand_in(
             "supervisor::the_worker_gets_the_environment_it_needs",
             environment,
         ),
     ]
+}
+
+/// The sampler ends with its run.
+fn sensors() -> Result<(), Failed> {
+    let place = Workplace::long("well")?;
+    place.write_config(json!({ "log": { "sensors_every_s": 1 } }))?;
+    let front = place.train_aside(&["--plain"])?;
+    wait("a reading", || {
+        !place.events_named("tiny", "sensors").is_empty()
+    })?;
+    let reading = place.events_named("tiny", "sensors").remove(0);
+    check(
+        reading["host"]["memory_used_bytes"].as_u64() > Some(0),
+        reading.to_string(),
+    )?;
+    let children = |pid: rustix::process::Pid| {
+        let path = format!("/proc/{0}/task/{0}/children", pid.as_raw_nonzero());
+        fs::read_to_string(path).unwrap_or_default()
+    };
+    let supervisor = place.supervisor("tiny")?;
+    let sampler = children(supervisor)
+        .split_whitespace()
+        .map(str::to_owned)
+        .find(|pid| {
+            let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            command.contains("sensors")
+        });
+    let sampler = sampler.ok_or("the supervisor has a sampler")?;
+    rustix::process::kill_process(supervisor, rustix::process::Signal::KILL)?;
+    wait("the sampler's end", || {
+        !std::path::Path::new(&format!("/proc/{sampler}")).exists()
+    })?;
+    drop(front);
+    Ok(())
 }
 
 fn killed_worker() -> Result<(), Failed> {

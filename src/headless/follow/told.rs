@@ -84,6 +84,7 @@ pub fn event(event: &Event) -> Option<String> {
                 format!("found the checkpoint after step {step}  {size}{best}")
             }
         }
+        Event::Sensors { .. } => return None,
         Event::Restart { from_step, cause } => format!("going on from step {from_step}: {cause}"),
         Event::Paused { step } => format!("paused after step {step}"),
         Event::Continued { step } => format!("going on after step {step}"),

@@ -16,6 +16,7 @@ use super::{
     journal::Journal,
     oom::OomKills,
     restarts::Restarts,
+    sampler::Sampler,
     server::Server,
     worker::{From, Task, Worker},
 };
@@ -43,6 +44,7 @@ pub struct Means {
     pub restarts: Restarts,
     pub inputs: Inputs,
     pub sender: SyncSender<Input>,
+    pub _sampler: Option<Sampler>,
     pub _lock: RunLock,
     pub _server: Server,
 }

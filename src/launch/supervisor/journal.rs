@@ -64,7 +64,10 @@ impl Journal {
     pub fn note(&mut self, event: Event) {
         let at_once = !matches!(
             event,
-            Event::Step { .. } | Event::Progress { .. } | Event::Warning { .. }
+            Event::Step { .. }
+                | Event::Progress { .. }
+                | Event::Warning { .. }
+                | Event::Sensors { .. }
         );
         if self.waiting.len() == MOST_WAITING {
             self.waiting.pop_front();

@@ -8,6 +8,7 @@ mod found;
 mod journal;
 mod oom;
 mod restarts;
+mod sampler;
 mod server;
 mod wire;
 mod worker;
@@ -26,7 +27,7 @@ use signal_hook::{
     iterator::Signals,
 };
 
-use self::{duty::Duty, journal::Journal, restarts::Restarts};
+use self::{duty::Duty, journal::Journal, restarts::Restarts, sampler::Sampler};
 use super::{LaunchError, RunFolder, in_full, lock::RunLock, start::Answer, worker_program};
 use crate::{
     config::RunConfig,
@@ -104,6 +105,10 @@ fn take(folder: &RunFolder, begin: Begin) -> Result<Duty, LaunchError> {
         total_steps: plan.total_steps(),
         log_every: config.log.every,
     });
+    let sampler = config
+        .log
+        .sensors_every_s
+        .and_then(|every_s| Sampler::spawn(every_s, sender.clone()).ok());
     Ok(Duty::new(duty::Means {
         folder: folder.clone(),
         program,
@@ -112,6 +117,7 @@ fn take(folder: &RunFolder, begin: Begin) -> Result<Duty, LaunchError> {
         restarts: Restarts::new(config.restart.max),
         inputs,
         sender,
+        _sampler: sampler,
         _lock: lock,
         _server: server,
     }))

@@ -1,0 +1,110 @@
+//! What the machine's sensors say. Every value is optional: what a machine can't tell is absent, never zero.
+
+use serde::{Deserialize, Serialize};
+
+/// One look at all sensors.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Reading {
+    pub host: HostReading,
+    /// Visible GPUs in CUDA's order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<GpuReading>,
+}
+
+/// Cores, memory and the processor's energy.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HostReading {
+    /// Share of all cores' time that was not idle, in [0, 1].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_busy: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_used_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_total_bytes: Option<u64>,
+    /// Watts of the processor packages, over the time since the last look (RAPL).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub package_power_w: Option<f64>,
+    /// Joules of the processor packages since the sampler started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub package_energy_j: Option<f64>,
+}
+
+/// One GPU.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GpuReading {
+    pub uuid: String,
+    pub name: String,
+    /// The driver no longer answers for the card.
+    #[serde(skip_serializing_if = "is_false")]
+    pub is_lost: bool,
+    /// Share of time in which any kernel ran, in [0, 1]; no measure of how well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub busy: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_used_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_total_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub power_w: Option<f64>,
+    /// The limit that is enforced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub power_limit_w: Option<f64>,
+    /// Joules since the sampler started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub energy_j: Option<f64>,
+    /// The card has no energy counter: the joules are power times time.
+    #[serde(skip_serializing_if = "is_false")]
+    pub energy_is_estimate: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub temperature_c: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sm_clock_mhz: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sm_clock_max_mhz: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_clock_mhz: Option<u32>,
+    /// Share of full speed, in [0, 1].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fan: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pcie_gen: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pcie_width: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pcie_width_max: Option<u32>,
+    /// Why the clocks are low, in words.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub limited_by: Vec<String>,
+}
+
+impl Reading {
+    /// Joules of everything that has a counter or an estimate; `None` where nothing has.
+    pub fn energy_j(&self) -> Option<f64> {
+        let gpus = self.gpus.iter().filter_map(|gpu| gpu.energy_j);
+        let all = gpus.chain(self.host.package_energy_j);
+        all.reduce(|a, b| a + b)
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_known_is_absent() {
+        let text = serde_json::to_string(&Reading::default()).expect("serializable");
+        assert_eq!(text, r#"{"host":{}}"#);
+        assert_eq!(
+            serde_json::from_str::<Reading>(&text).expect("readable"),
+            Reading::default()
+        );
+        assert_eq!(Reading::default().energy_j(), None);
+    }
+}

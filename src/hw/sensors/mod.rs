@@ -1,0 +1,36 @@
+//! Looks at the machine's sensors, again and again.
+//!
+//! Driver calls may stall for seconds, so this runs in a process of its own that nobody waits for.
+
+mod gpu;
+mod host;
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use self::{gpu::Gpus, host::Host};
+use crate::event::Reading;
+
+/// Looks at all sensors every `every` until `hear` no longer wants to know.
+///
+/// The first look comes after one interval, since shares of time need two.
+pub fn watch(every: Duration, mut hear: impl FnMut(Reading) -> bool) {
+    let mut host = Host::new();
+    Gpus::with(|gpus| {
+        let mut next = Instant::now() + every;
+        loop {
+            thread::sleep(next.saturating_duration_since(Instant::now()));
+            // A stalled call skips looks rather than hurrying after them.
+            next = Instant::now() + every;
+            let reading = Reading {
+                host: host.read(),
+                gpus: gpus.as_mut().map(Gpus::read).unwrap_or_default(),
+            };
+            if !hear(reading) {
+                return;
+            }
+        }
+    });
+}
