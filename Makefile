@@ -6,15 +6,17 @@ CAPSTAN := target/release/capstan
 # variable: .cargo/config.toml gives it the link, and another value would compile the bindings again.
 unexport LIBTORCH
 
-.PHONY: help run build setup test check bench bench-splits gpu-check
+.PHONY: help run build setup test check bench bench-splits stills gpu-check
 
 help:
-	@echo "make run        set up, build, train a small GPT on capstan's own source (ARGS='--set stop.steps=100' adds arguments)"
+	@echo "make run        set up, build, open the hello job (L launches it); without a terminal or with ARGS='--set stop.steps=100'"
+	@echo "                train it: a small GPT on capstan's own source"
 	@echo 'make test       set up, build, run every test'
 	@echo 'make build      set up, build target/release/capstan and capstan-worker'
 	@echo 'make check      formatting, clippy, every test'
 	@echo 'make bench      against PyTorch 2.11 (ARGS=--full adds three full trainings), then every split against ddp'
 	@echo 'make bench-splits  every split against ddp alone'
+	@echo "make stills     draw the README's pictures of the terminal UI anew"
 	@echo 'make gpu-check  what can only be checked on an NVIDIA GPU'
 	@echo 'make setup      fetch libtorch into target/libtorch (LIBTORCH=DIR uses an installed torch 2.11)'
 
@@ -25,7 +27,8 @@ build: setup
 	$(CARGO) build --release --bins
 
 run: build
-	@$(CAPSTAN) train configs/hello.json $(ARGS)
+	@$(if $(ARGS),,[ -t 0 ] && [ -t 1 ] && exec $(CAPSTAN) tui configs/hello.json ||) \
+	$(CAPSTAN) train configs/hello.json $(ARGS)
 
 test: setup
 	$(CARGO) test --release $(ARGS)
@@ -41,6 +44,9 @@ bench: build
 
 bench-splits: build
 	@python3 benches/splits.py $(ARGS)
+
+stills: setup
+	CAPSTAN_WRITE_STILLS=1 $(CARGO) test --release --lib tui::tests::stills
 
 gpu-check:
 	@scripts/gpu-check.sh $(ARGS)

@@ -20,5 +20,6 @@ pub mod parallel;
 pub mod plan;
 pub mod store;
 pub mod torch;
+pub mod tui;
 pub mod weights;
 pub mod worker;

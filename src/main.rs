@@ -18,10 +18,40 @@ mod hw;
 mod launch;
 mod plan;
 mod store;
+mod tui;
 mod weights;
 
 use std::process::ExitCode;
 
+use headless::{ColorArg, GlyphsArg, Opening};
+
 fn main() -> ExitCode {
-    headless::main()
+    headless::main(open_tui)
+}
+
+/// The command line and the UI stand beside each other: what one is told, the other learns here.
+fn open_tui(opening: Opening) -> anyhow::Result<u8> {
+    let Opening {
+        runs_dir,
+        args,
+        run,
+        demo,
+    } = opening;
+    tui::open(tui::Options {
+        runs_dir,
+        run,
+        config: args.config,
+        readonly: args.readonly,
+        demo,
+        color: match args.look.color {
+            ColorArg::Auto => None,
+            ColorArg::Always => Some(true),
+            ColorArg::Never => Some(false),
+        },
+        glyphs: match args.look.glyphs {
+            GlyphsArg::Braille => tui::Glyphs::Braille,
+            GlyphsArg::Block => tui::Glyphs::Block,
+            GlyphsArg::Ascii => tui::Glyphs::Ascii,
+        },
+    })
 }

@@ -7,6 +7,8 @@
 mod cli;
 #[path = "suite/configs.rs"]
 mod configs;
+#[path = "suite/conventions.rs"]
+mod conventions;
 #[path = "suite/equivalence.rs"]
 mod equivalence;
 #[path = "suite/faults.rs"]
@@ -31,6 +33,8 @@ mod supervisor;
 mod support;
 #[path = "suite/survival.rs"]
 mod survival;
+#[path = "suite/terminal.rs"]
+mod terminal;
 mod tidy;
 #[path = "suite/weights.rs"]
 mod weights;
@@ -40,6 +44,7 @@ fn main() {
     let trials = [
         cli::trials(),
         configs::trials(),
+        conventions::trials(),
         equivalence::trials(),
         faults::trials(),
         gpu::trials(),
@@ -50,6 +55,7 @@ fn main() {
         resume::trials(),
         supervisor::trials(),
         survival::trials(),
+        terminal::trials(),
         tidy::trials(),
         weights::trials(),
     ];

@@ -9,4 +9,5 @@ pub mod nonfinite;
 pub mod permute;
 pub mod random;
 pub mod rendezvous;
+pub mod text;
 pub mod units;

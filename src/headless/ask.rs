@@ -13,10 +13,10 @@ use super::{
     cli::{RunArgs, SampleArgs},
     find::find,
     outcome::{FAILED, USAGE, refusal},
-    text::{JSON_VERSION, printable, say},
+    text::{JSON_VERSION, say},
 };
 use crate::{
-    base::units,
+    base::{text::printable, units},
     config::{RunConfig, SampleConfig},
     event::Event,
     launch::{RunFolder, worker_program},

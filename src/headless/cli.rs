@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::config::{Assignment, ConfigError, ParallelConfig, layout_from_text};
@@ -23,18 +23,23 @@ RUN is a run's name, its folder, or absent: the latest run.";
 
 /// Trains models over the GPUs of one workstation, or its cores.
 #[derive(Debug, Parser)]
-#[command(name = "capstan", version, after_help = EXIT_CODES, arg_required_else_help = true)]
+#[command(name = "capstan", version, after_help = EXIT_CODES)]
 pub struct Cli {
     /// Folder of the runs [default: $CAPSTAN_RUNS_DIR, else $XDG_DATA_HOME/capstan/runs]
     #[arg(long, global = true, value_name = "DIR")]
     pub runs_dir: Option<PathBuf>,
+    /// Absent: the terminal UI
     #[command(subcommand)]
-    pub command: Command,
+    pub command: Option<Command>,
 }
 
 /// The commands, in the order of `--help`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Choose, launch, watch and steer runs on the terminal; so does capstan alone
+    Tui(TuiArgs),
+    /// Play a recorded run on the terminal UI: nothing is trained, nothing can be steered
+    Demo(LookArgs),
     /// Start a run and follow it
     Train(TrainArgs),
     /// List the runs, the latest first
@@ -85,6 +90,51 @@ pub enum Command {
     Supervise(SuperviseArgs),
     #[command(hide = true)]
     Sensors(SensorsArgs),
+}
+
+/// Arguments of `tui`.
+#[derive(Clone, Debug, Default, Args)]
+pub struct TuiArgs {
+    /// A config, a JSON file, to begin with
+    pub config: Option<PathBuf>,
+    /// Name or folder of a run to watch
+    #[arg(long, conflicts_with = "config")]
+    pub run: Option<String>,
+    /// No key changes a run
+    #[arg(long)]
+    pub readonly: bool,
+    #[command(flatten)]
+    pub look: LookArgs,
+}
+
+/// How the terminal UI looks.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct LookArgs {
+    /// auto: the sixteen colours of the terminal, none where NO_COLOR is set
+    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    pub color: ColorArg,
+    /// What curves and frames are drawn with
+    #[arg(long, value_enum, default_value_t, value_name = "KIND")]
+    pub glyphs: GlyphsArg,
+}
+
+/// Whether colours are used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ColorArg {
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+/// Which characters draw.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum GlyphsArg {
+    #[default]
+    Braille,
+    /// Without braille, which some fonts lack
+    Block,
+    Ascii,
 }
 
 /// Arguments of `train`.

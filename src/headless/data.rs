@@ -6,10 +6,10 @@ use super::{
     cli::{DataCommand, SourceArgs, ViewArgs},
     follow::ViewKind,
     prepare,
-    text::{facts, printable, say, say_json},
+    text::{facts, say, say_json},
 };
 use crate::{
-    base::{fs::absolute, units},
+    base::{fs::absolute, text::printable, units},
     config::{self, DataConfig, JsonlConfig, TextConfig, TokenizerConfig, WindowsConfig},
     data::Inspection,
 };

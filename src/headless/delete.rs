@@ -1,8 +1,6 @@
 //! `delete`: a run and all that is in its folder.
 
-use std::{fs, path::Path};
-
-use anyhow::Context;
+use std::path::Path;
 
 use super::{
     cli::DeleteArgs,
@@ -10,7 +8,7 @@ use super::{
     outcome::{USAGE, refusal},
     text::say,
 };
-use crate::launch::{RunFolder, lock::RunLock};
+use crate::launch::runs;
 
 /// `capstan delete`.
 pub fn delete(runs_dir: &Path, args: &DeleteArgs) -> anyhow::Result<u8> {
@@ -24,16 +22,7 @@ pub fn delete(runs_dir: &Path, args: &DeleteArgs) -> anyhow::Result<u8> {
         );
         return Err(refusal(USAGE, message));
     }
-    let _lock = RunLock::acquire(&folder)?;
-    remove(&folder).with_context(|| format!("deleting {}", folder.root().display()))?;
+    runs::delete(&folder)?;
     say(&format!("deleted {}", folder.root().display()))?;
     Ok(0)
-}
-
-/// Out of sight first: a half-deleted run is none.
-fn remove(folder: &RunFolder) -> std::io::Result<()> {
-    let hidden = format!(".del-{}-{}", folder.name(), std::process::id());
-    let hidden = folder.root().with_file_name(hidden);
-    fs::rename(folder.root(), &hidden)?;
-    fs::remove_dir_all(hidden)
 }

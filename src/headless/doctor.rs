@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 use super::{
     cli::QueryArgs,
     outcome::MISSING,
-    text::{printable, say, say_json, table},
+    text::{say, say_json, table},
 };
 use crate::{
-    base::{fs::free_bytes, units},
+    base::{fs::free_bytes, text::printable, units},
     hw::{Gpu, Machine},
     launch::{dirs, in_full, worker_program},
 };

@@ -3,11 +3,11 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::SystemTime,
 };
 
 use super::outcome::{USAGE, refusal};
-use crate::launch::RunFolder;
+pub use crate::launch::runs::{all, shortly};
+use crate::launch::{RunFolder, runs::is_run};
 
 /// The run of that name or folder; absent: the one whose log was written last.
 ///
@@ -36,40 +36,6 @@ pub fn find(runs_dir: &Path, run: Option<&str>) -> anyhow::Result<RunFolder> {
         .ok_or_else(|| refusal(USAGE, missing(runs_dir, run)))
 }
 
-/// All runs of a folder, the latest first.
-pub fn all(runs_dir: &Path) -> Vec<RunFolder> {
-    let entries = fs::read_dir(runs_dir).into_iter().flatten().flatten();
-    let mut runs: Vec<(SystemTime, RunFolder)> = entries
-        .filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'))
-        .map(|entry| RunFolder::new(entry.path()))
-        .filter(is_run)
-        .map(|folder| (last_written(&folder), folder))
-        .collect();
-    runs.sort_by(|(a, left), (b, right)| b.cmp(a).then_with(|| left.name().cmp(&right.name())));
-    runs.into_iter().map(|(_, folder)| folder).collect()
-}
-
-/// How a command line names the run: shortly where its name is enough.
-pub fn shortly(runs_dir: &Path, folder: &RunFolder) -> String {
-    let is_default = crate::launch::dirs::runs_dir() == runs_dir;
-    if is_default && folder.root().parent() == Some(runs_dir) {
-        folder.name()
-    } else {
-        folder.root().display().to_string()
-    }
-}
-
-fn is_run(folder: &RunFolder) -> bool {
-    folder.config().is_file()
-}
-
-fn last_written(folder: &RunFolder) -> SystemTime {
-    let written = |path: PathBuf| fs::metadata(path).and_then(|meta| meta.modified());
-    written(folder.events())
-        .or_else(|_| written(folder.config()))
-        .unwrap_or(SystemTime::UNIX_EPOCH)
-}
-
 fn missing(runs_dir: &Path, run: &str) -> String {
     let names: Vec<String> = all(runs_dir).iter().map(RunFolder::name).collect();
     let nearest = names
@@ -84,6 +50,8 @@ fn missing(runs_dir: &Path, run: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
 
     fn make(runs: &Path, name: &str) {

@@ -13,9 +13,9 @@ use serde_json::json;
 use super::{
     cli::LogsArgs,
     find::find,
-    text::{printable, say, say_json},
+    text::{say, say_json},
 };
-use crate::launch::lock;
+use crate::{base::text::printable, launch::lock};
 
 const POLL: Duration = Duration::from_millis(100);
 

@@ -22,20 +22,40 @@ mod top;
 mod train;
 
 use std::{
+    io::{self, IsTerminal, Write},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     process::ExitCode,
 };
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use self::cli::{Cli, Command};
-use crate::{base::fs::absolute, event::Control, launch::dirs};
+pub use self::cli::{ColorArg, GlyphsArg, TuiArgs};
+use crate::{
+    base::fs::absolute,
+    event::Control,
+    launch::{RunFolder, dirs},
+};
+
+/// What opens the terminal UI; it lies on no lower floor, so `main` hands it in.
+pub type OpenTui = fn(Opening) -> anyhow::Result<u8>;
+
+/// What the terminal UI begins with.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    pub runs_dir: PathBuf,
+    pub args: TuiArgs,
+    /// The run that `args.run` means.
+    pub run: Option<RunFolder>,
+    /// A recording plays instead.
+    pub demo: bool,
+}
 
 /// Runs the command that argv names.
-pub fn main() -> ExitCode {
+pub fn main(open_tui: OpenTui) -> ExitCode {
     let cli = Cli::parse();
-    let code = catch_unwind(AssertUnwindSafe(|| match run(cli) {
+    let code = catch_unwind(AssertUnwindSafe(|| match run(cli, open_tui) {
         Ok(code) => code,
         Err(error) => outcome::report(&error),
     }));
@@ -43,10 +63,21 @@ pub fn main() -> ExitCode {
     ExitCode::from(code.unwrap_or(outcome::INTERNAL))
 }
 
-fn run(cli: Cli) -> anyhow::Result<u8> {
+fn run(cli: Cli, open_tui: OpenTui) -> anyhow::Result<u8> {
     let runs_dir = runs_dir(cli.runs_dir);
     let runs_dir = runs_dir.as_path();
-    match cli.command {
+    let command = cli
+        .command
+        .unwrap_or_else(|| Command::Tui(TuiArgs::default()));
+    match command {
+        Command::Tui(args) => tui(runs_dir, args, false, open_tui),
+        Command::Demo(look) => {
+            let args = TuiArgs {
+                look,
+                ..TuiArgs::default()
+            };
+            tui(runs_dir, args, true, open_tui)
+        }
         Command::Train(args) => train::train(runs_dir, args),
         Command::Resume(args) => resume::resume(runs_dir, args),
         Command::Attach(args) => follow::attach(runs_dir, &args),
@@ -73,6 +104,23 @@ fn run(cli: Cli) -> anyhow::Result<u8> {
         Command::Sensors(args) => Ok(top::sensors(&args)),
         Command::Supervise(args) => Ok(train::supervise(&args)),
     }
+}
+
+/// The terminal UI where there is a terminal for it, else what the other commands are.
+fn tui(runs_dir: &Path, args: TuiArgs, demo: bool, open: OpenTui) -> anyhow::Result<u8> {
+    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
+    if is_dumb || !io::stdout().is_terminal() || !io::stdin().is_terminal() {
+        write!(io::stderr(), "{}", Cli::command().render_help())?;
+        return Ok(outcome::USAGE);
+    }
+    let run = args.run.as_deref();
+    let run = run.map(|run| find::find(runs_dir, Some(run))).transpose()?;
+    open(Opening {
+        runs_dir: runs_dir.to_owned(),
+        args,
+        run,
+        demo,
+    })
 }
 
 fn runs_dir(given: Option<PathBuf>) -> PathBuf {

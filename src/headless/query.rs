@@ -11,8 +11,11 @@ use super::{
 };
 use crate::{
     base::{clock::unix_seconds, units},
-    launch::{RunFolder, lock},
-    store::{RunState, StoreError, fold_log, read_state},
+    launch::{
+        RunFolder, lock,
+        runs::{self, see},
+    },
+    store::{RunState, told},
 };
 
 /// `capstan runs`.
@@ -45,27 +48,15 @@ pub fn status(runs_dir: &Path, args: &RunArgs) -> anyhow::Result<u8> {
         return Ok(0);
     }
     let state = see(&folder)?;
-    for line in facts(&told(&folder, &state)) {
+    for line in facts(&facts_of(&folder, &state)) {
         say(&line)?;
     }
     Ok(0)
 }
 
-/// What is known of a run. The state file of a dead supervisor lags behind its log.
-fn see(folder: &RunFolder) -> Result<RunState, StoreError> {
-    let state = read_state(&folder.state(), &folder.events())?;
-    if state.ended.is_none() && !lock::is_held(folder) {
-        return fold_log(&folder.events());
-    }
-    Ok(state)
-}
-
-/// The word for a run's status; a run whose supervisor is gone without an ending was interrupted.
-pub fn word(folder: &RunFolder, state: &RunState) -> &'static str {
-    if state.ended.is_none() && !lock::is_held(folder) {
-        return "interrupted";
-    }
-    state.status.name()
+/// The word for how a run stands.
+fn word(folder: &RunFolder, state: &RunState) -> &'static str {
+    runs::word(state, lock::is_held(folder))
 }
 
 fn as_json(folder: &RunFolder) -> Value {
@@ -107,14 +98,14 @@ fn row(folder: &RunFolder) -> Vec<String> {
     ]
 }
 
-fn told(folder: &RunFolder, state: &RunState) -> Vec<(&'static str, String)> {
+fn facts_of(folder: &RunFolder, state: &RunState) -> Vec<(&'static str, String)> {
     let mut facts = vec![
         ("run", folder.name()),
         ("status", told_status(folder, state)),
     ];
     facts.push(("step", told_step(state)));
     if let Some(work) = &state.preparation {
-        facts.push(("doing", super::follow::told_work(work)));
+        facts.push(("doing", told::work(work)));
     }
     if let Some(last) = state.last {
         let text = format!(

@@ -12,10 +12,15 @@ use super::{
 };
 use crate::{
     config::{self, RunConfig},
-    event::Outcome,
-    launch::{RunFolder, lock, lock::RunLock, start, supervisor::Begin},
+    launch::{
+        RunFolder,
+        lock::RunLock,
+        runs::{is_complete, resumable},
+        start,
+        supervisor::Begin,
+    },
     plan::RunPlan,
-    store::{RunState, fold_log},
+    store::RunState,
 };
 
 /// `capstan resume`.
@@ -25,7 +30,7 @@ pub fn resume(runs_dir: &Path, args: ResumeArgs) -> anyhow::Result<u8> {
     let folder = find(runs_dir, args.run.as_deref())?;
     let name = shortly(runs_dir, &folder);
     let changed = !args.changes.set.is_empty() || args.changes.layout.is_some();
-    let state = check(&folder, &name, changed)?;
+    let state = resumable(&folder, &name, changed)?;
     let step = newest_step(&folder);
     if changed {
         change(&folder, &name, &args.changes, view, &state)?;
@@ -50,39 +55,9 @@ pub fn resume(runs_dir: &Path, args: ResumeArgs) -> anyhow::Result<u8> {
     )
 }
 
-/// Refuses what can't be resumed; returns the run's state.
-fn check(folder: &RunFolder, name: &str, changed: bool) -> anyhow::Result<RunState> {
-    if lock::is_held(folder) {
-        let remedy = format!("follow it: capstan attach {name}");
-        return Err(refusal(USAGE, format!("{name} is running; {remedy}")));
-    }
-    if !folder.has_checkpoint() {
-        let config = folder.config();
-        let remedy = format!("to start from scratch: capstan train {}", config.display());
-        return Err(refusal(
-            USAGE,
-            format!("{name} has no checkpoint to go on from; {remedy}"),
-        ));
-    }
-    let state = fold_log(&folder.events())?;
-    if !changed && is_complete(&state) {
-        let more = state.total_steps.unwrap_or(state.step) * 2;
-        let remedy = format!("to train on: capstan resume {name} --set stop.steps={more}");
-        return Err(refusal(USAGE, format!("{name} has completed; {remedy}")));
-    }
-    Ok(state)
-}
-
 /// The step that the newest checkpoint stands after.
 fn newest_step(folder: &RunFolder) -> u64 {
     folder.published().last().map_or(0, |&(step, _)| step)
-}
-
-fn is_complete(state: &RunState) -> bool {
-    state
-        .ended
-        .as_ref()
-        .is_some_and(|ending| ending.outcome == Outcome::Completed)
 }
 
 /// Rewrites what the run is to do; a changed model could not load the checkpoint.

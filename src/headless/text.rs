@@ -28,17 +28,6 @@ pub fn say_json(fields: Value) -> io::Result<()> {
     say(&Value::Object(object).to_string())
 }
 
-/// Text that a model or a program made, without what a terminal would obey.
-pub fn printable(text: &str) -> String {
-    text.chars()
-        .map(|c| match c {
-            '\n' | '\t' => c,
-            c if c.is_control() => '\u{fffd}',
-            c => c,
-        })
-        .collect()
-}
-
 /// Rows under a heading, in columns as wide as their widest cell.
 pub fn table(heading: &[&str], rows: &[Vec<String>]) -> Vec<String> {
     let width = |column: usize| {
@@ -74,14 +63,6 @@ pub fn facts(facts: &[(&str, String)]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nothing_printable_moves_a_cursor() {
-        assert_eq!(
-            printable("a\x1b[2J\r\nb\u{9b}31m\tc"),
-            "a\u{fffd}[2J\u{fffd}\nb\u{fffd}31m\tc"
-        );
-    }
 
     #[test]
     fn columns_line_up() {

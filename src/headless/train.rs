@@ -22,8 +22,7 @@ use crate::{
         supervisor::{self, Begin},
         worker_program,
     },
-    plan::{self, PlanError, RunPlan},
-    weights::Source,
+    plan::{self, RunPlan},
 };
 
 /// `capstan train`.
@@ -78,31 +77,7 @@ pub fn plan(config: &RunConfig, view: ViewKind) -> anyhow::Result<RunPlan> {
 /// As [`plan`], for a run that starts: with the weights that it starts from, which must fit.
 fn plan_with_weights(config: &RunConfig, view: ViewKind) -> anyhow::Result<RunPlan> {
     let data = prepare::prepare(&config.data, view)?;
-    let source = config
-        .init
-        .as_ref()
-        .map(|init| Source::open(&init.pretrained))
-        .transpose();
-    let planned = plan::resolve(config, &Machine::probe(), &data);
-    let refusals = match (planned, source) {
-        (Ok(plan), Ok(None)) => return Ok(plan),
-        (Ok(mut plan), Ok(Some(source))) => match source.fit(&plan.model) {
-            Ok(pretrained) => {
-                plan.notes.extend(pretrained.note(&plan.data));
-                plan.init = Some(pretrained.summary().clone());
-                return Ok(plan);
-            }
-            Err(refusals) => refusals,
-        },
-        (planned, source) => {
-            let planned = planned.err().map_or_else(Vec::new, |error| error.0);
-            planned
-                .into_iter()
-                .chain(source.err().into_iter().flatten())
-                .collect()
-        }
-    };
-    Err(PlanError(refusals).into())
+    Ok(start::plan(config, &Machine::probe(), &data)?)
 }
 
 /// Started N times by mistake, N runs would fight for the same devices.

@@ -15,6 +15,8 @@ pub enum LaunchError {
     Locked { folder: PathBuf, pid: Option<u32> },
     #[error("the run {name} is not running (no supervisor answers)")]
     NotRunning { name: String },
+    #[error("{message}")]
+    NotResumable { message: String },
     #[error(
         "capstan-worker was not found in {searched}; build it (make build) or set CAPSTAN_WORKER to its path"
     )]
@@ -40,7 +42,10 @@ impl LaunchError {
     /// The exit code that tells a script what kind of error this is.
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::NameTaken { .. } | Self::BadName { .. } | Self::Locked { .. } => 2,
+            Self::NameTaken { .. }
+            | Self::BadName { .. }
+            | Self::Locked { .. }
+            | Self::NotResumable { .. } => 2,
             Self::NoWorker { .. } => 4,
             Self::Supervisor { code, .. } => *code,
             Self::NotRunning { .. }

@@ -10,7 +10,7 @@ use std::{
 const CONTROL_SOCKET: &str = "control.sock";
 
 /// The paths inside one run's folder.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RunFolder {
     root: PathBuf,
 }

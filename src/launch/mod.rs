@@ -8,6 +8,7 @@ mod error;
 pub mod folder;
 pub mod lock;
 pub mod names;
+pub mod runs;
 pub mod start;
 pub mod supervisor;
 pub mod worker_program;

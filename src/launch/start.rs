@@ -13,11 +13,49 @@ use super::{LaunchError, RunFolder, names, supervisor::Begin, worker_program};
 use crate::{
     base::fs::replace,
     config::{self, RunConfig},
-    plan::RunPlan,
+    hw::Machine,
+    plan::{self, DataSummary, PlanError, RunPlan},
+    weights::Source,
 };
 
 /// The schema lies beside the runs, so that an editor finds it from any of them.
 const SCHEMA_FILE: &str = "config.schema.json";
+
+/// The plan of a run that starts: with the weights that it starts from, which must fit.
+///
+/// # Errors
+/// All refusals together.
+pub fn plan(
+    config: &RunConfig,
+    machine: &Machine,
+    data: &DataSummary,
+) -> Result<RunPlan, PlanError> {
+    let source = config
+        .init
+        .as_ref()
+        .map(|init| Source::open(&init.pretrained))
+        .transpose();
+    let planned = plan::resolve(config, machine, data);
+    let refusals = match (planned, source) {
+        (Ok(plan), Ok(None)) => return Ok(plan),
+        (Ok(mut plan), Ok(Some(source))) => match source.fit(&plan.model) {
+            Ok(pretrained) => {
+                plan.notes.extend(pretrained.note(&plan.data));
+                plan.init = Some(pretrained.summary().clone());
+                return Ok(plan);
+            }
+            Err(refusals) => refusals,
+        },
+        (planned, source) => {
+            let planned = planned.err().map_or_else(Vec::new, |error| error.0);
+            planned
+                .into_iter()
+                .chain(source.err().into_iter().flatten())
+                .collect()
+        }
+    };
+    Err(PlanError(refusals))
+}
 
 /// Makes the run folder of a new run and writes what it is to do.
 ///

@@ -5,6 +5,7 @@
 mod pace;
 mod read;
 mod state;
+pub mod told;
 
 pub use pace::Pace;
 pub use read::{StoreError, fold_log, read_state};

@@ -4,10 +4,10 @@ use std::{io, time::Duration};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::{View, told};
+use super::View;
 use crate::{
     event::{Event, Record},
-    store::RunState,
+    store::{RunState, told},
 };
 
 /// A message that is too long is cut, never wrapped.

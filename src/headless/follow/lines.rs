@@ -2,11 +2,11 @@
 
 use std::io;
 
-use super::{View, told};
+use super::View;
 use crate::{
     event::{Event, Record},
     headless::text::say,
-    store::RunState,
+    store::{RunState, told},
 };
 
 /// Says every kind of preparation once.

@@ -6,7 +6,6 @@ mod json;
 mod lines;
 mod summary;
 mod tail;
-mod told;
 
 use std::{
     env,
@@ -18,7 +17,7 @@ use std::{
 };
 
 use self::{bar::Bar, json::Json, lines::Lines, tail::Tail};
-pub use self::{interrupts::Interrupts, tail::History, told::work as told_work};
+pub use self::{interrupts::Interrupts, tail::History};
 use super::{
     cli::{AttachArgs, ViewArgs},
     find::{find, shortly},

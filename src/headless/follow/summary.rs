@@ -3,10 +3,9 @@
 use std::fs;
 
 use crate::{
-    base::units,
+    base::{text::printable, units},
     config::RunConfig,
     event::Outcome,
-    headless::text::printable,
     launch::RunFolder,
     store::{RunState, SampleText},
 };

@@ -1,9 +1,8 @@
 //! Events in words.
 
 use crate::{
-    base::units,
+    base::{text::printable, units},
     event::Event,
-    headless::text::printable,
     store::{Preparation, RunState},
 };
 

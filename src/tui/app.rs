@@ -1,0 +1,301 @@
+//! What the UI knows, what can happen to it, and what it can ask for.
+
+use std::path::PathBuf;
+
+use jiff::tz::TimeZone;
+
+use super::{
+    board::Board,
+    keys::Key,
+    launch::{Checked, Draft, Launch},
+    live::Live,
+    logs::Logs,
+    look::Look,
+    runs::{Details, RunRow, Runs},
+};
+use crate::{
+    event::{Control, Record},
+    launch::RunFolder,
+};
+
+/// The screens, in the order of their numbers.
+pub const SCREENS: [Screen; 6] = [
+    Screen::Launch,
+    Screen::Plan,
+    Screen::Live,
+    Screen::Compare,
+    Screen::Runs,
+    Screen::Logs,
+];
+
+/// One screen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Screen {
+    Launch,
+    Plan,
+    Live,
+    Compare,
+    Runs,
+    Logs,
+}
+
+impl Screen {
+    /// From 1: the key that shows it.
+    pub fn number(self) -> usize {
+        let place = SCREENS.iter().position(|screen| *screen == self);
+        place.map_or(0, |index| index + 1)
+    }
+
+    /// The name in the tab bar.
+    pub const fn title(self) -> &'static str {
+        match self {
+            Self::Launch => "Launch",
+            Self::Plan => "Plan",
+            Self::Live => "Live",
+            Self::Compare => "Compare",
+            Self::Runs => "Runs",
+            Self::Logs => "Logs",
+        }
+    }
+}
+
+/// Everything that the screen shows comes from here.
+pub struct App {
+    pub runs_dir: PathBuf,
+    pub readonly: bool,
+    pub look: Look,
+    /// Unix seconds, as of the last tick.
+    pub now: f64,
+    pub zone: TimeZone,
+    pub screen: Screen,
+    /// Where Esc goes back to.
+    pub before: Vec<Screen>,
+    pub popup: Option<Popup>,
+    /// The last line's word until the next key.
+    pub notice: Option<Notice>,
+    /// Seconds between two drawings of news.
+    pub interval_s: f64,
+    pub mouse: bool,
+    /// Rows that the screen's main list has; the drawing fits them, the keys page by them.
+    pub rows: usize,
+    pub runs: Runs,
+    pub board: Option<Board>,
+    pub live: Live,
+    pub logs: Logs,
+    pub launch: Launch,
+    /// The exit code, once the UI is to end.
+    pub leaving: Option<u8>,
+    /// A recording plays, and nothing can be steered.
+    pub recording: bool,
+}
+
+/// Something said on the last line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    pub text: String,
+    pub is_error: bool,
+}
+
+/// What lies over the screen and takes the keys.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Popup {
+    /// The keys of the screen; with a filter that is being typed or not.
+    Help {
+        filter: String,
+        typing: bool,
+        scroll: usize,
+    },
+    Palette {
+        query: String,
+        chosen: usize,
+    },
+    /// y or n.
+    Confirm {
+        title: String,
+        lines: Vec<String>,
+        then: Box<Effect>,
+    },
+    /// Goes on only where `name` is typed.
+    TypeName {
+        title: String,
+        lines: Vec<String>,
+        name: String,
+        typed: String,
+        then: Box<Effect>,
+    },
+    /// Leave, stop or kill.
+    Interrupt,
+    /// A text to read.
+    Text {
+        title: String,
+        lines: Vec<String>,
+        scroll: usize,
+    },
+    /// The ways to share the work.
+    Splits {
+        chosen: usize,
+    },
+    /// A file name to write to.
+    WriteTo {
+        path: String,
+    },
+}
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Msg {
+    Key(Key),
+    Pasted(String),
+    Wheel(i32),
+    Resized,
+    /// Unix seconds.
+    Tick(f64),
+    /// The runs of the folder, all of them.
+    Runs(Vec<RunRow>),
+    Details(Box<Details>),
+    /// News of the watched run.
+    Watched {
+        root: PathBuf,
+        news: News,
+    },
+    /// An effect's outcome in words.
+    Said(Result<String, String>),
+    Text {
+        title: String,
+        text: String,
+    },
+    /// A run that was started, or gone on with, here.
+    Started(Result<RunFolder, String>),
+    Checked(Box<Checked>),
+    /// `$EDITOR` has ended with this text.
+    Edited(Result<String, String>),
+    /// The process is asked to end.
+    Signal(i32),
+}
+
+/// News of a run.
+#[derive(Debug)]
+pub enum News {
+    Records(Vec<Record>),
+    /// Lines of the worker's own output.
+    Lines(Vec<String>),
+    /// Whether a supervisor holds the run.
+    Held(bool),
+    Failed(String),
+}
+
+/// What the update function asks for; none of it happens inside it.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    Suspend,
+    Redraw,
+    Copy(String),
+    Mouse(bool),
+    Watch(RunFolder),
+    /// The recording, from its beginning.
+    Play,
+    Control(RunFolder, Control),
+    Resume(RunFolder),
+    Delete(RunFolder),
+    Details {
+        folder: RunFolder,
+        against: Option<RunFolder>,
+    },
+    Sample(RunFolder),
+    Check(Box<Draft>),
+    Write {
+        path: String,
+        text: String,
+    },
+    Edit(String),
+    Launch(Box<Draft>),
+}
+
+impl App {
+    /// The first picture: nothing is known yet.
+    pub fn new(runs_dir: PathBuf, look: Look) -> Self {
+        Self {
+            runs_dir,
+            readonly: false,
+            look,
+            now: 0.0,
+            zone: TimeZone::UTC,
+            screen: Screen::Launch,
+            before: Vec::new(),
+            popup: None,
+            notice: None,
+            interval_s: 0.25,
+            mouse: false,
+            rows: 10,
+            runs: Runs::default(),
+            board: None,
+            live: Live::default(),
+            logs: Logs::default(),
+            launch: Launch::default(),
+            leaving: None,
+            recording: false,
+        }
+    }
+
+    /// Puts a word on the last line.
+    pub fn say(&mut self, text: impl Into<String>) {
+        self.notice = Some(Notice {
+            text: text.into(),
+            is_error: false,
+        });
+    }
+
+    /// Puts an error on the last line.
+    pub fn complain(&mut self, text: impl Into<String>) {
+        self.notice = Some(Notice {
+            text: text.into(),
+            is_error: true,
+        });
+    }
+
+    /// Goes to a screen; Esc comes back.
+    pub fn show(&mut self, screen: Screen) {
+        if self.screen != screen {
+            self.before.push(self.screen);
+            if self.before.len() > 16 {
+                self.before.remove(0);
+            }
+            self.screen = screen;
+        }
+    }
+
+    /// Turns to a run: what Live and Logs show.
+    pub fn watch(&mut self, folder: RunFolder) -> Vec<Effect> {
+        let is_same = self
+            .board
+            .as_ref()
+            .is_some_and(|board| board.folder == folder);
+        if is_same {
+            return Vec::new();
+        }
+        self.board = Some(Board::new(folder.clone()));
+        self.live.turn();
+        self.logs.turn();
+        vec![Effect::Watch(folder)]
+    }
+
+    /// The wall clock's time of an event, `14:03:12`.
+    pub fn clock(&self, unix_seconds: f64) -> String {
+        let time = jiff::Timestamp::from_second(unix_seconds as i64);
+        time.map_or_else(
+            |_| "--:--:--".to_owned(),
+            |time| {
+                time.to_zoned_datetime(self.zone.clone())
+                    .strftime("%H:%M:%S")
+                    .to_string()
+            },
+        )
+    }
+
+    /// Seconds after which the picture grows old by itself.
+    pub fn ages_after_s(&self) -> f64 {
+        let is_moving = matches!(self.screen, Screen::Live)
+            && self.board.as_ref().is_some_and(|board| board.held);
+        if is_moving { 1.0 } else { 30.0 }
+    }
+}

@@ -1,0 +1,252 @@
+//! Curves and bars of a panel.
+
+use ratatui::{
+    Frame,
+    layout::Rect,
+    style::Style,
+    symbols::Marker,
+    text::{Line, Span},
+    widgets::{Axis, Block, Chart, Dataset, GraphType},
+};
+
+use super::{look::Look, series::Series};
+use crate::base::units;
+
+/// Share of the first steps that a scale does not bend to.
+const CLIPPED: f64 = 0.01;
+/// Steps below which nothing is clipped.
+const CLIPPED_FROM: f64 = 200.0;
+
+/// Beyond it a span of two values is no number.
+const LARGEST: f64 = 1e300;
+
+/// A panel with one curve, and single points over it.
+pub struct Plot<'a> {
+    pub title: String,
+    pub series: &'a Series,
+    /// Such as evaluations.
+    pub points: &'a [(f64, f64)],
+    pub is_log: bool,
+    /// The scale begins at 0.
+    pub from_zero: bool,
+    pub style: Style,
+}
+
+/// Draws a plot with its frame; an empty one says so.
+pub fn draw(frame: &mut Frame<'_>, area: Rect, look: Look, plot: &Plot<'_>) {
+    if area.width < 4 || area.height < 3 {
+        return;
+    }
+    let block = Block::bordered();
+    let Some(scale) = Scale::of(plot) else {
+        let block = block.title(format!(" {} ", plot.title));
+        let inner = block.inner(area);
+        frame.render_widget(block, area);
+        frame.render_widget(
+            ratatui::widgets::Paragraph::new(Span::styled("no values yet", look.dim())),
+            inner,
+        );
+        return;
+    };
+    let clipped = match (scale.is_clipped, area.width) {
+        (false, _) => "",
+        (true, ..60) => "  clipped",
+        (true, _) => "  first steps clipped",
+    };
+    let log = if plot.is_log { "  log" } else { "" };
+    let block = block.title(format!(" {}{log}{clipped} ", plot.title));
+    let columns = usize::from(area.width.saturating_sub(8)).max(1);
+    // A line to a point far outside would be followed cell by cell.
+    let y = |(x, y): (f64, f64)| (x, scale.place(y).clamp(scale.y.0, scale.y.1));
+    let curve: Vec<(f64, f64)> = plot.series.points(columns).into_iter().map(y).collect();
+    let dots: Vec<(f64, f64)> = plot.points.iter().copied().map(y).collect();
+    let mut sets = vec![dataset(&curve, look.marker(), GraphType::Line, plot.style)];
+    if !dots.is_empty() {
+        sets.push(dataset(&dots, look.dot(), GraphType::Scatter, look.warn()));
+    }
+    let chart = Chart::new(sets)
+        .block(block)
+        .legend_position(None)
+        .x_axis(x_axis(&scale, area.height))
+        .y_axis(y_axis(&scale, area.height));
+    frame.render_widget(chart, area);
+}
+
+fn dataset(points: &[(f64, f64)], marker: Marker, kind: GraphType, style: Style) -> Dataset<'_> {
+    Dataset::default()
+        .data(points)
+        .marker(marker)
+        .graph_type(kind)
+        .style(style)
+}
+
+struct Scale {
+    x: (f64, f64),
+    /// In the axis's own measure: a logarithm where it is logarithmic.
+    y: (f64, f64),
+    is_log: bool,
+    is_clipped: bool,
+}
+
+impl Scale {
+    fn of(plot: &Plot<'_>) -> Option<Self> {
+        let (first, last) = plot.series.span()?;
+        let from = if last - first > CLIPPED_FROM {
+            first + (last - first) * CLIPPED
+        } else {
+            first
+        };
+        let extremes = plot.series.extremes(from);
+        let (mut min, mut max) = extremes.or_else(|| plot.series.extremes(first))?;
+        for &(_, y) in plot.points.iter().filter(|&&(x, _)| x >= from) {
+            min = min.min(y);
+            max = max.max(y);
+        }
+        let top = plot.series.extremes(first).map_or(max, |(_, top)| top);
+        if plot.from_zero {
+            min = min.min(0.0);
+        }
+        let is_log = plot.is_log && min > 0.0;
+        let mut scale = Self {
+            x: (first, last.max(first + 1.0)),
+            y: (min, max),
+            is_log,
+            is_clipped: top > max,
+        };
+        scale.y = (scale.place(min), scale.place(max));
+        let room = (scale.y.1 - scale.y.0).abs();
+        if room < 1e-12 {
+            let around = scale.y.0.abs().max(1e-3) * 0.05;
+            scale.y = (scale.y.0 - around, scale.y.1 + around);
+        }
+        Some(scale)
+    }
+
+    fn place(&self, y: f64) -> f64 {
+        if self.is_log {
+            y.max(f64::MIN_POSITIVE).log10()
+        } else {
+            y.clamp(-LARGEST, LARGEST)
+        }
+    }
+
+    fn label(&self, share: f64) -> String {
+        let place = self.y.0 + (self.y.1 - self.y.0) * share;
+        let value = if self.is_log {
+            10f64.powf(place)
+        } else {
+            place
+        };
+        number(value)
+    }
+}
+
+fn y_axis(scale: &Scale, height: u16) -> Axis<'static> {
+    let shares: &[f64] = if height >= 9 {
+        &[0.0, 0.5, 1.0]
+    } else {
+        &[0.0, 1.0]
+    };
+    let labels: Vec<String> = shares.iter().map(|&s| scale.label(s)).collect();
+    Axis::default()
+        .bounds([scale.y.0, scale.y.1])
+        .labels(labels.into_iter().map(|label| format!("{label:>5}")))
+}
+
+fn x_axis(scale: &Scale, height: u16) -> Axis<'static> {
+    let axis = Axis::default().bounds([scale.x.0, scale.x.1]);
+    if height < 9 {
+        return axis;
+    }
+    let middle = (scale.x.0 + scale.x.1) / 2.0;
+    axis.labels([scale.x.0, middle, scale.x.1].map(|x| units::count(x.round())))
+}
+
+/// A value of a scale, in about five characters.
+pub fn number(value: f64) -> String {
+    let size = value.abs();
+    if size == 0.0 {
+        "0".to_owned()
+    } else if size >= 1e4 {
+        units::count(value.round())
+    } else if size >= 100.0 {
+        format!("{value:.0}")
+    } else if size >= 0.01 {
+        format!("{value:.2}")
+    } else {
+        format!("{value:.0e}")
+    }
+}
+
+/// A share of a width in full and empty cells.
+pub fn bar(share: f64, width: usize) -> String {
+    let full = if share.is_finite() {
+        (share.clamp(0.0, 1.0) * width as f64).round() as usize
+    } else {
+        0
+    };
+    let full = full.min(width);
+    format!("{}{}", "█".repeat(full), "·".repeat(width - full))
+}
+
+/// Parts of a whole side by side, each with its own character.
+pub fn stacked(parts: &[(f64, char, Style)], width: usize) -> Line<'static> {
+    let total: f64 = parts.iter().map(|&(part, ..)| part.max(0.0)).sum();
+    if !total.is_finite() || total <= 0.0 {
+        return Line::from("n/a");
+    }
+    let mut spans = Vec::new();
+    let (mut done, mut sum) = (0, 0.0);
+    for &(part, symbol, style) in parts {
+        sum += part.max(0.0);
+        let end = (sum / total * width as f64).round() as usize;
+        let cells = end.min(width).saturating_sub(done);
+        spans.push(Span::styled(symbol.to_string().repeat(cells), style));
+        done += cells;
+    }
+    Line::from(spans)
+}
+
+/// The course of a series in one line.
+pub fn sparkline(series: &Series, width: usize, look: Look) -> String {
+    let means = series.means(width);
+    let min = means.iter().copied().fold(f64::INFINITY, f64::min);
+    let max = means.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let room = max - min;
+    let share = |value: f64| {
+        if room > 0.0 {
+            (value - min) / room
+        } else {
+            0.0
+        }
+    };
+    means
+        .iter()
+        .map(|&value| look.level(share(value)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_fill_the_width_and_nothing_is_no_zero() {
+        let style = Style::new();
+        let line = stacked(
+            &[(1.0, 'a', style), (2.0, 'b', style), (1.0, 'c', style)],
+            8,
+        );
+        assert_eq!(line.to_string(), "aabbbbcc");
+        assert_eq!(stacked(&[(0.0, 'a', style)], 8).to_string(), "n/a");
+        assert_eq!(bar(f64::NAN, 4), "····");
+        assert_eq!(bar(0.5, 4), "██··");
+    }
+
+    #[test]
+    fn scale_labels_stay_short() {
+        for value in [0.0, 1e-9, 0.012, 3.5, 250.0, 1e4, 123_456_789.0, 1e15] {
+            assert!(number(value).len() <= 6, "{}", number(value));
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! The whole picture: tabs, the screen, the last line, and what lies over it.
+
+use ratatui::{
+    Frame,
+    layout::{Constraint, Layout, Rect},
+    text::{Line, Span},
+    widgets::Paragraph,
+};
+
+use super::{
+    app::{App, SCREENS, Screen},
+    keys::KEYS,
+    later, launch_view, live, live_view, logs_view, popup, runs_view, small,
+};
+
+/// Below this size only the most important lines are shown.
+pub const LEAST: (u16, u16) = (40, 10);
+
+/// Draws everything.
+pub fn draw(frame: &mut Frame<'_>, app: &App) {
+    let area = frame.area();
+    if area.width == 0 || area.height == 0 {
+        return;
+    }
+    if area.width < LEAST.0 || area.height < LEAST.1 {
+        small::draw(frame, area, app);
+        popup::draw(frame, area, app);
+        app.look.finish(frame.buffer_mut());
+        return;
+    }
+    let [tabs, body, last] = Layout::vertical([
+        Constraint::Length(1),
+        Constraint::Min(0),
+        Constraint::Length(1),
+    ])
+    .areas(area);
+    draw_tabs(frame, tabs, app);
+    match app.screen {
+        Screen::Launch => launch_view::draw(frame, body, app),
+        Screen::Live => live_view::draw(frame, body, app),
+        Screen::Runs => runs_view::draw(frame, body, app),
+        Screen::Logs => logs_view::draw(frame, body, app),
+        Screen::Plan | Screen::Compare => later::draw(frame, body, app),
+    }
+    draw_last(frame, last, app);
+    popup::draw(frame, body, app);
+    app.look.finish(frame.buffer_mut());
+}
+
+fn draw_tabs(frame: &mut Frame<'_>, area: Rect, app: &App) {
+    let full = area.width >= 120;
+    let mut spans = vec![Span::raw(" ")];
+    for screen in SCREENS {
+        let number = screen.number();
+        if screen == app.screen {
+            let text = format!("[{number} {}]", screen.title());
+            spans.push(Span::styled(text, app.look.bold().patch(app.look.accent())));
+        } else if full {
+            spans.push(Span::raw(format!(" {number} {} ", screen.title())));
+        } else {
+            spans.push(Span::raw(format!(" {number} ")));
+        }
+    }
+    let tabs = Line::from(spans);
+    let right = headline(app);
+    let used = tabs.width();
+    frame.render_widget(Paragraph::new(tabs), area);
+    let room = usize::from(area.width).saturating_sub(used + 2);
+    let right = cut(&right, room);
+    frame.render_widget(Paragraph::new(right).right_aligned(), area);
+}
+
+/// What the screen is about, beside the tabs.
+fn headline(app: &App) -> String {
+    let mut parts = Vec::new();
+    if app.recording {
+        parts.push("RECORDING, not a live run".to_owned());
+    }
+    match app.screen {
+        Screen::Live | Screen::Logs => {
+            if let Some(board) = live::shown(app) {
+                let word = crate::launch::runs::word(&board.state, board.held);
+                parts.push(format!("{}  {word}", board.folder.name()));
+                if app.live.frozen.is_some() {
+                    parts.push("FROZEN (f goes on)".to_owned());
+                }
+            }
+        }
+        Screen::Runs => {
+            if let Some(rows) = &app.runs.rows {
+                parts.push(format!(
+                    "{} of {} runs",
+                    app.runs.visible().len(),
+                    rows.len()
+                ));
+            }
+        }
+        Screen::Launch => parts.push(app.launch.machine_words()),
+        Screen::Plan | Screen::Compare => {}
+    }
+    if app.readonly {
+        parts.push("read-only".to_owned());
+    }
+    parts.join("   ")
+}
+
+/// The last word said, else the keys that matter here, as many as fit.
+fn draw_last(frame: &mut Frame<'_>, area: Rect, app: &App) {
+    if let Some(notice) = &app.notice {
+        let style = if notice.is_error {
+            app.look.bad()
+        } else {
+            app.look.good()
+        };
+        let sign = if notice.is_error { "! " } else { "" };
+        let text = cut(&format!(" {sign}{}", notice.text), usize::from(area.width));
+        frame.render_widget(Paragraph::new(Span::styled(text, style)), area);
+        return;
+    }
+    let leave = if app.screen == Screen::Live && area.width >= 120 {
+        "q leave (run goes on)"
+    } else {
+        "q leave"
+    };
+    let end = format!("? help  : cmd  {leave} ");
+    let room = usize::from(area.width).saturating_sub(end.len() + 1);
+    let mut spans = Vec::new();
+    let mut used = 0;
+    let here = KEYS
+        .iter()
+        .filter(|binding| binding.is_on(app.screen) && !binding.brief.is_empty());
+    for binding in here {
+        let Some(key) = binding.keys.first() else {
+            continue;
+        };
+        let (key, brief) = (key.name(), binding.brief);
+        let width = key.chars().count() + brief.chars().count() + 3;
+        if used + width > room {
+            break;
+        }
+        used += width;
+        spans.push(Span::styled(format!(" {key}"), app.look.bold()));
+        spans.push(Span::raw(format!(" {brief} ")));
+    }
+    frame.render_widget(Paragraph::new(Line::from(spans)), area);
+    frame.render_widget(Paragraph::new(end).right_aligned(), area);
+}
+
+/// The first `width` columns of a text, with a mark where something was cut off.
+pub fn cut(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    if width == 0 {
+        return String::new();
+    }
+    let mut short: String = text.chars().take(width - 1).collect();
+    short.push('…');
+    short
+}
+
+/// How long ago, in one coarse unit, so that it does not change with each frame.
+pub fn ago(now: f64, then: f64) -> String {
+    let seconds = now - then;
+    if then <= 0.0 || !seconds.is_finite() {
+        return "-".to_owned();
+    }
+    match seconds as i64 {
+        ..60 => "now".to_owned(),
+        60..3_600 => format!("{} m", seconds as i64 / 60),
+        3_600..86_400 => format!("{} h", seconds as i64 / 3_600),
+        _ => format!("{} d", seconds as i64 / 86_400),
+    }
+}

@@ -1,0 +1,215 @@
+//! What the update function asked for, done on threads, so that no key waits for a disk or a run.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, Sender, SyncSender},
+    },
+    thread,
+};
+
+use super::{
+    app::{Effect, Msg},
+    checks::Checker,
+    launch::Draft,
+    recording, sources,
+};
+use crate::{
+    base::{fs::replace, text::printable},
+    event::{Control, Event},
+    launch::{RunFolder, control, in_full, names::Wanted, runs, start, supervisor::Begin},
+};
+
+/// Does effects; its threads end when it does.
+pub struct Doer {
+    runs_dir: PathBuf,
+    to: SyncSender<Msg>,
+    stop_tail: Arc<AtomicBool>,
+    checks: Sender<Work>,
+}
+
+/// Work for the thread that knows data and machine.
+enum Work {
+    Check(Box<Draft>),
+    Launch(Box<Draft>),
+}
+
+impl Doer {
+    /// Starts to look at the runs folder; what is found goes `to` the loop.
+    pub fn new(runs_dir: &Path, is_recording: bool, to: SyncSender<Msg>) -> Self {
+        if !is_recording {
+            let (folder, news) = (runs_dir.to_owned(), to.clone());
+            thread::spawn(move || sources::scan(&folder, &news));
+        }
+        let (checks, work) = mpsc::channel();
+        let (folder, news) = (runs_dir.to_owned(), to.clone());
+        thread::spawn(move || check_all(&folder, &work, &news));
+        Self {
+            runs_dir: runs_dir.to_owned(),
+            to,
+            stop_tail: Arc::default(),
+            checks,
+        }
+    }
+
+    /// Starts an effect; those of the terminal itself are the loop's.
+    pub fn start(&mut self, effect: Effect) {
+        let to = self.to.clone();
+        let runs_dir = self.runs_dir.clone();
+        match effect {
+            Effect::Play => {
+                thread::spawn(move || recording::play(&to));
+            }
+            Effect::Watch(folder) => self.watch(folder),
+            Effect::Check(draft) => {
+                let _ = self.checks.send(Work::Check(draft));
+            }
+            Effect::Launch(draft) => {
+                let _ = self.checks.send(Work::Launch(draft));
+            }
+            Effect::Control(folder, order) => {
+                self.spawn(move || Msg::Said(send(&folder, order)));
+            }
+            Effect::Resume(folder) => self.spawn(move || {
+                let name = runs::shortly(&runs_dir, &folder);
+                Msg::Started(match runs::resume(&folder, &name) {
+                    Ok(supervisor) => {
+                        reap(supervisor);
+                        Ok(folder)
+                    }
+                    Err(error) => Err(in_full(&error)),
+                })
+            }),
+            Effect::Delete(folder) => self.spawn(move || {
+                let deleted = runs::delete(&folder);
+                Msg::Said(match deleted {
+                    Ok(()) => Ok(format!("deleted {}", folder.root().display())),
+                    Err(error) => Err(in_full(&error)),
+                })
+            }),
+            Effect::Details { folder, against } => self
+                .spawn(move || Msg::Details(Box::new(sources::details(&folder, against.as_ref())))),
+            Effect::Sample(folder) => {
+                self.spawn(move || match sample(&folder) {
+                    Ok(text) => Msg::Text {
+                        title: format!("Sample of {}", folder.name()),
+                        text,
+                    },
+                    Err(text) => Msg::Said(Err(text)),
+                });
+            }
+            Effect::Write { path, text } => self.spawn(move || {
+                Msg::Said(match replace(Path::new(&path), text.as_bytes()) {
+                    Ok(()) => Ok(format!("wrote {path}")),
+                    Err(error) => Err(format!("{path}: {error}")),
+                })
+            }),
+            Effect::Suspend
+            | Effect::Redraw
+            | Effect::Copy(_)
+            | Effect::Mouse(_)
+            | Effect::Edit(_) => drop(to),
+        }
+    }
+
+    fn spawn(&self, work: impl FnOnce() -> Msg + Send + 'static) {
+        let to = self.to.clone();
+        thread::spawn(move || {
+            // Nobody listens where the UI has left.
+            let _ = to.send(work());
+        });
+    }
+
+    fn watch(&mut self, folder: RunFolder) {
+        self.stop_tail.store(true, Ordering::Relaxed);
+        self.stop_tail = Arc::default();
+        let (stop, to) = (Arc::clone(&self.stop_tail), self.to.clone());
+        thread::spawn(move || sources::tail(&folder, &stop, &to));
+    }
+}
+
+fn check_all(runs_dir: &Path, work: &mpsc::Receiver<Work>, to: &SyncSender<Msg>) {
+    let mut checker = Checker::new(runs_dir.to_owned());
+    while let Ok(mut next) = work.recv() {
+        // Only the newest of several drafts matters.
+        while let Work::Check(_) = next {
+            match work.try_recv() {
+                Ok(newer) => next = newer,
+                Err(_) => break,
+            }
+        }
+        let said = match next {
+            Work::Check(draft) => Msg::Checked(Box::new(checker.check(&draft))),
+            Work::Launch(draft) => Msg::Started(launch(runs_dir, &mut checker, &draft)),
+        };
+        if to.send(said).is_err() {
+            return;
+        }
+    }
+}
+
+fn launch(runs_dir: &Path, checker: &mut Checker, draft: &Draft) -> Result<RunFolder, String> {
+    let first = |problems: Vec<(String, String)>| {
+        let told: Vec<String> = problems
+            .into_iter()
+            .map(|(path, problem)| format!("{path}: {problem}"))
+            .collect();
+        told.join("; ")
+    };
+    let config = draft.config().map_err(|problem| first(vec![problem]))?;
+    let plan = checker.plan(&config).map_err(first)?;
+    let wanted = Wanted::Base(config.name.clone());
+    let created = start::create(runs_dir, &wanted, &config, &plan);
+    let folder = created.map_err(|error| in_full(&error))?;
+    match start::supervise(&folder, Begin::Fresh) {
+        Ok(supervisor) => {
+            reap(supervisor);
+            Ok(folder)
+        }
+        Err(error) => {
+            // Nothing happened in it yet.
+            let _ = std::fs::remove_dir_all(folder.root());
+            Err(in_full(&error))
+        }
+    }
+}
+
+/// Waits for a supervisor that was started here, so that it does not stay as a zombie.
+fn reap(mut supervisor: Child) {
+    thread::spawn(move || supervisor.wait());
+}
+
+fn send(folder: &RunFolder, order: Control) -> Result<String, String> {
+    match control::send(folder, order) {
+        Ok(reply) if reply.accepted => Ok(format!("{}: {}", folder.name(), reply.message)),
+        Ok(reply) => Err(format!("{}: {}", folder.name(), reply.message)),
+        Err(error) => Err(in_full(&error)),
+    }
+}
+
+/// Text from the newest checkpoint, as `capstan sample` says it.
+fn sample(folder: &RunFolder) -> Result<String, String> {
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let output = Command::new(program)
+        .arg("sample")
+        .arg(folder.root())
+        .arg("--json")
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|error| error.to_string())?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let sampled = text
+        .lines()
+        .find_map(|line| match serde_json::from_str(line) {
+            Ok(Event::Sample { prompt, text, .. }) => Some(printable(&format!("{prompt}{text}"))),
+            _ => None,
+        });
+    sampled.ok_or_else(|| {
+        let words = printable(&String::from_utf8_lossy(&output.stderr));
+        let words = words.trim().lines().last().unwrap_or_default().to_owned();
+        words.strip_prefix("error: ").unwrap_or(&words).to_owned()
+    })
+}

@@ -1,0 +1,672 @@
+//! The key map: one table, from which handling, help, footer and palette come.
+
+use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
+
+use super::app::Screen;
+
+/// A key as the table names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    Char(char),
+    Ctrl(char),
+    F(u8),
+    Esc,
+    Enter,
+    Tab,
+    BackTab,
+    Backspace,
+    Delete,
+    Up,
+    Down,
+    Left,
+    Right,
+    Home,
+    End,
+    PageUp,
+    PageDown,
+}
+
+impl Key {
+    /// What the terminal reported; `None` for keys that nothing uses.
+    pub fn of(event: KeyEvent) -> Option<Self> {
+        let ctrl = event.modifiers.contains(KeyModifiers::CONTROL);
+        Some(match event.code {
+            KeyCode::Char(c) if ctrl => Self::Ctrl(c.to_ascii_lowercase()),
+            KeyCode::Char(c) => Self::Char(c),
+            KeyCode::F(n) => Self::F(n),
+            KeyCode::Esc => Self::Esc,
+            KeyCode::Enter => Self::Enter,
+            KeyCode::Tab => Self::Tab,
+            KeyCode::BackTab => Self::BackTab,
+            KeyCode::Backspace => Self::Backspace,
+            KeyCode::Delete => Self::Delete,
+            KeyCode::Up => Self::Up,
+            KeyCode::Down => Self::Down,
+            KeyCode::Left => Self::Left,
+            KeyCode::Right => Self::Right,
+            KeyCode::Home => Self::Home,
+            KeyCode::End => Self::End,
+            KeyCode::PageUp => Self::PageUp,
+            KeyCode::PageDown => Self::PageDown,
+            _ => return None,
+        })
+    }
+
+    /// The key as help shows it.
+    pub fn name(self) -> String {
+        match self {
+            Self::Char(' ') => "Space".to_owned(),
+            Self::Char(c) => c.to_string(),
+            Self::Ctrl(c) => format!("Ctrl-{}", c.to_ascii_uppercase()),
+            Self::F(n) => format!("F{n}"),
+            Self::BackTab => "S-Tab".to_owned(),
+            Self::Up => "↑".to_owned(),
+            Self::Down => "↓".to_owned(),
+            Self::Left => "←".to_owned(),
+            Self::Right => "→".to_owned(),
+            Self::PageUp => "PgUp".to_owned(),
+            Self::PageDown => "PgDn".to_owned(),
+            key => format!("{key:?}"),
+        }
+    }
+}
+
+/// What a key does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    Help,
+    Palette,
+    Leave,
+    Interrupt,
+    Suspend,
+    Redraw,
+    Back,
+    Show(Screen),
+    Up,
+    Down,
+    Left,
+    Right,
+    First,
+    Last,
+    PageUp,
+    PageDown,
+    NextPanel,
+    PreviousPanel,
+    Open,
+    Mark,
+    Filter,
+    NextMatch,
+    PreviousMatch,
+    Sort,
+    Expand,
+    PreviousMetric,
+    NextMetric,
+    LogAxis,
+    Freeze,
+    Slower,
+    Faster,
+    Copy,
+    Mouse,
+    Theme,
+    Level,
+    Rank,
+    Wrap,
+    Checkpoint,
+    Pause,
+    Stop,
+    Kill,
+    Sample,
+    Resume,
+    Delete,
+    DryRun,
+    Write,
+    Edit,
+    Launch,
+}
+
+/// Whether a key may change something outside the screen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    Move,
+    Look,
+    /// Starts, changes or writes something; refused under `--readonly`.
+    Act,
+}
+
+/// One line of the key map.
+#[derive(Clone, Copy, Debug)]
+pub struct Binding {
+    pub keys: &'static [Key],
+    pub action: Action,
+    /// Empty: every screen.
+    pub on: &'static [Screen],
+    pub class: Class,
+    /// In the footer; empty where it has no place there.
+    pub brief: &'static str,
+    /// In help and palette.
+    pub words: &'static str,
+    /// The command that does the same; empty where the key only looks.
+    pub twin: &'static str,
+}
+
+impl Binding {
+    /// Whether the key works on that screen.
+    pub fn is_on(&self, screen: Screen) -> bool {
+        self.on.is_empty() || self.on.contains(&screen)
+    }
+
+    /// The keys as help shows them.
+    pub fn names(&self) -> String {
+        let names: Vec<String> = self.keys.iter().map(|key| key.name()).collect();
+        names.join(" ")
+    }
+}
+
+/// What a key means on a screen.
+pub fn find(key: Key, screen: Screen) -> Option<&'static Binding> {
+    KEYS.iter()
+        .find(|binding| binding.is_on(screen) && binding.keys.contains(&key))
+}
+
+const ALL: &[Screen] = &[];
+const LAUNCH: &[Screen] = &[Screen::Launch];
+const LIVE: &[Screen] = &[Screen::Live];
+const RUNS: &[Screen] = &[Screen::Runs];
+const LOGS: &[Screen] = &[Screen::Logs];
+const WATCHED: &[Screen] = &[Screen::Live, Screen::Logs];
+const LISTS: &[Screen] = &[Screen::Launch, Screen::Runs, Screen::Logs];
+const COPIED: &[Screen] = &[Screen::Launch, Screen::Live, Screen::Runs, Screen::Logs];
+
+const fn on(
+    on: &'static [Screen],
+    class: Class,
+    keys: &'static [Key],
+    action: Action,
+    brief: &'static str,
+    words: &'static str,
+) -> Binding {
+    Binding {
+        keys,
+        action,
+        on,
+        class,
+        brief,
+        words,
+        twin: "",
+    }
+}
+
+const fn act(
+    places: &'static [Screen],
+    keys: &'static [Key],
+    action: Action,
+    brief: &'static str,
+    words: &'static str,
+    twin: &'static str,
+) -> Binding {
+    let mut binding = on(places, Class::Act, keys, action, brief, words);
+    binding.twin = twin;
+    binding
+}
+
+/// Every key, the most useful of each screen first.
+pub const KEYS: &[Binding] = {
+    use Class::{Look, Move};
+    use Key::{
+        BackTab, Char, Ctrl, Down, End, Enter, Esc, F, Home, Left, PageDown, PageUp, Right, Tab, Up,
+    };
+    &[
+        on(
+            LAUNCH,
+            Move,
+            &[Tab],
+            Action::NextPanel,
+            "group",
+            "next group of fields",
+        ),
+        on(
+            LAUNCH,
+            Move,
+            &[BackTab],
+            Action::PreviousPanel,
+            "",
+            "previous group of fields",
+        ),
+        on(
+            LAUNCH,
+            Look,
+            &[Enter],
+            Action::Open,
+            "edit",
+            "edit or choose the field",
+        ),
+        on(
+            LAUNCH,
+            Look,
+            &[Char('d')],
+            Action::DryRun,
+            "check",
+            "check everything again, data included",
+        ),
+        act(
+            LAUNCH,
+            &[Char('w')],
+            Action::Write,
+            "write",
+            "write the config to a file",
+            "capstan config FILE",
+        ),
+        act(
+            LAUNCH,
+            &[Char('E')],
+            Action::Edit,
+            "",
+            "edit the config in $EDITOR",
+            "capstan config FILE",
+        ),
+        act(
+            LAUNCH,
+            &[Char('L')],
+            Action::Launch,
+            "LAUNCH",
+            "launch, after one confirmation",
+            "capstan train FILE",
+        ),
+        on(
+            RUNS,
+            Look,
+            &[Enter],
+            Action::Open,
+            "open",
+            "open the run in Live",
+        ),
+        on(
+            RUNS,
+            Look,
+            &[Char('s')],
+            Action::Sort,
+            "sort",
+            "sort by the next column; it reverses after the last",
+        ),
+        on(
+            RUNS,
+            Look,
+            &[Char(' ')],
+            Action::Mark,
+            "mark",
+            "mark: configs are compared against it",
+        ),
+        act(
+            RUNS,
+            &[Char('r')],
+            Action::Resume,
+            "resume",
+            "resume the run from its last checkpoint",
+            "capstan resume RUN",
+        ),
+        act(
+            RUNS,
+            &[Char('D')],
+            Action::Delete,
+            "delete",
+            "delete the run: asks for its name",
+            "capstan delete RUN --confirm RUN",
+        ),
+        on(
+            RUNS,
+            Move,
+            &[Tab],
+            Action::NextPanel,
+            "",
+            "between the list and the details",
+        ),
+        on(
+            RUNS,
+            Move,
+            &[BackTab],
+            Action::PreviousPanel,
+            "",
+            "between the details and the list",
+        ),
+        on(
+            LIVE,
+            Look,
+            &[Char('f')],
+            Action::Freeze,
+            "freeze",
+            "freeze the picture; the run goes on",
+        ),
+        on(
+            LIVE,
+            Look,
+            &[Char('e')],
+            Action::Expand,
+            "expand",
+            "expand the panel, and undo that",
+        ),
+        act(
+            LIVE,
+            &[Char('C')],
+            Action::Checkpoint,
+            "ckpt",
+            "save a checkpoint after this step",
+            "capstan checkpoint RUN",
+        ),
+        act(
+            LIVE,
+            &[Char('P')],
+            Action::Pause,
+            "pause",
+            "pause after this step, or go on",
+            "capstan pause RUN",
+        ),
+        act(
+            LIVE,
+            &[Char('S')],
+            Action::Stop,
+            "stop",
+            "save a checkpoint, then stop: asks",
+            "capstan stop RUN",
+        ),
+        act(
+            LIVE,
+            &[Char('K')],
+            Action::Kill,
+            "kill",
+            "kill: says what is lost, asks for the run's name",
+            "capstan kill RUN",
+        ),
+        on(
+            LIVE,
+            Look,
+            &[Char(']')],
+            Action::NextMetric,
+            "metric",
+            "next metric",
+        ),
+        on(
+            LIVE,
+            Look,
+            &[Char('[')],
+            Action::PreviousMetric,
+            "",
+            "previous metric",
+        ),
+        on(
+            LIVE,
+            Look,
+            &[Char('a')],
+            Action::LogAxis,
+            "axis",
+            "loss axis: linear or logarithmic",
+        ),
+        act(
+            LIVE,
+            &[Char('T')],
+            Action::Sample,
+            "sample",
+            "text from the newest checkpoint's weights",
+            "capstan sample RUN",
+        ),
+        act(
+            LIVE,
+            &[Char('r')],
+            Action::Resume,
+            "",
+            "resume a run that is not running",
+            "capstan resume RUN",
+        ),
+        on(LIVE, Move, &[Tab], Action::NextPanel, "", "next panel"),
+        on(
+            LIVE,
+            Move,
+            &[BackTab],
+            Action::PreviousPanel,
+            "",
+            "previous panel",
+        ),
+        on(
+            LOGS,
+            Look,
+            &[Char('v')],
+            Action::Level,
+            "level",
+            "least level that is shown",
+        ),
+        on(
+            LOGS,
+            Look,
+            &[Char('#')],
+            Action::Rank,
+            "rank",
+            "lines of one rank only",
+        ),
+        on(
+            LOGS,
+            Look,
+            &[Char('w')],
+            Action::Wrap,
+            "wrap",
+            "wrap long lines",
+        ),
+        on(
+            LOGS,
+            Look,
+            &[Char('f')],
+            Action::Freeze,
+            "",
+            "freeze the picture; the run goes on",
+        ),
+        on(
+            LOGS,
+            Look,
+            &[Char('n')],
+            Action::NextMatch,
+            "next",
+            "next match",
+        ),
+        on(
+            LOGS,
+            Look,
+            &[Char('N')],
+            Action::PreviousMatch,
+            "",
+            "previous match",
+        ),
+        on(
+            &[Screen::Runs, Screen::Logs],
+            Look,
+            &[Char('/')],
+            Action::Filter,
+            "filter",
+            "filter the list, or search the log",
+        ),
+        on(
+            WATCHED,
+            Look,
+            &[Char('+')],
+            Action::Slower,
+            "",
+            "draw less often",
+        ),
+        on(
+            WATCHED,
+            Look,
+            &[Char('-')],
+            Action::Faster,
+            "",
+            "draw more often",
+        ),
+        on(
+            COPIED,
+            Look,
+            &[Char('y')],
+            Action::Copy,
+            "copy",
+            "copy the command line, or the line of the log",
+        ),
+        on(LISTS, Move, &[Up, Char('k')], Action::Up, "", "up"),
+        on(LISTS, Move, &[Down, Char('j')], Action::Down, "", "down"),
+        on(
+            LISTS,
+            Move,
+            &[Left, Char('h')],
+            Action::Left,
+            "",
+            "previous choice, or to the left",
+        ),
+        on(
+            LISTS,
+            Move,
+            &[Right, Char('l')],
+            Action::Right,
+            "",
+            "next choice, or to the right",
+        ),
+        on(LISTS, Move, &[Char('g'), Home], Action::First, "", "first"),
+        on(
+            LISTS,
+            Move,
+            &[Char('G'), End],
+            Action::Last,
+            "",
+            "last; in Logs also: follow",
+        ),
+        on(
+            LISTS,
+            Move,
+            &[PageUp, Ctrl('u')],
+            Action::PageUp,
+            "",
+            "a page up",
+        ),
+        on(
+            LISTS,
+            Move,
+            &[PageDown, Ctrl('d')],
+            Action::PageDown,
+            "",
+            "a page down",
+        ),
+        on(
+            ALL,
+            Move,
+            &[Char('1')],
+            Action::Show(Screen::Launch),
+            "",
+            "Launch",
+        ),
+        on(
+            ALL,
+            Move,
+            &[Char('2')],
+            Action::Show(Screen::Plan),
+            "",
+            "Plan (comes later)",
+        ),
+        on(
+            ALL,
+            Move,
+            &[Char('3')],
+            Action::Show(Screen::Live),
+            "",
+            "Live",
+        ),
+        on(
+            ALL,
+            Move,
+            &[Char('4')],
+            Action::Show(Screen::Compare),
+            "",
+            "Compare (comes later)",
+        ),
+        on(
+            ALL,
+            Move,
+            &[Char('5')],
+            Action::Show(Screen::Runs),
+            "",
+            "Runs",
+        ),
+        on(
+            ALL,
+            Move,
+            &[Char('6')],
+            Action::Show(Screen::Logs),
+            "",
+            "Logs",
+        ),
+        on(
+            ALL,
+            Look,
+            &[Char('?'), F(1)],
+            Action::Help,
+            "",
+            "the keys of this screen",
+        ),
+        on(
+            ALL,
+            Look,
+            &[Char(':')],
+            Action::Palette,
+            "",
+            "every action by name",
+        ),
+        on(
+            ALL,
+            Look,
+            &[Esc],
+            Action::Back,
+            "",
+            "back; a run is never touched",
+        ),
+        on(
+            ALL,
+            Look,
+            &[Char('q')],
+            Action::Leave,
+            "",
+            "leave; runs go on",
+        ),
+        on(
+            ALL,
+            Look,
+            &[Ctrl('c')],
+            Action::Interrupt,
+            "",
+            "leave, stop or kill: asks which",
+        ),
+        on(
+            ALL,
+            Look,
+            &[Ctrl('z')],
+            Action::Suspend,
+            "",
+            "suspend the UI; fg returns",
+        ),
+        on(
+            ALL,
+            Look,
+            &[Ctrl('l')],
+            Action::Redraw,
+            "",
+            "draw everything again",
+        ),
+        on(
+            ALL,
+            Look,
+            &[Char('m')],
+            Action::Mouse,
+            "",
+            "mouse on or off; off, text can be selected",
+        ),
+        on(
+            ALL,
+            Look,
+            &[Char('t')],
+            Action::Theme,
+            "",
+            "colours on or off",
+        ),
+    ]
+};

@@ -1,0 +1,222 @@
+//! Live (3): is it healthy, how fast, what limits it, when is it done?
+
+use super::{
+    app::{App, Effect},
+    board::Board,
+    keys::Action,
+    popup::{ask_name, confirm},
+    update::order,
+};
+use crate::{
+    base::units,
+    event::Control,
+    launch::runs::shortly,
+    store::{RunState, Status},
+};
+
+/// What the second chart shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Metric {
+    #[default]
+    Throughput,
+    StepTime,
+    LearningRate,
+    GradNorm,
+    Mfu,
+}
+
+const METRICS: [Metric; 5] = [
+    Metric::Throughput,
+    Metric::StepTime,
+    Metric::LearningRate,
+    Metric::GradNorm,
+    Metric::Mfu,
+];
+
+/// The parts of the screen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Panel {
+    Devices,
+    #[default]
+    Loss,
+    Metric,
+    Anatomy,
+    Checkpoints,
+    Events,
+}
+
+const PANELS: [Panel; 6] = [
+    Panel::Devices,
+    Panel::Loss,
+    Panel::Metric,
+    Panel::Anatomy,
+    Panel::Checkpoints,
+    Panel::Events,
+];
+
+/// The screen's own state.
+#[derive(Default)]
+pub struct Live {
+    pub panel: Panel,
+    pub expanded: bool,
+    pub metric: Metric,
+    pub is_log: bool,
+    /// The picture when it was frozen.
+    pub frozen: Option<Box<Board>>,
+}
+
+impl Live {
+    /// Another run is shown.
+    pub fn turn(&mut self) {
+        self.frozen = None;
+        self.expanded = false;
+    }
+}
+
+/// The run as it is shown: frozen, or as it is.
+pub fn shown(app: &App) -> Option<&Board> {
+    app.live.frozen.as_deref().or(app.board.as_ref())
+}
+
+fn turned<T: Copy + PartialEq>(list: &[T], present: T, by: isize) -> T {
+    let place = list.iter().position(|item| *item == present).unwrap_or(0);
+    let n = list.len() as isize;
+    list[(place as isize + by).rem_euclid(n) as usize]
+}
+
+/// A key of the map.
+pub fn act(app: &mut App, action: Action) -> Vec<Effect> {
+    let live = &mut app.live;
+    match action {
+        Action::NextPanel => live.panel = turned(&PANELS, live.panel, 1),
+        Action::PreviousPanel => live.panel = turned(&PANELS, live.panel, -1),
+        Action::Expand => live.expanded = !live.expanded,
+        Action::NextMetric => live.metric = turned(&METRICS, live.metric, 1),
+        Action::PreviousMetric => live.metric = turned(&METRICS, live.metric, -1),
+        Action::LogAxis => live.is_log = !live.is_log,
+        Action::Freeze => freeze(app),
+        Action::Checkpoint => return order(app, Control::Checkpoint),
+        Action::Pause => return pause(app),
+        Action::Stop => return ask_stop(app),
+        Action::Kill => return ask_kill(app),
+        Action::Resume => return resume(app),
+        Action::Sample => return sample(app),
+        Action::Copy => return copy(app),
+        _ => {}
+    }
+    Vec::new()
+}
+
+/// Freezes the picture, or lets it go on; the run goes on either way.
+pub fn freeze(app: &mut App) {
+    app.live.frozen = match (app.live.frozen.take(), &app.board) {
+        (None, Some(board)) => Some(Box::new(board.clone())),
+        _ => None,
+    };
+}
+
+/// Esc: undoes the expansion, else the freezing; false where there was neither.
+pub fn back(app: &mut App) -> bool {
+    if app.live.expanded {
+        app.live.expanded = false;
+    } else if app.live.frozen.is_some() {
+        app.live.frozen = None;
+    } else {
+        return false;
+    }
+    true
+}
+
+fn pause(app: &mut App) -> Vec<Effect> {
+    let is_paused = app
+        .board
+        .as_ref()
+        .is_some_and(|board| board.state.status == Status::Paused);
+    let control = if is_paused {
+        Control::Continue
+    } else {
+        Control::Pause
+    };
+    order(app, control)
+}
+
+fn ask_stop(app: &mut App) -> Vec<Effect> {
+    let effects = order(app, Control::Stop);
+    let Some(then) = effects.into_iter().next() else {
+        return Vec::new();
+    };
+    let name = app
+        .board
+        .as_ref()
+        .map_or_else(String::new, |board| board.folder.name());
+    let lines = vec![
+        format!("{name} finishes its step, saves a checkpoint and ends."),
+        "Nothing is lost; r resumes it.".to_owned(),
+    ];
+    confirm(app, "Stop", lines, then)
+}
+
+/// Asks before a kill, with what is lost.
+pub fn ask_kill(app: &mut App) -> Vec<Effect> {
+    let effects = order(app, Control::Kill);
+    let Some(then) = effects.into_iter().next() else {
+        return Vec::new();
+    };
+    let Some(board) = &app.board else {
+        return Vec::new();
+    };
+    let name = board.folder.name();
+    let lines = vec![format!("{name} ends at once."), lost(&board.state)];
+    ask_name(app, "Kill", lines, &name, then)
+}
+
+/// What a kill costs, in steps and time.
+pub fn lost(state: &RunState) -> String {
+    let saved = state.newest_checkpoint().map(|checkpoint| checkpoint.step);
+    let steps = state.step.saturating_sub(saved.unwrap_or(0));
+    let time = state
+        .seconds_per_step
+        .map(|seconds| format!(", {}", units::seconds(seconds * steps as f64)))
+        .unwrap_or_default();
+    match saved {
+        Some(saved) => {
+            format!("Lost: {steps} steps{time}, back to the checkpoint at step {saved}.")
+        }
+        None => format!("Lost: all {steps} steps{time}; there is no checkpoint yet."),
+    }
+}
+
+fn resume(app: &mut App) -> Vec<Effect> {
+    let Some(board) = &app.board else {
+        return Vec::new();
+    };
+    if board.held {
+        let name = board.folder.name();
+        app.complain(format!("{name} is running"));
+        return Vec::new();
+    }
+    vec![Effect::Resume(board.folder.clone())]
+}
+
+fn sample(app: &mut App) -> Vec<Effect> {
+    let Some(board) = &app.board else {
+        return Vec::new();
+    };
+    if board.state.checkpoints.is_empty() {
+        app.complain("no checkpoint to sample from yet; C saves one");
+        return Vec::new();
+    }
+    let folder = board.folder.clone();
+    app.say("sampling from the newest checkpoint; the run goes on ...");
+    vec![Effect::Sample(folder)]
+}
+
+fn copy(app: &App) -> Vec<Effect> {
+    app.board
+        .iter()
+        .map(|board| {
+            let run = shortly(&app.runs_dir, &board.folder);
+            Effect::Copy(format!("capstan attach {run}"))
+        })
+        .collect()
+}

@@ -1,0 +1,569 @@
+//! The picture of Live.
+
+use ratatui::{
+    Frame,
+    layout::{Constraint, Layout, Rect},
+    text::{Line, Span},
+    widgets::{Block, Paragraph},
+};
+
+use super::{
+    app::App,
+    board::Board,
+    chart::{self, Plot, bar, number, stacked},
+    draw::{ago, cut},
+    live::{Metric, Panel, shown},
+    logs_view::entry_line,
+};
+use crate::{
+    base::{text::printable, units},
+    event::GpuReading,
+    hw::Device,
+    launch::runs::word,
+    store::{RunState, told},
+};
+
+/// The cause of a start that somebody asked for.
+const RESUMED: &str = "resumed";
+
+/// Draws the run that is watched.
+pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
+    let Some(board) = shown(app) else {
+        let text = match &app.runs.rows {
+            None => "reading the runs ...",
+            Some(rows) if rows.is_empty() => "There is no run yet: 1 shows Launch, L starts one.",
+            Some(_) => "No run is open: 5 lists the runs, Enter opens one.",
+        };
+        frame.render_widget(Paragraph::new(text), area);
+        return;
+    };
+    let [progress, body, alarm] = Layout::vertical([
+        Constraint::Length(1),
+        Constraint::Min(0),
+        Constraint::Length(1),
+    ])
+    .areas(area);
+    draw_progress(frame, progress, app, board);
+    draw_alarm(frame, alarm, app, board);
+    if app.live.expanded {
+        draw_panel(frame, body, app, board, app.live.panel);
+    } else if body.width >= 120 && body.height >= 32 {
+        draw_wide(frame, body, app, board);
+    } else if body.width >= 70 {
+        draw_usual(frame, body, app, board);
+    } else {
+        draw_narrow(frame, body, app, board);
+    }
+}
+
+fn draw_wide(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
+    let ranks = board.state.world.clamp(1, 8) as u16;
+    let [devices, charts, middle, events] = Layout::vertical([
+        Constraint::Length(ranks.min(4) + 3),
+        Constraint::Fill(3),
+        Constraint::Length(ranks + 4),
+        Constraint::Fill(2),
+    ])
+    .areas(area);
+    let thirds = [
+        Constraint::Percentage(50),
+        Constraint::Percentage(25),
+        Constraint::Percentage(25),
+    ];
+    let [loss, speed, metric] = Layout::horizontal(thirds).areas(charts);
+    let [anatomy, saved] =
+        Layout::horizontal([Constraint::Percentage(65), Constraint::Percentage(35)]).areas(middle);
+    draw_panel(frame, devices, app, board, Panel::Devices);
+    draw_panel(frame, loss, app, board, Panel::Loss);
+    draw_metric(frame, speed, app, board, Metric::Throughput);
+    let second = match app.live.metric {
+        Metric::Throughput => Metric::LearningRate,
+        metric => metric,
+    };
+    draw_metric(frame, metric, app, board, second);
+    draw_panel(frame, anatomy, app, board, Panel::Anatomy);
+    draw_panel(frame, saved, app, board, Panel::Checkpoints);
+    draw_panel(frame, events, app, board, Panel::Events);
+}
+
+fn draw_usual(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
+    let ranks = board.state.world.clamp(1, 4) as u16;
+    let room = area.height;
+    let devices = if room >= 16 { ranks.min(2) + 3 } else { 0 };
+    let anatomy = if room >= 12 { ranks + 3 } else { 0 };
+    let [top, charts, bottom] = Layout::vertical([
+        Constraint::Length(devices),
+        Constraint::Min(0),
+        Constraint::Length(anatomy),
+    ])
+    .areas(area);
+    let halves = [Constraint::Percentage(50), Constraint::Percentage(50)];
+    let [loss, metric] = Layout::horizontal(halves).areas(charts);
+    draw_panel(frame, top, app, board, Panel::Devices);
+    draw_panel(frame, loss, app, board, Panel::Loss);
+    draw_panel(frame, metric, app, board, Panel::Metric);
+    draw_panel(frame, bottom, app, board, Panel::Anatomy);
+}
+
+fn draw_narrow(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
+    let [numbers, loss] = Layout::vertical([Constraint::Length(2), Constraint::Min(0)]).areas(area);
+    let lines = vec![
+        Line::from(cut(&speed_words(&board.state), usize::from(area.width))),
+        Line::from(cut(&host_words(board), usize::from(area.width))),
+    ];
+    frame.render_widget(Paragraph::new(lines), numbers);
+    draw_panel(frame, loss, app, board, Panel::Loss);
+}
+
+fn draw_panel(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board, panel: Panel) {
+    if area.width < 4 || area.height < 3 {
+        return;
+    }
+    match panel {
+        Panel::Devices => draw_devices(frame, area, app, board),
+        Panel::Loss => draw_loss(frame, area, app, board),
+        Panel::Metric => draw_metric(frame, area, app, board, app.live.metric),
+        Panel::Anatomy => draw_anatomy(frame, area, app, board),
+        Panel::Checkpoints => draw_checkpoints(frame, area, app, board),
+        Panel::Events => draw_events(frame, area, app, board),
+    }
+    if panel == app.live.panel {
+        let end = Rect {
+            width: 1,
+            height: 1,
+            ..area
+        };
+        frame.render_widget(Span::styled("▶", app.look.bold()), end);
+    }
+}
+
+fn draw_progress(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
+    let state = &board.state;
+    let mut text = format!(" {}", told_step(state));
+    if let Some(total) = state.total_steps.filter(|&total| total > 0) {
+        let share = state.step as f64 / total as f64;
+        text = format!("{text}  {:>5.1} %", share * 100.0);
+    }
+    if board.held && state.ended.is_none() {
+        let left = state.remaining_s();
+        let left = left.map_or_else(|| "n/a".to_owned(), units::seconds);
+        text = format!("{text}  ETA {left}");
+        if let Some(seconds) = state.remaining_s().filter(|_| area.width >= 100) {
+            text = format!("{text} ({})", app.clock(app.now + seconds));
+        }
+    }
+    text = format!("{text}  up {}", units::seconds(state.elapsed_s()));
+    if area.width >= 120 {
+        let tokens = units::count(state.tokens as f64);
+        text = format!(
+            "{text}  {tokens} tok  {} on {} rank(s)",
+            state.strategy, state.world
+        );
+    }
+    if let Some(work) = &state.preparation {
+        text = format!(" {}  {}", told::work(work), text.trim_start());
+    }
+    let room = usize::from(area.width).saturating_sub(text.chars().count() + 7);
+    let share = state
+        .total_steps
+        .map(|total| state.step as f64 / total.max(1) as f64);
+    let mut spans = vec![Span::raw(" step ")];
+    if let Some(share) = share.filter(|_| room >= 6) {
+        spans.push(Span::styled(bar(share, room), app.look.accent()));
+    }
+    spans.push(Span::raw(text));
+    frame.render_widget(Paragraph::new(Line::from(spans)), area);
+}
+
+fn told_step(state: &RunState) -> String {
+    match state.total_steps {
+        Some(total) => {
+            let width = total.to_string().len();
+            format!("{:>width$}/{total}", state.step)
+        }
+        None => state.step.to_string(),
+    }
+}
+
+/// The gravest thing there is to say, and what to do about it.
+fn draw_alarm(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
+    let (style, text) = match alarm(board) {
+        Some((true, text)) => (app.look.bad(), format!(" ! {text}")),
+        Some((false, text)) => (app.look.warn(), format!(" ! {text}")),
+        None => (app.look.good(), format!(" {}", well(app, board))),
+    };
+    let text = cut(&text, usize::from(area.width));
+    frame.render_widget(Paragraph::new(Span::styled(text, style)), area);
+}
+
+/// Whether it is grave, and the words.
+fn alarm(board: &Board) -> Option<(bool, String)> {
+    let state = &board.state;
+    if let Some(text) = &board.failed {
+        return Some((true, text.clone()));
+    }
+    match &state.ended {
+        Some(ending) if ending.outcome == crate::event::Outcome::Failed => {
+            let remedy = if state.checkpoints.is_empty() {
+                "6 shows the log"
+            } else {
+                "r resumes from the last checkpoint"
+            };
+            let reason = printable(&ending.reason);
+            return Some((
+                true,
+                format!("failed after step {}: {reason}; {remedy}", ending.step),
+            ));
+        }
+        None if !board.held && state.next_seq > 0 => {
+            let cause = board
+                .fault
+                .clone()
+                .unwrap_or_else(|| "its supervisor is gone".to_owned());
+            let remedy = match state.newest_checkpoint() {
+                Some(checkpoint) => format!("r resumes from step {}", checkpoint.step),
+                None => "it left no checkpoint".to_owned(),
+            };
+            let step = state.step;
+            return Some((
+                true,
+                format!("interrupted after step {step}: {cause}; {remedy}"),
+            ));
+        }
+        _ => {}
+    }
+    if board.loss.non_finite > 0 {
+        let n = board.loss.non_finite;
+        return Some((
+            true,
+            format!("{n} loss(es) were no number: a smaller lr or clip may help"),
+        ));
+    }
+    if let Some(cause) = state
+        .last_restart
+        .as_ref()
+        .filter(|cause| *cause != RESUMED)
+    {
+        return Some((
+            false,
+            format!(
+                "restarted {} time(s), last: {}",
+                state.restarts,
+                printable(cause)
+            ),
+        ));
+    }
+    let warning = state.last_warning.as_ref()?;
+    Some((
+        false,
+        format!(
+            "{} warning(s), last: {}",
+            state.warnings,
+            printable(warning)
+        ),
+    ))
+}
+
+fn well(app: &App, board: &Board) -> String {
+    let state = &board.state;
+    let standing = word(state, board.held);
+    let saved = match (state.newest_checkpoint(), board.saved_at) {
+        (Some(checkpoint), Some(at)) => format!(
+            "checkpoint step {} saved {}",
+            checkpoint.step,
+            match ago(app.now, at).as_str() {
+                "now" => "just now".to_owned(),
+                time => format!("{time} ago"),
+            }
+        ),
+        _ => "no checkpoint yet".to_owned(),
+    };
+    match &state.ended {
+        Some(ending) => format!("{standing}: {}.  {saved}", printable(&ending.reason)),
+        None => format!("{standing}, no alarm.  {saved}"),
+    }
+}
+
+fn speed_words(state: &RunState) -> String {
+    let Some(last) = state.last else {
+        return "no step yet".to_owned();
+    };
+    let mfu = last
+        .mfu
+        .map_or_else(String::new, |mfu| format!("  MFU {:.1} %", mfu * 100.0));
+    let speed = units::count(last.tokens_per_sec.round());
+    format!("loss {:.4}  {speed} tok/s{mfu}", last.loss)
+}
+
+fn host_words(board: &Board) -> String {
+    let Some(reading) = &board.state.sensors else {
+        return "host: n/a, the log holds no look at the sensors".to_owned();
+    };
+    let host = &reading.host;
+    let power = host
+        .package_power_w
+        .map_or_else(|| "n/a".to_owned(), |watts| format!("{watts:.0} W"));
+    format!(
+        "host: {} busy, memory {}, processor {power}",
+        percent(host.cpu_busy),
+        amount(host.memory_used_bytes, host.memory_total_bytes)
+    )
+}
+
+fn percent(share: Option<f64>) -> String {
+    share.map_or_else(
+        || "n/a".to_owned(),
+        |share| format!("{:>3.0} %", share * 100.0),
+    )
+}
+
+fn amount(used: Option<u64>, total: Option<u64>) -> String {
+    match (used, total) {
+        (Some(used), Some(total)) => format!("{} of {}", units::bytes(used), units::bytes(total)),
+        (Some(used), None) => units::bytes(used),
+        _ => "n/a".to_owned(),
+    }
+}
+
+/// A card in a line: what it does, what it takes, what holds it back.
+fn gpu_words(gpu: &GpuReading) -> String {
+    if gpu.is_lost {
+        return "LOST: the driver no longer answers for the card".to_owned();
+    }
+    let na = || "n/a".to_owned();
+    let power = match (gpu.power_w, gpu.power_limit_w) {
+        (Some(power), Some(limit)) => format!("{power:>3.0}/{limit:.0} W"),
+        (Some(power), None) => format!("{power:>3.0} W"),
+        _ => na(),
+    };
+    let heat = gpu.temperature_c.map_or_else(na, |c| format!("{c} °C"));
+    let clock = gpu.sm_clock_mhz.map_or_else(na, |mhz| format!("{mhz} MHz"));
+    let limits = if gpu.limited_by.is_empty() {
+        String::new()
+    } else {
+        format!("  limited by {}", gpu.limited_by.join(", "))
+    };
+    format!(
+        "{} busy  {}  {power}  {heat}  {clock}{limits}",
+        percent(gpu.busy),
+        amount(gpu.memory_used_bytes, gpu.memory_total_bytes)
+    )
+}
+
+/// What the device of a rank does, or where the rank's threads are.
+fn device_words(board: &Board, device: Device, threads: usize) -> String {
+    let readings = board.state.sensors.iter().flat_map(|reading| &reading.gpus);
+    match device {
+        Device::Cpu => format!("{threads} thread(s)"),
+        Device::Cuda(index) => readings
+            .clone()
+            .nth(index)
+            .map_or_else(|| "sensors n/a".to_owned(), gpu_words),
+    }
+}
+
+fn draw_devices(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
+    let mut lines = vec![Line::from(format!(" {}", host_words(board)))];
+    let ranks = board.mean_ranks();
+    if let Some(plan) = &board.plan {
+        for (rank, place) in plan.ranks.iter().enumerate() {
+            let at = plan.split.mesh.at(rank);
+            let axes = format!("dp {} tp {} pp {}", at.replica, at.shard, at.stage);
+            let device = device_words(board, place.device, place.threads);
+            let own = ranks.iter().find(|own| own.rank == rank);
+            let peak = own.and_then(|own| own.memory_peak_bytes);
+            let memory = match peak {
+                Some(bytes) => format!("tensors at most {}", units::bytes(bytes)),
+                None => format!("planned {}", units::bytes(plan.memory.total())),
+            };
+            lines.push(Line::from(format!(
+                " rank {rank:<3} {:<7} {axes}  {memory}  {device}",
+                place.device.to_string()
+            )));
+        }
+    } else {
+        lines.push(Line::from(Span::styled(" plan.json: n/a", app.look.dim())));
+    }
+    let rows = usize::from(area.height.saturating_sub(2));
+    if lines.len() > rows && rows > 0 {
+        let hidden = lines.len() - rows;
+        lines.truncate(rows);
+        let last = rows - 1;
+        lines[last] = Line::from(format!(" ... {} more rank(s): e expands", hidden + 1));
+    }
+    let state = &board.state;
+    let energy = state.energy_j.map_or_else(String::new, |joules| {
+        let each = joules / state.tokens.max(1) as f64;
+        format!("  {:.2} Wh, {each:.2e} J a token", joules / 3600.0)
+    });
+    let title = format!(
+        " devices: {} rank(s), {}{energy} ",
+        state.world, state.strategy
+    );
+    frame.render_widget(
+        Paragraph::new(lines).block(Block::bordered().title(title)),
+        area,
+    );
+}
+
+fn draw_loss(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
+    let mut title = "loss".to_owned();
+    if let Some(last) = board.loss.last() {
+        title = format!("{title}  train {last:.4}");
+    }
+    if let Some((_, loss)) = board.validation.last() {
+        title = format!("{title}  val {loss:.4}");
+    }
+    if let Some(best) = board.state.best_eval().filter(|_| area.width >= 60) {
+        title = format!("{title}  best {:.4} @ {}", best.loss, best.step);
+    }
+    let plot = Plot {
+        title,
+        series: &board.loss,
+        points: &board.validation,
+        is_log: app.live.is_log,
+        from_zero: false,
+        style: app.look.accent(),
+    };
+    chart::draw(frame, area, app.look, &plot);
+}
+
+fn draw_metric(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board, metric: Metric) {
+    let (series, name, value): (_, _, fn(f64) -> String) = match metric {
+        Metric::Throughput => (&board.tokens_per_sec, "throughput", |v| {
+            format!("{} tok/s", units::count(v.round()))
+        }),
+        Metric::StepTime => (&board.step_time, "step time", units::seconds),
+        Metric::LearningRate => (&board.lr, "learning rate", |v| format!("{v:.3e}")),
+        Metric::GradNorm => (&board.grad_norm, "grad norm", number),
+        Metric::Mfu => (&board.mfu, "MFU", |v| format!("{:.1} %", v * 100.0)),
+    };
+    let last = series.last().map_or_else(|| "n/a".to_owned(), value);
+    let mut title = format!("{name}  {last}");
+    if metric == Metric::Throughput && area.width >= 36 {
+        let mfu = board.mfu.last();
+        let mfu = mfu.map_or_else(|| "n/a".to_owned(), |mfu| format!("{:.1} %", mfu * 100.0));
+        title = format!("{title}  MFU {mfu}");
+    }
+    let plot = Plot {
+        title,
+        series,
+        points: &[],
+        is_log: false,
+        from_zero: !matches!(metric, Metric::GradNorm),
+        style: app.look.good(),
+    };
+    chart::draw(frame, area, app.look, &plot);
+}
+
+/// Where the step goes: phases of rank 0 in words, parts of every rank as a bar.
+fn draw_anatomy(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
+    let look = app.look;
+    let block = Block::bordered();
+    let Some(phases) = board.mean_phases() else {
+        let text = Span::styled(" no step yet", look.dim());
+        let block = block.title(" where the step goes ");
+        frame.render_widget(Paragraph::new(text).block(block), area);
+        return;
+    };
+    let total = phases.total();
+    let share = |part: f64| format!("{:.0}%", 100.0 * part / total.max(f64::MIN_POSITIVE));
+    let mut words = format!(
+        " rank 0: data {} forward {} backward {} comm {} optim {} other {}",
+        share(phases.data),
+        share(phases.forward),
+        share(phases.backward),
+        share(phases.comm),
+        share(phases.optimizer),
+        share(phases.other),
+    );
+    if phases.bubble > 0.0 {
+        words = format!("{words} bubble {}", share(phases.bubble));
+    }
+    let mut lines = vec![Line::from(words)];
+    let ranks = board.mean_ranks();
+    let rows = usize::from(area.height.saturating_sub(3));
+    for rank in ranks.iter().take(rows) {
+        let moved = {
+            let bytes = rank.bytes;
+            bytes.all_reduce
+                + bytes.reduce_scatter
+                + bytes.all_gather
+                + bytes.reduce
+                + bytes.broadcast
+                + bytes.send
+        };
+        let label = format!(" rank {:<3}", rank.rank);
+        let moved = format!(" {:>9}/step", units::bytes(moved));
+        let width = usize::from(area.width.saturating_sub(2))
+            .saturating_sub(label.chars().count() + moved.chars().count());
+        let parts = [
+            (rank.compute, '█', look.accent()),
+            (rank.comm, '▒', look.warn()),
+            (rank.bubble, '░', look.dim()),
+            (rank.optimizer, '▓', look.good()),
+            (rank.other, '·', look.dim()),
+        ];
+        let mut line = Line::from(label);
+        line.extend(stacked(&parts, width).spans);
+        line.push_span(Span::raw(moved));
+        lines.push(line);
+    }
+    let time = units::seconds(total);
+    let legend = if area.width >= 78 {
+        "  █ compute ▒ comm ░ bubble ▓ optimizer · other"
+    } else {
+        ""
+    };
+    let title = format!(" where the step goes  {time}{legend} ");
+    frame.render_widget(Paragraph::new(lines).block(block.title(title)), area);
+}
+
+fn draw_checkpoints(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
+    let state = &board.state;
+    let mut lines: Vec<Line<'_>> = state
+        .checkpoints
+        .iter()
+        .rev()
+        .map(|checkpoint| {
+            let best = if checkpoint.best { "  best" } else { "" };
+            let size = units::bytes(checkpoint.bytes);
+            Line::from(format!(" step {:<9} {size:>10}{best}", checkpoint.step))
+        })
+        .collect();
+    if lines.is_empty() {
+        lines.push(Line::from(Span::styled(" none yet", app.look.dim())));
+    }
+    let every = board.config.as_ref().map(|config| config.checkpoint.every);
+    if let (Some(every), Some(seconds), true) = (every, state.seconds_per_step, board.held)
+        && every > 0
+    {
+        let next = (state.step / every).saturating_add(1).saturating_mul(every);
+        let wait = units::seconds((next - state.step) as f64 * seconds);
+        lines.insert(0, Line::from(format!(" next at step {next} in {wait}")));
+    }
+    let title = match board.config.as_ref() {
+        Some(config) => format!(" checkpoints: keep {} + best ", config.checkpoint.keep),
+        None => " checkpoints ".to_owned(),
+    };
+    frame.render_widget(
+        Paragraph::new(lines).block(Block::bordered().title(title)),
+        area,
+    );
+}
+
+fn draw_events(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
+    let rows = usize::from(area.height.saturating_sub(2));
+    let told = board
+        .entries
+        .iter()
+        .rev()
+        .filter(|entry| entry.time.is_some());
+    let width = usize::from(area.width.saturating_sub(2));
+    let lines: Vec<Line<'_>> = told
+        .take(rows)
+        .map(|entry| entry_line(app, entry, width))
+        .collect();
+    let block = Block::bordered().title(" events, the latest first: 6 shows all ");
+    frame.render_widget(Paragraph::new(lines).block(block), area);
+}

@@ -1,0 +1,87 @@
+//! The terminal UI: choose, launch, watch and steer runs.
+//!
+//! It is a client of the run folders: what it shows is a fold of events, what it does goes through
+//! [`launch`](crate::launch). Nothing of a run depends on it.
+
+mod app;
+mod board;
+mod chart;
+mod checks;
+mod draw;
+mod effects;
+mod fields;
+mod keys;
+mod later;
+mod launch;
+mod launch_view;
+mod live;
+mod live_view;
+mod logs;
+mod logs_view;
+mod look;
+mod palette;
+mod popup;
+mod recording;
+mod run;
+mod runs;
+mod runs_view;
+mod series;
+mod small;
+mod sources;
+mod terminal;
+#[cfg(test)]
+mod tests;
+mod update;
+
+use std::path::PathBuf;
+
+use jiff::tz::TimeZone;
+
+use self::app::{App, Effect, Screen};
+pub use self::look::{Glyphs, Look};
+use crate::launch::RunFolder;
+
+/// How the UI begins.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub runs_dir: PathBuf,
+    /// A run to watch.
+    pub run: Option<RunFolder>,
+    /// A config to begin with.
+    pub config: Option<PathBuf>,
+    /// A recording plays, and no run is touched.
+    pub demo: bool,
+    /// No key changes a run.
+    pub readonly: bool,
+    /// Absent: colours, unless `NO_COLOR` is set.
+    pub color: Option<bool>,
+    pub glyphs: Glyphs,
+}
+
+/// Takes the terminal until the user leaves; returns the exit code.
+///
+/// # Errors
+/// The terminal can't be taken or written to.
+pub fn open(options: Options) -> anyhow::Result<u8> {
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let look = Look {
+        color: options.color.unwrap_or(!no_color),
+        glyphs: options.glyphs,
+    };
+    let mut app = App::new(options.runs_dir, look);
+    app.readonly = options.readonly;
+    app.zone = TimeZone::system();
+    if options.demo {
+        let first = recording::begin(&mut app);
+        return run::run(app, first);
+    }
+    if let Some(path) = &options.config {
+        app.launch.open(path);
+    }
+    let mut first = vec![Effect::Check(Box::new(app.launch.draft.clone()))];
+    if let Some(folder) = options.run {
+        app.screen = Screen::Live;
+        first.extend(app.watch(folder));
+    }
+    run::run(app, first)
+}

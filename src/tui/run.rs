@@ -1,0 +1,360 @@
+//! The loop: messages in, drawings out, and the terminal given back whatever happens.
+
+use std::{
+    env, fs,
+    io::{self, Write},
+    panic,
+    process::Command,
+    sync::{
+        Mutex,
+        mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use ratatui::crossterm::event::{self, Event, KeyEventKind, MouseEventKind};
+use rustix::process::{Signal, kill_current_process_group};
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGTERM},
+    iterator::Signals,
+};
+
+use super::{
+    app::{App, Effect, Msg},
+    draw,
+    effects::Doer,
+    keys::Key,
+    sources,
+    terminal::{Screen, give_back},
+    update::update,
+};
+use crate::{base::clock::unix_seconds, launch::dirs};
+
+/// A planted fault for the tests of what a panic leaves behind.
+const INJECT_VARIABLE: &str = "CAPSTAN_INJECT";
+const INJECTED: &str = "tui:key:panic";
+/// Messages that wait; beyond it their sources wait, so that a long log is not held in memory.
+const MOST_WAITING: usize = 16;
+/// Exit code of a panic.
+const INTERNAL: i32 = 70;
+/// The run that is watched, for a last word after a panic.
+static WATCHED: Mutex<Option<String>> = Mutex::new(None);
+
+/// Runs the UI until it is left; returns the exit code.
+///
+/// # Errors
+/// The terminal can't be taken or written to.
+pub fn run(mut app: App, first: Vec<Effect>) -> anyhow::Result<u8> {
+    let (to, messages) = mpsc::sync_channel(MOST_WAITING);
+    listen_to_signals(to.clone())?;
+    restore_on_panic();
+    let mut screen = Screen::take().context("taking the terminal")?;
+    app.now = unix_seconds();
+    let doer = Doer::new(&app.runs_dir, app.recording, to.clone());
+    let keyboard = Keyboard::listen(to);
+    let mut ui = Ui {
+        app,
+        screen: &mut screen,
+        doer,
+        keyboard,
+    };
+    for effect in first {
+        ui.perform(effect)?;
+    }
+    let code = ui.watch(&messages);
+    let last = ui.app.board.as_ref().filter(|board| board.held);
+    let last = last.map(|board| board.folder.name());
+    drop(screen);
+    let code = code?;
+    if let Some(name) = last {
+        let words = format!("{name} goes on; watch it again: capstan tui --run {name}");
+        let _ = writeln!(io::stdout(), "{words}");
+    }
+    Ok(code)
+}
+
+struct Ui<'a> {
+    app: App,
+    screen: &'a mut Screen,
+    doer: Doer,
+    keyboard: Keyboard,
+}
+
+impl Ui<'_> {
+    fn watch(&mut self, messages: &Receiver<Msg>) -> anyhow::Result<u8> {
+        let mut is_due = true;
+        let mut drawn: Option<Instant> = None;
+        let mut aged = Instant::now();
+        loop {
+            let interval = Duration::from_secs_f64(self.app.interval_s);
+            let since = drawn.map_or(interval, |at: Instant| at.elapsed());
+            if is_due && since >= interval {
+                self.draw()?;
+                is_due = false;
+                drawn = Some(Instant::now());
+            }
+            let age = Duration::from_secs_f64(self.app.ages_after_s());
+            let mut wait = age.saturating_sub(aged.elapsed());
+            if is_due {
+                wait = wait.min(interval.saturating_sub(since));
+            }
+            let message = match messages.recv_timeout(wait) {
+                Ok(message) => message,
+                Err(RecvTimeoutError::Timeout) => {
+                    if aged.elapsed() < age {
+                        continue;
+                    }
+                    aged = Instant::now();
+                    Msg::Tick(unix_seconds())
+                }
+                Err(RecvTimeoutError::Disconnected) => return Ok(0),
+            };
+            is_due = true;
+            // What somebody did is shown at once, what happened at the next drawing.
+            if matches!(
+                message,
+                Msg::Key(_) | Msg::Wheel(_) | Msg::Resized | Msg::Pasted(_)
+            ) {
+                drawn = None;
+            }
+            self.take(message)?;
+            if let Some(code) = self.app.leaving {
+                return Ok(code);
+            }
+        }
+    }
+
+    fn take(&mut self, message: Msg) -> anyhow::Result<()> {
+        let is_key = matches!(message, Msg::Key(Key::F(12)));
+        assert!(
+            !(is_key && env::var(INJECT_VARIABLE).is_ok_and(|fault| fault == INJECTED)),
+            "planted"
+        );
+        self.app.now = unix_seconds();
+        for effect in update(&mut self.app, message) {
+            self.perform(effect)?;
+        }
+        if let Some(board) = &mut self.app.board
+            && board.plan.is_none()
+            && board.state.next_seq > 0
+        {
+            sources::fill(board);
+        }
+        Ok(())
+    }
+
+    fn draw(&mut self) -> io::Result<()> {
+        let size = self.screen.terminal().size()?;
+        // A terminal that was hung up reports no size, and nothing can be drawn on it.
+        if size.width == 0 || size.height == 0 {
+            return Ok(());
+        }
+        self.app.rows = usize::from(size.height.saturating_sub(6)).max(1);
+        let app = &self.app;
+        self.screen
+            .terminal()
+            .draw(|frame| draw::draw(frame, app))?;
+        Ok(())
+    }
+
+    fn perform(&mut self, effect: Effect) -> anyhow::Result<()> {
+        match effect {
+            Effect::Suspend => {
+                give_back();
+                kill_current_process_group(Signal::TSTP)?;
+                self.screen.retake()?;
+            }
+            Effect::Redraw => self.screen.redraw()?,
+            Effect::Mouse(on) => self.screen.capture_mouse(on)?,
+            Effect::Copy(text) => self.copy(&text)?,
+            Effect::Edit(text) => {
+                let edited = self.edit(&text);
+                for effect in update(&mut self.app, Msg::Edited(edited)) {
+                    self.perform(effect)?;
+                }
+            }
+            Effect::Watch(folder) => {
+                if let Ok(mut watched) = WATCHED.lock() {
+                    *watched = Some(folder.name());
+                }
+                if let Some(board) = &mut self.app.board {
+                    sources::fill(board);
+                }
+                self.doer.start(Effect::Watch(folder));
+            }
+            effect => self.doer.start(effect),
+        }
+        Ok(())
+    }
+
+    /// OSC 52 reaches the clipboard of the terminal that is looked at, also over ssh. Not every terminal
+    /// obeys it, so the text is shown too.
+    fn copy(&mut self, text: &str) -> io::Result<()> {
+        let mut stdout = io::stdout();
+        write!(stdout, "\x1b]52;c;{}\x07", base64(text.as_bytes()))?;
+        stdout.flush()?;
+        self.app.say(format!("copied: {text}"));
+        Ok(())
+    }
+
+    /// Lets `$EDITOR` have the terminal.
+    fn edit(&mut self, text: &str) -> Result<String, String> {
+        let path = env::temp_dir().join(format!("capstan-{}.json", std::process::id()));
+        let words = |error: io::Error| format!("{}: {error}", path.display());
+        crate::base::fs::replace(&path, text.as_bytes()).map_err(words)?;
+        let editor = env::var("VISUAL").or_else(|_| env::var("EDITOR"));
+        let editor = editor.unwrap_or_else(|_| "vi".to_owned());
+        self.keyboard.hold(true);
+        give_back();
+        // As git does it: the variable may hold arguments.
+        let status = Command::new("sh")
+            .args(["-c", &format!("{editor} \"$1\""), "sh"])
+            .arg(&path)
+            .status();
+        let retaken = self.screen.retake();
+        self.keyboard.hold(false);
+        retaken.map_err(words)?;
+        let edited = match status {
+            Ok(status) if status.success() => fs::read_to_string(&path).map_err(words),
+            Ok(status) => Err(format!("{editor} ended with {status}")),
+            Err(error) => Err(format!("{editor}: {error}")),
+        };
+        let _ = fs::remove_file(&path);
+        edited
+    }
+}
+
+/// Reads keys on a thread; held while another program has the terminal.
+struct Keyboard {
+    held: std::sync::Arc<std::sync::atomic::AtomicBool>,
+}
+
+/// How long a key waits for an editor's end to be noticed.
+const HELD_LOOK: Duration = Duration::from_millis(50);
+
+impl Keyboard {
+    fn listen(to: SyncSender<Msg>) -> Self {
+        let held = std::sync::Arc::<std::sync::atomic::AtomicBool>::default();
+        let seen = std::sync::Arc::clone(&held);
+        thread::spawn(move || {
+            loop {
+                if seen.load(std::sync::atomic::Ordering::SeqCst) {
+                    thread::sleep(HELD_LOOK);
+                    continue;
+                }
+                match event::poll(Duration::from_secs(1)) {
+                    Ok(false) => continue,
+                    Ok(true) if seen.load(std::sync::atomic::Ordering::SeqCst) => continue,
+                    Ok(true) => {}
+                    Err(_) => return,
+                }
+                let Ok(event) = event::read() else { return };
+                if let Some(message) = message_of(event)
+                    && to.send(message).is_err()
+                {
+                    return;
+                }
+            }
+        });
+        Self { held }
+    }
+
+    fn hold(&self, held: bool) {
+        self.held.store(held, std::sync::atomic::Ordering::SeqCst);
+        if held {
+            // A poll that is under way ends before the other program begins to read.
+            thread::sleep(HELD_LOOK);
+        }
+    }
+}
+
+fn message_of(event: Event) -> Option<Msg> {
+    match event {
+        Event::Key(key) if key.kind != KeyEventKind::Release => Key::of(key).map(Msg::Key),
+        Event::Paste(text) => Some(Msg::Pasted(text)),
+        Event::Resize(..) => Some(Msg::Resized),
+        Event::Mouse(mouse) => match mouse.kind {
+            MouseEventKind::ScrollUp => Some(Msg::Wheel(-3)),
+            MouseEventKind::ScrollDown => Some(Msg::Wheel(3)),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn listen_to_signals(to: SyncSender<Msg>) -> io::Result<()> {
+    let mut signals = Signals::new([SIGTERM, SIGHUP, SIGINT])?;
+    thread::spawn(move || {
+        for signal in &mut signals {
+            let _ = to.send(Msg::Signal(signal));
+        }
+    });
+    Ok(())
+}
+
+/// A panic on any thread gives the terminal back, says where and which run goes on, and ends the UI.
+fn restore_on_panic() {
+    panic::set_hook(Box::new(|info| {
+        give_back();
+        let name = WATCHED.lock().ok().and_then(|watched| watched.clone());
+        let mut text = format!(
+            "capstan's screen failed: {info}\n{}",
+            std::backtrace::Backtrace::force_capture()
+        );
+        let path = dirs::cache_dir().join(format!("crash-{}.txt", std::process::id()));
+        let kept = fs::create_dir_all(dirs::cache_dir()).and_then(|()| fs::write(&path, &text));
+        text = format!("error: capstan's screen failed: {info}\n");
+        if kept.is_ok() {
+            text.push_str(&format!("details: {}\n", path.display()));
+        }
+        match name {
+            Some(name) => text.push_str(&format!(
+                "{name} is untouched by this; watch it again: capstan tui --run {name}\n"
+            )),
+            None => text.push_str("no run was touched\n"),
+        }
+        let _ = io::stderr().write_all(text.as_bytes());
+        std::process::exit(INTERNAL);
+    }));
+}
+
+/// Base64 as RFC 4648 has it, with padding.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for group in bytes.chunks(3) {
+        let bits = group
+            .iter()
+            .fold(0u32, |bits, &byte| bits << 8 | u32::from(byte))
+            << (8 * (3 - group.len()));
+        for place in 0..4 {
+            let digit = DIGITS[(bits >> (18 - 6 * place) & 63) as usize];
+            text.push(if place <= group.len() {
+                digit as char
+            } else {
+                '='
+            });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_that_of_the_standard() {
+        for (text, encoded) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foobar", "Zm9vYmFy"),
+        ] {
+            assert_eq!(base64(text.as_bytes()), encoded);
+        }
+    }
+}

@@ -1,0 +1,448 @@
+//! Runs (5): what did I run; how do I resume, repeat, delete it?
+
+use std::collections::BTreeSet;
+
+use super::{
+    app::{App, Effect},
+    keys::{Action, Key},
+    popup::ask_name,
+    series::Series,
+    update::edit_line,
+};
+use crate::{
+    base::units,
+    launch::{RunFolder, runs::shortly},
+    store::RunState,
+};
+
+/// A run as the list knows it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RunRow {
+    pub folder: RunFolder,
+    pub name: String,
+    /// The word for how it stands.
+    pub word: &'static str,
+    pub held: bool,
+    pub has_checkpoint: bool,
+    /// Or why it can't be read.
+    pub state: Result<Box<RunState>, String>,
+    /// Unix seconds at which its log was written last.
+    pub written: f64,
+    /// From its config: model and split in short.
+    pub model: String,
+}
+
+impl RunRow {
+    fn step(&self) -> u64 {
+        self.state.as_ref().map_or(0, |state| state.step)
+    }
+
+    fn loss(&self) -> f64 {
+        let last = self.state.as_ref().ok().and_then(|state| state.last);
+        last.map_or(f64::INFINITY, |last| last.loss)
+    }
+
+    fn best(&self) -> f64 {
+        let state = self.state.as_ref().ok();
+        let best = state.and_then(|state| state.best_eval());
+        best.map_or(f64::INFINITY, |best| best.loss)
+    }
+
+    /// Whether resuming it can help.
+    pub fn is_resumable(&self) -> bool {
+        !self.held && self.has_checkpoint && self.word != "completed"
+    }
+
+    /// A sign for the status, beside its word.
+    pub fn sign(&self) -> char {
+        match self.word {
+            "completed" => '✓',
+            "failed" | "unreadable" => '✗',
+            _ if self.held => '●',
+            _ if self.is_resumable() => '↻',
+            _ => '■',
+        }
+    }
+}
+
+/// What the list is sorted by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sort {
+    #[default]
+    When,
+    Name,
+    Status,
+    Step,
+    Loss,
+    Best,
+}
+
+const SORTS: [Sort; 6] = [
+    Sort::When,
+    Sort::Name,
+    Sort::Status,
+    Sort::Step,
+    Sort::Loss,
+    Sort::Best,
+];
+
+/// The details of the selected run, read from its folder.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Details {
+    pub name: String,
+    /// What its config has else than that of `against`.
+    pub against: Option<String>,
+    pub differences: Vec<String>,
+    /// Step and bytes, oldest first.
+    pub checkpoints: Vec<(u64, u64)>,
+    /// Name and bytes.
+    pub files: Vec<(String, u64)>,
+    pub loss: Series,
+    /// Events that were read.
+    pub next_seq: u64,
+}
+
+/// The screen's own state.
+#[derive(Debug, Default)]
+pub struct Runs {
+    /// `None` until the folder was read.
+    pub rows: Option<Vec<RunRow>>,
+    pub filter: String,
+    pub typing: bool,
+    pub sort: Sort,
+    pub reversed: bool,
+    pub selected: Option<String>,
+    pub marked: BTreeSet<String>,
+    pub details: Option<Details>,
+    /// The details have the keys.
+    pub in_details: bool,
+    pub scroll: usize,
+}
+
+impl Runs {
+    /// The rows that pass the filter, in order.
+    pub fn visible(&self) -> Vec<&RunRow> {
+        let rows = self.rows.iter().flatten();
+        let mut rows: Vec<&RunRow> = rows.filter(|row| passes(row, &self.filter)).collect();
+        rows.sort_by(|a, b| {
+            let order = match self.sort {
+                Sort::When => b.written.total_cmp(&a.written),
+                Sort::Name => a.name.cmp(&b.name),
+                Sort::Status => a.word.cmp(b.word),
+                Sort::Step => b.step().cmp(&a.step()),
+                Sort::Loss => a.loss().total_cmp(&b.loss()),
+                Sort::Best => a.best().total_cmp(&b.best()),
+            };
+            let order = if self.reversed {
+                order.reverse()
+            } else {
+                order
+            };
+            order.then_with(|| a.name.cmp(&b.name))
+        });
+        rows
+    }
+
+    /// The row under the cursor.
+    pub fn chosen(&self) -> Option<&RunRow> {
+        let visible = self.visible();
+        let by_name = visible
+            .iter()
+            .find(|row| Some(&row.name) == self.selected.as_ref());
+        by_name.or(visible.first()).copied()
+    }
+
+    fn place(&self) -> usize {
+        let name = self.chosen().map(|row| row.name.clone());
+        let visible = self.visible();
+        visible
+            .iter()
+            .position(|row| Some(&row.name) == name.as_ref())
+            .unwrap_or(0)
+    }
+}
+
+/// Words separated by spaces, all of which must fit: `status:failed`, `!word`, or a part of the name or model.
+fn passes(row: &RunRow, filter: &str) -> bool {
+    filter.split_whitespace().all(|word| {
+        let (wanted, word) = match word.strip_prefix('!') {
+            Some(rest) => (false, rest),
+            None => (true, word),
+        };
+        let word = word.to_lowercase();
+        let strategy = row.state.as_ref().map_or("", |state| &state.strategy);
+        let found = match word.split_once(':') {
+            Some(("status", status)) => row.word.contains(status),
+            Some(("model", model)) => row.model.to_lowercase().contains(model),
+            Some(("split", split)) => strategy.contains(split),
+            _ => [&row.name, &row.model, row.word, strategy]
+                .iter()
+                .any(|text| text.to_lowercase().contains(&word)),
+        };
+        word.is_empty() || found == wanted
+    })
+}
+
+/// Takes in the folder's runs. The first time, the latest run becomes the one that Live shows.
+pub fn take(app: &mut App, rows: Vec<RunRow>) -> Vec<Effect> {
+    let latest = rows.first().map(|row| row.folder.clone());
+    app.runs.rows = Some(rows);
+    let mut effects = arrive(app);
+    if app.board.is_none()
+        && let Some(folder) = latest
+    {
+        effects.extend(app.watch(folder));
+    }
+    effects
+}
+
+/// What the screen needs to be read when it is in sight.
+pub fn arrive(app: &mut App) -> Vec<Effect> {
+    if app.screen == super::app::Screen::Runs {
+        look_at_chosen(app)
+    } else {
+        Vec::new()
+    }
+}
+
+/// Asks for the details of the row under the cursor, where they are not there already.
+fn look_at_chosen(app: &mut App) -> Vec<Effect> {
+    let Some(row) = app.runs.chosen() else {
+        app.runs.details = None;
+        return Vec::new();
+    };
+    let against = against(app, &row.name);
+    let wanted = (&row.name, against.as_ref().map(RunFolder::name));
+    let next_seq = row.state.as_ref().map_or(0, |state| state.next_seq);
+    let present = app.runs.details.as_ref().filter(|details| {
+        (&details.name, details.against.clone()) == wanted && is_fresh(details.next_seq, next_seq)
+    });
+    if present.is_some() || app.recording {
+        return Vec::new();
+    }
+    vec![Effect::Details {
+        folder: row.folder.clone(),
+        against,
+    }]
+}
+
+/// A log is read anew where it has grown by a twentieth.
+const fn is_fresh(read: u64, present: u64) -> bool {
+    present <= read.saturating_add(read / 20)
+}
+
+/// The marked run that configs are compared against; else the one before in time.
+fn against(app: &App, name: &str) -> Option<RunFolder> {
+    let rows: Vec<&RunRow> = app.runs.rows.iter().flatten().collect();
+    let marked = rows
+        .iter()
+        .find(|row| app.runs.marked.contains(&row.name) && row.name != name);
+    let place = rows.iter().position(|row| row.name == name)?;
+    let before = rows.get(place + 1);
+    marked.or(before).map(|row| row.folder.clone())
+}
+
+/// A key of the map.
+pub fn act(app: &mut App, action: Action) -> Vec<Effect> {
+    let last = app.runs.visible().len().saturating_sub(1);
+    let place = app.runs.place();
+    let page = app.rows.max(1);
+    let to = |place: usize| Some(place.min(last));
+    let moved = match action {
+        Action::Up => to(place.saturating_sub(1)),
+        Action::Down => to(place + 1),
+        Action::PageUp => to(place.saturating_sub(page)),
+        Action::PageDown => to(place + page),
+        Action::First => Some(0),
+        Action::Last => Some(last),
+        _ => None,
+    };
+    if let Some(place) = moved {
+        if app.runs.in_details {
+            let by = place as i64 - app.runs.place() as i64;
+            app.runs.scroll = app.runs.scroll.saturating_add_signed(by.signum() as isize);
+            return Vec::new();
+        }
+        app.runs.selected = app.runs.visible().get(place).map(|row| row.name.clone());
+        app.runs.scroll = 0;
+        return look_at_chosen(app);
+    }
+    match action {
+        Action::NextPanel | Action::PreviousPanel | Action::Left | Action::Right => {
+            app.runs.in_details = !app.runs.in_details;
+        }
+        Action::Filter => app.runs.typing = true,
+        Action::Sort => sort(app),
+        action => return act_on_chosen(app, action),
+    }
+    Vec::new()
+}
+
+fn sort(app: &mut App) {
+    let place = SORTS.iter().position(|sort| *sort == app.runs.sort);
+    let next = place.map_or(0, |place| place + 1);
+    if next == SORTS.len() {
+        app.runs.reversed = !app.runs.reversed;
+    }
+    app.runs.sort = SORTS[next % SORTS.len()];
+    let order = if app.runs.reversed { ", reversed" } else { "" };
+    app.say(format!("sorted by {:?}{order}", app.runs.sort).to_lowercase());
+}
+
+fn act_on_chosen(app: &mut App, action: Action) -> Vec<Effect> {
+    let Some(row) = app.runs.chosen().cloned() else {
+        app.complain("there is no run here yet; 1 launches one");
+        return Vec::new();
+    };
+    match action {
+        Action::Open => {
+            app.show(super::app::Screen::Live);
+            app.watch(row.folder)
+        }
+        Action::Mark => {
+            if !app.runs.marked.remove(&row.name) {
+                app.runs.marked.insert(row.name);
+            }
+            app.runs.details = None;
+            look_at_chosen(app)
+        }
+        Action::Resume if row.is_resumable() => vec![Effect::Resume(row.folder)],
+        Action::Resume => {
+            let why = if row.held {
+                "is running"
+            } else if row.has_checkpoint {
+                "has completed; capstan resume NAME --set stop.steps=N trains on"
+            } else {
+                "has no checkpoint to go on from"
+            };
+            app.complain(format!("{} {why}", row.name));
+            Vec::new()
+        }
+        Action::Delete if row.held => {
+            app.complain(format!("{} is running: stop it first", row.name));
+            Vec::new()
+        }
+        Action::Delete => {
+            let lines = lost(&row, app.runs.details.as_ref());
+            ask_name(app, "Delete", lines, &row.name, Effect::Delete(row.folder))
+        }
+        Action::Copy => vec![Effect::Copy(command(app, &row))],
+        _ => Vec::new(),
+    }
+}
+
+/// The command that goes on with the run, or shows it.
+pub fn command(app: &App, row: &RunRow) -> String {
+    let verb = if row.is_resumable() {
+        "resume"
+    } else {
+        "status"
+    };
+    format!("capstan {verb} {}", shortly(&app.runs_dir, &row.folder))
+}
+
+fn lost(row: &RunRow, details: Option<&Details>) -> Vec<String> {
+    let mut lines = vec![format!("this deletes {}", row.folder.root().display())];
+    if let Ok(state) = &row.state {
+        let time = units::seconds(state.elapsed_s());
+        lines.push(format!("{} steps, {time} of training", state.step));
+    }
+    if let Some(details) = details.filter(|details| details.name == row.name) {
+        let bytes: u64 = details.files.iter().map(|(_, bytes)| bytes).sum();
+        lines.push(format!(
+            "{} checkpoint(s), {} in all",
+            details.checkpoints.len(),
+            units::bytes(bytes)
+        ));
+    }
+    lines
+}
+
+/// A key for the filter.
+pub fn type_filter(app: &mut App, key: Key) -> Vec<Effect> {
+    match edit_line(&mut app.runs.filter, key) {
+        Some(true) => app.runs.typing = false,
+        Some(false) => {
+            app.runs.typing = false;
+            app.runs.filter.clear();
+        }
+        None => {}
+    }
+    look_at_chosen(app)
+}
+
+/// Esc: leaves the details, else clears the filter, else the marks; false where there was nothing to undo.
+pub fn back(app: &mut App) -> bool {
+    if app.runs.in_details {
+        app.runs.in_details = false;
+    } else if !app.runs.filter.is_empty() {
+        app.runs.filter.clear();
+    } else if !app.runs.marked.is_empty() {
+        app.runs.marked.clear();
+    } else {
+        return false;
+    }
+    true
+}
+
+/// What the second config has else, a line a value.
+pub fn differences(own: &serde_json::Value, other: &serde_json::Value) -> Vec<String> {
+    let mut lines = Vec::new();
+    compare("", own, other, &mut lines);
+    lines
+}
+
+fn compare(
+    path: &str,
+    own: &serde_json::Value,
+    other: &serde_json::Value,
+    lines: &mut Vec<String>,
+) {
+    use serde_json::Value;
+    const NAMES: [&str; 2] = ["name", "$schema"];
+    match (own, other) {
+        (Value::Object(a), Value::Object(b)) => {
+            let keys = a.keys().chain(b.keys().filter(|key| !a.contains_key(*key)));
+            for key in keys.filter(|key| !(path.is_empty() && NAMES.contains(&key.as_str()))) {
+                let inner = if path.is_empty() {
+                    key.clone()
+                } else {
+                    format!("{path}.{key}")
+                };
+                let null = Value::Null;
+                let (a, b) = (a.get(key).unwrap_or(&null), b.get(key).unwrap_or(&null));
+                compare(&inner, a, b, lines);
+            }
+        }
+        (own, other) if own != other => {
+            lines.push(format!("{path}: {} → {}", shown(other), shown(own)));
+        }
+        _ => {}
+    }
+}
+
+fn shown(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::Null => "absent".to_owned(),
+        serde_json::Value::String(text) => text.clone(),
+        value => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn differences_name_their_path_and_both_values() {
+        let own = json!({ "name": "b", "batch": { "global": 32 }, "parallel": { "dp": 4 } });
+        let other = json!({ "name": "a", "batch": { "global": 16 } });
+        assert_eq!(
+            differences(&own, &other),
+            ["batch.global: 16 → 32", "parallel: absent → {\"dp\":4}"]
+        );
+        assert!(differences(&own, &own).is_empty());
+    }
+}

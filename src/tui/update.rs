@@ -1,0 +1,262 @@
+//! The one place where the UI changes: a pure function of what was and what happened.
+
+use super::{
+    app::{App, Effect, Msg, News, Popup, Screen},
+    keys::{self, Action, Binding, Class, KEYS, Key},
+    launch, live, logs, palette, popup, runs,
+};
+use crate::event::Control;
+
+/// The slowest and the fastest drawing of news, seconds.
+const INTERVALS_S: [f64; 6] = [0.25, 0.5, 1.0, 2.0, 5.0, 10.0];
+
+/// Takes in what happened, and says what is to be done about it.
+pub fn update(app: &mut App, msg: Msg) -> Vec<Effect> {
+    match msg {
+        Msg::Key(key) => press(app, key),
+        Msg::Pasted(text) => text
+            .chars()
+            .filter(|c| !c.is_control())
+            .flat_map(|c| typed_into(app, Key::Char(c)).unwrap_or_default())
+            .collect(),
+        Msg::Wheel(lines) => wheel(app, lines),
+        Msg::Resized => Vec::new(),
+        Msg::Tick(now) => {
+            app.now = now;
+            Vec::new()
+        }
+        Msg::Runs(rows) => runs::take(app, rows),
+        Msg::Details(details) => {
+            app.runs.details = Some(*details);
+            Vec::new()
+        }
+        Msg::Watched { root, news } => {
+            if let Some(board) = &mut app.board
+                && board.folder.root() == root
+            {
+                take_news(board, news);
+            }
+            Vec::new()
+        }
+        Msg::Said(Ok(text)) => {
+            app.say(text);
+            Vec::new()
+        }
+        Msg::Said(Err(text)) => {
+            app.complain(text);
+            Vec::new()
+        }
+        Msg::Text { title, text } => {
+            app.notice = None;
+            app.popup = Some(Popup::Text {
+                title,
+                lines: text.lines().map(str::to_owned).collect(),
+                scroll: 0,
+            });
+            Vec::new()
+        }
+        Msg::Started(Ok(folder)) => {
+            app.say(format!("{} is running", folder.name()));
+            // Its log goes on, or begins: it is read anew.
+            app.board = None;
+            app.show(Screen::Live);
+            app.watch(folder)
+        }
+        Msg::Started(Err(text)) => {
+            app.complain(text);
+            Vec::new()
+        }
+        Msg::Checked(checked) => {
+            launch::checked(app, *checked);
+            Vec::new()
+        }
+        Msg::Edited(text) => launch::edited(app, text),
+        Msg::Signal(signal) => {
+            app.leaving = Some(u8::try_from(128 + signal).unwrap_or(1));
+            Vec::new()
+        }
+    }
+}
+
+fn take_news(board: &mut super::board::Board, news: News) {
+    match news {
+        News::Records(records) => records.iter().for_each(|record| board.apply(record)),
+        News::Lines(lines) => board.add_lines(lines),
+        News::Held(held) => board.held = held,
+        News::Failed(text) => board.failed = Some(text),
+    }
+}
+
+fn press(app: &mut App, key: Key) -> Vec<Effect> {
+    app.notice = None;
+    if app.popup.is_some() {
+        return popup::press(app, key);
+    }
+    if let Some(effects) = typed_into(app, key) {
+        return effects;
+    }
+    match keys::find(key, app.screen) {
+        Some(binding) => obey(app, binding),
+        None => Vec::new(),
+    }
+}
+
+/// A key for a field that is being typed into, where there is one.
+fn typed_into(app: &mut App, key: Key) -> Option<Vec<Effect>> {
+    if app.popup.is_some() {
+        return Some(popup::press(app, key));
+    }
+    match app.screen {
+        Screen::Runs if app.runs.typing => Some(runs::type_filter(app, key)),
+        Screen::Logs if app.logs.typing => Some(logs::type_search(app, key)),
+        Screen::Launch if app.launch.editing.is_some() => Some(launch::type_value(app, key)),
+        _ => None,
+    }
+}
+
+/// Edits a line of text at its end; whether it is over, and kept.
+pub fn edit_line(text: &mut String, key: Key) -> Option<bool> {
+    match key {
+        Key::Char(c) => text.push(c),
+        Key::Backspace => {
+            text.pop();
+        }
+        Key::Ctrl('u') => text.clear(),
+        Key::Enter => return Some(true),
+        Key::Esc | Key::Ctrl('c') => return Some(false),
+        _ => {}
+    }
+    None
+}
+
+/// Does what a line of the key map says.
+pub fn obey(app: &mut App, binding: &Binding) -> Vec<Effect> {
+    if binding.class == Class::Act && app.readonly {
+        app.complain(format!("read-only: no {}", binding.words));
+        return Vec::new();
+    }
+    if binding.class == Class::Act && app.recording {
+        app.complain(format!("this is a recording: no {}", binding.words));
+        return Vec::new();
+    }
+    match binding.action {
+        Action::Show(screen) => {
+            app.show(screen);
+            runs::arrive(app)
+        }
+        Action::Help => {
+            app.popup = Some(Popup::Help {
+                filter: String::new(),
+                typing: false,
+                scroll: 0,
+            });
+            Vec::new()
+        }
+        Action::Palette => {
+            app.popup = Some(Popup::Palette {
+                query: String::new(),
+                chosen: 0,
+            });
+            Vec::new()
+        }
+        Action::Leave => {
+            app.leaving = Some(0);
+            Vec::new()
+        }
+        Action::Interrupt => {
+            app.popup = Some(Popup::Interrupt);
+            Vec::new()
+        }
+        Action::Suspend => vec![Effect::Suspend],
+        Action::Redraw => vec![Effect::Redraw],
+        Action::Back => {
+            back(app);
+            Vec::new()
+        }
+        Action::Mouse => {
+            app.mouse = !app.mouse;
+            let word = if app.mouse {
+                "mouse on: the wheel scrolls; most terminals select text with Shift held"
+            } else {
+                "mouse off: text can be selected"
+            };
+            app.say(word);
+            vec![Effect::Mouse(app.mouse)]
+        }
+        Action::Theme => {
+            app.look.color = !app.look.color;
+            vec![Effect::Redraw]
+        }
+        Action::Faster => pace(app, -1),
+        Action::Slower => pace(app, 1),
+        action => match app.screen {
+            Screen::Runs => runs::act(app, action),
+            Screen::Live => live::act(app, action),
+            Screen::Logs => logs::act(app, action),
+            Screen::Launch => launch::act(app, action),
+            Screen::Plan | Screen::Compare => Vec::new(),
+        },
+    }
+}
+
+/// Clears the filter, else collapses, else goes back: never more.
+fn back(app: &mut App) {
+    let is_done = match app.screen {
+        Screen::Runs => runs::back(app),
+        Screen::Logs => logs::back(app),
+        Screen::Live => live::back(app),
+        Screen::Launch | Screen::Plan | Screen::Compare => false,
+    };
+    if !is_done && let Some(screen) = app.before.pop() {
+        app.screen = screen;
+    }
+}
+
+fn pace(app: &mut App, by: isize) -> Vec<Effect> {
+    let place = INTERVALS_S
+        .iter()
+        .position(|&interval| interval >= app.interval_s)
+        .unwrap_or(0);
+    let place = place.saturating_add_signed(by).min(INTERVALS_S.len() - 1);
+    app.interval_s = INTERVALS_S[place];
+    app.say(format!("news every {} s", app.interval_s));
+    Vec::new()
+}
+
+fn wheel(app: &mut App, lines: i32) -> Vec<Effect> {
+    let key = if lines < 0 { Key::Up } else { Key::Down };
+    let mut effects = Vec::new();
+    for _ in 0..lines.unsigned_abs() {
+        effects = press(app, key);
+    }
+    effects
+}
+
+/// Runs a line of the palette, on a screen where it works.
+pub fn choose(app: &mut App, binding: &'static Binding) -> Vec<Effect> {
+    if !binding.is_on(app.screen)
+        && let Some(&screen) = binding.on.first()
+    {
+        app.show(screen);
+    }
+    obey(app, binding)
+}
+
+/// The palette's lines for what was typed.
+pub fn palette_of(query: &str) -> Vec<&'static Binding> {
+    palette::matching(query, KEYS)
+}
+
+/// An order to the watched run, where somebody is there to take it.
+pub fn order(app: &mut App, control: Control) -> Vec<Effect> {
+    let Some(board) = &app.board else {
+        app.complain("no run is open; 5 lists the runs");
+        return Vec::new();
+    };
+    if !board.held {
+        let name = board.folder.name();
+        app.complain(format!("{name} is not running; r resumes it"));
+        return Vec::new();
+    }
+    vec![Effect::Control(board.folder.clone(), control)]
+}

@@ -1,0 +1,173 @@
+//! The conventions U01 to U50 of the screens' design, each with the test that holds it, or why none does yet.
+
+use std::{fs, path::Path};
+
+use libtest_mimic::{Failed, Trial};
+
+use super::support::check;
+
+/// How far a convention is held.
+enum Held {
+    /// A trial of this program, by name.
+    Suite(&'static str),
+    /// A unit test below `src`, by the function's name.
+    Unit(&'static str),
+    /// Not by a test, or not wholly: what is missing.
+    NotYet(&'static str),
+}
+use Held::{NotYet, Suite, Unit};
+
+const CONVENTIONS: [(&str, Held); 50] = [
+    ("U01", Suite("terminal::a_run_outlives_its_ui")),
+    ("U02", Suite("terminal::signals_restore_the_terminal")),
+    ("U03", Suite("terminal::a_panic_restores_the_terminal")),
+    (
+        "U04",
+        Unit("every_screen_survives_every_size_in_every_state"),
+    ),
+    (
+        "U05",
+        NotYet(
+            "a zero size is skipped in the loop; the test draws zero sizes, and no terminal reports one",
+        ),
+    ),
+    ("U06", Suite("terminal::a_suspended_ui_comes_back_whole")),
+    (
+        "U07",
+        NotYet("clippy denies unwrap_used in all code, not in a test of its own"),
+    ),
+    ("U08", Unit("no_lower_case_key_changes_a_running_run")),
+    ("U09", Unit("escape_never_acts")),
+    ("U10", Unit("a_kill_says_what_is_lost_and_wants_the_name")),
+    (
+        "U11",
+        NotYet("the words of the first Ctrl-C are tested, not that they come within 100 ms"),
+    ),
+    (
+        "U12",
+        NotYet("config, data, memory and disk are checked; peer access between GPUs is not"),
+    ),
+    (
+        "U13",
+        NotYet("torn checkpoints are tested with planted faults, not by twenty kills"),
+    ),
+    (
+        "U14",
+        NotYet("resume is compared bit by bit by the tests of resume, on CPU"),
+    ),
+    ("U15", NotYet("needs a GPU")),
+    ("U16", Unit("help_lists_exactly_the_keys_of_its_screen")),
+    ("U17", Unit("every_action_is_in_the_palette")),
+    (
+        "U18",
+        Unit("every_act_names_the_command_that_does_the_same"),
+    ),
+    ("U19", Unit("arrows_and_letters_move_alike_in_every_list")),
+    ("U20", Unit("the_footer_fits_and_puts_the_useful_first")),
+    ("U21", NotYet("keys can't be remapped")),
+    (
+        "U22",
+        Unit("only_the_sixteen_colours_and_neither_black_nor_white_by_name"),
+    ),
+    ("U23", Unit("every_screen_at_three_sizes_in_three_looks")),
+    ("U24", Suite("terminal::no_color_means_none")),
+    (
+        "U25",
+        NotYet("--color knows auto, always and never: there is no theme of more than 16 colours"),
+    ),
+    (
+        "U26",
+        NotYet("private use and emoji are tested; frames and blocks are of ambiguous width"),
+    ),
+    ("U27", Unit("every_screen_at_three_sizes_in_three_looks")),
+    (
+        "U28",
+        NotYet("step numbers keep their width; other numbers move by a digit"),
+    ),
+    ("U29", NotYet("by review of the pictures only")),
+    ("U30", NotYet("measured by hand, see CHANGELOG")),
+    ("U31", Suite("terminal::an_idle_ui_sends_nothing")),
+    (
+        "U32",
+        NotYet("not measured; there is no --low-bandwidth, + draws less often"),
+    ),
+    ("U33", NotYet("needs a GPU")),
+    (
+        "U34",
+        NotYet("collectors have threads of their own; no test hangs one"),
+    ),
+    ("U35", Suite("terminal::the_first_frame_comes_at_once")),
+    (
+        "U36",
+        Suite("terminal::without_a_terminal_there_is_plain_help"),
+    ),
+    ("U37", Suite("cli::plain_output_is_lines_without_escapes")),
+    ("U38", Suite("cli::runs_and_status_answer_in_json")),
+    (
+        "U39",
+        NotYet("commands never prompt, so there is no --no-input"),
+    ),
+    ("U40", Suite("terminal::nothing_is_asked_of_the_terminal")),
+    ("U41", Suite("terminal::nothing_is_asked_of_the_terminal")),
+    ("U42", Suite("terminal::nothing_is_asked_of_the_terminal")),
+    ("U43", Suite("cli::bad_configs_exit_2")),
+    ("U44", Suite("cli::paths_completions_man_schema_help")),
+    ("U45", NotYet("no strace test")),
+    (
+        "U46",
+        NotYet("runs without a driver; no matrix of recorded machines feeds the screens yet"),
+    ),
+    (
+        "U47",
+        NotYet("devices stand in CUDA's order; UUIDs are not shown"),
+    ),
+    ("U48", Unit("nothing_unknown_is_shown_as_zero")),
+    (
+        "U49",
+        NotYet("limits of a card stand in its line; there are no events for them yet"),
+    ),
+    (
+        "U50",
+        NotYet("only a check of a config looks for GPUs; no test traces it"),
+    ),
+];
+
+pub fn trials() -> Vec<Trial> {
+    vec![Trial::test(
+        "conventions::each_has_the_test_that_holds_it",
+        each_is_held,
+    )]
+}
+
+fn each_is_held() -> Result<(), Failed> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let units = texts(&root.join("src"));
+    let suite = texts(&root.join("tests"));
+    for (index, (id, held)) in CONVENTIONS.iter().enumerate() {
+        check(*id == format!("U{:02}", index + 1), *id)?;
+        let is_there = match held {
+            Suite(name) => suite.contains(&format!("\"{name}\"")),
+            Unit(name) => units.contains(&format!("fn {name}()")),
+            NotYet(why) => !why.is_empty(),
+        };
+        check(is_there, format!("{id}: its test is not there"))?;
+    }
+    Ok(())
+}
+
+/// All Rust text below a folder, but for this list.
+fn texts(folder: &Path) -> String {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| {
+            let path = entry.path();
+            if path.is_dir() {
+                return texts(&path);
+            }
+            let is_list = path.ends_with("conventions.rs");
+            let is_rust = !is_list && path.extension().is_some_and(|end| end == "rs");
+            let text = is_rust.then(|| fs::read_to_string(&path));
+            text.and_then(Result::ok).unwrap_or_default()
+        })
+        .collect()
+}
