@@ -119,7 +119,7 @@ def plan_of(capstan, data, layout, changes):
 
     mesh = dict(part.split("=") for part in layout.split(","))
     n_ranks = int(mesh.get("dp", 1)) * int(mesh.get("tp", 1)) * int(mesh.get("pp", 1))
-    changes = [*changes, f"data.text.path={data}", f"devices={json.dumps(['cpu'] * n_ranks)}"]
+    changes = [*changes, f"data.text.path={data}", "threads_per_rank=1", f"devices={json.dumps(['cpu'] * n_ranks)}"]
     command = [capstan, "train", bench.CONFIG, "--dry-run", "--json", "--layout", layout]
     command += [word for change in changes for word in ("--set", change)]
     said = subprocess.run([str(word) for word in command], cwd=bench.ROOT, capture_output=True, text=True)

@@ -231,6 +231,25 @@ mod tests {
         );
     }
 
+    /// Whatever one byte of the header becomes, what is read is the tensor or nothing.
+    #[test]
+    fn a_changed_header_harms_nothing() {
+        let good = good();
+        for at in 0..good.len() - 8 {
+            for change in [0x01, 0x10, 0x80] {
+                let mut bytes = good.clone();
+                bytes[at] ^= change;
+                let Ok(file) = open(&bytes) else { continue };
+                for name in file.names() {
+                    assert!(
+                        file.tensor(&name)
+                            .is_none_or(|tensor| tensor.data().len() <= 8)
+                    );
+                }
+            }
+        }
+    }
+
     #[test]
     fn other_files_are_named_for_what_they_are() {
         let refused = |bytes: &[u8]| open(bytes).err().expect("refused");

@@ -126,8 +126,11 @@ impl Llama<'_> {
         let kind = rope.get("rope_type", rope.get("type", "default"));
         let theirs = match kind.as_str() {
             Some("default") => Ok(None),
-            Some("llama3") => as_ours(&rope).map(Some),
-            _ => Err(()),
+            Some("llama3") => match as_ours(&rope) {
+                Some(theirs) => Ok(Some(theirs)),
+                None => Err("lacks one of its numbers"),
+            },
+            _ => Err("is none that capstan computes (\"default\" and \"llama3\")"),
         };
         let scaling = match theirs {
             Ok(theirs) if theirs == self.0.rope_scaling => None,
@@ -138,9 +141,9 @@ impl Llama<'_> {
                 let ours = words(self.0.rope_scaling.as_ref());
                 sizes.settable(ROPE_SCALING, &words(theirs.as_ref()), ours)
             }
-            Err(()) => {
+            Err(problem) => {
                 let problem = format!(
-                    "the weights' config.json has a rotary embedding of type {kind}, capstan computes \"default\" and \"llama3\""
+                    "the weights' config.json has a rotary embedding of type {kind}, which {problem}"
                 );
                 Some(misfit(problem, "these weights can't be used"))
             }
@@ -159,12 +162,131 @@ fn as_theirs(scaling: &Llama3Scaling) -> Value {
     })
 }
 
-fn as_ours(rope: &Sizes<'_>) -> Result<Llama3Scaling, ()> {
-    let number = |key: &str| rope.get(key, Value::Null).as_f64().ok_or(());
-    Ok(Llama3Scaling {
+fn as_ours(rope: &Sizes<'_>) -> Option<Llama3Scaling> {
+    let number = |key: &str| rope.get(key, Value::Null).as_f64();
+    Some(Llama3Scaling {
         factor: number("factor")?,
         low_freq_factor: number("low_freq_factor")?,
         high_freq_factor: number("high_freq_factor")?,
         original_max_position: number("original_max_position_embeddings")? as usize,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SCALING: Llama3Scaling = Llama3Scaling {
+        factor: 8.0,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_max_position: 8192,
+    };
+
+    fn shape(rope_scaling: Option<Llama3Scaling>) -> LlamaShape {
+        LlamaShape {
+            n_layer: 2,
+            n_head: 4,
+            n_kv_head: 2,
+            d_model: 32,
+            d_ff: 48,
+            seq_len: 16,
+            vocab_size: 37,
+            rope_theta: 5e5,
+            rope_scaling,
+            tie_embeddings: false,
+            norm_eps: 1e-5,
+        }
+    }
+
+    fn found(shape: &LlamaShape, sizes: &Value) -> Vec<String> {
+        let found = Llama(shape).differences(&Sizes(sizes));
+        found.iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn what_is_exported_fits() {
+        for scaling in [None, Some(SCALING)] {
+            let shape = shape(scaling);
+            let sizes = Value::Object(Llama(&shape).sizes());
+            assert_eq!(found(&shape, &sizes), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn the_newer_form_means_the_same() {
+        let shape = shape(Some(SCALING));
+        let mut sizes = Llama(&shape).sizes();
+        let mut rope = as_theirs(&SCALING);
+        rope["rope_theta"] = 5e5.into();
+        sizes.remove("rope_theta");
+        sizes.remove("rope_scaling");
+        sizes.insert("rope_parameters".to_owned(), rope);
+        assert_eq!(found(&shape, &Value::Object(sizes)), [""; 0]);
+    }
+
+    #[test]
+    fn each_setting_counts() {
+        let shape = shape(Some(SCALING));
+        for (key, value, words) in [
+            (
+                "num_attention_heads",
+                json!(8),
+                "model.llama.n_head: is 4, the weights' config.json has 8; set it to 8",
+            ),
+            (
+                "num_key_value_heads",
+                Value::Null,
+                "model.llama.n_kv_head: is 2, the weights' config.json has 4; set it to 4",
+            ),
+            (
+                "rms_norm_eps",
+                Value::Null,
+                "model.llama.norm_eps: is 0.00001, the weights' config.json has 1e-6; set it to 1e-6",
+            ),
+            (
+                "rope_theta",
+                json!(1e4),
+                "model.llama.rope_theta: is 500000.0, the weights' config.json has 10000.0; set it to 10000.0",
+            ),
+            (
+                "rope_scaling",
+                Value::Null,
+                "the weights' config.json has \"none\"; set it to \"none\"",
+            ),
+            (
+                "rope_scaling",
+                json!({ "type": "linear", "factor": 2.0 }),
+                "a rotary embedding of type \"linear\"",
+            ),
+            (
+                "rope_scaling",
+                json!({ "rope_type": "llama3" }),
+                "a rotary embedding of type \"llama3\", which lacks one of its numbers",
+            ),
+            (
+                "tie_word_embeddings",
+                json!(true),
+                "model.llama.tie_embeddings: is false, the weights' config.json has true",
+            ),
+            (
+                "hidden_act",
+                json!("gelu"),
+                "config.json has hidden_act \"gelu\", capstan computes \"silu\"",
+            ),
+            (
+                "head_dim",
+                json!(16),
+                "config.json has head_dim 16, capstan computes 8",
+            ),
+        ] {
+            let mut sizes = Value::Object(Llama(&shape).sizes());
+            sizes[key] = value;
+            let found = found(&shape, &sizes);
+            assert!(
+                found.len() == 1 && found[0].contains(words),
+                "{key}: {found:?}"
+            );
+        }
+    }
 }

@@ -173,7 +173,7 @@ impl Fitting<'_> {
             .tensors
             .iter()
             .filter_map(|(name, _)| layer_of(name));
-        layers.max().map_or(0, |last| last + 1)
+        layers.max().map_or(0, |last| last.saturating_add(1))
     }
 
     /// Said once, not for each tensor that is too many or missing.

@@ -394,6 +394,11 @@ fn export() -> Result<(), Failed> {
     )?;
     place.capstan(&["export", "nobody", "x"])?.ended_with(2)?;
 
+    train_on(&place)
+}
+
+/// A run from the exported folder starts where the exported run ended, and resumes from its own checkpoint.
+fn train_on(place: &Workplace) -> Result<(), Failed> {
     let init = [
         "--set",
         "init.pretrained=exported",
