@@ -29,7 +29,7 @@ pub struct Expected {
 
 /// One stage's ends. What was sent first on a flow between two stages is received first.
 pub trait Links {
-    /// Hands a tensor over, which nobody writes any more; does not wait for the receiver.
+    /// Hands a tensor over, which nobody writes any more; waits at most for what was sent before on the same flow.
     ///
     /// # Errors
     /// See [`CommError`].
@@ -114,6 +114,15 @@ impl Links for LocalLinks {
         let received = self.mailbox(flow, from, self.stage).recv();
         let tensor = received.map_err(PeerError::from)?.handle();
         self.progress.leave_collective();
+        let tensor = match expected.device {
+            // The sender's allocator may hand the memory out again as soon as both handles are gone.
+            Device::Cuda(index) => {
+                let own = tensor.f_detach_copy().map_err(TorchError::from)?;
+                runtime::synchronize(index)?;
+                own
+            }
+            _ => tensor,
+        };
         let found = (tensor.size(), tensor.kind());
         if found != (expected.shape.clone(), expected.kind) {
             let text = format!("stage {from} handed over {found:?}, expected {expected:?}");

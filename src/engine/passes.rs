@@ -13,8 +13,9 @@ use super::{
 };
 use crate::{
     data::{HostBatch, StepBatch},
-    dist::{Flow, Groups, Reduction},
+    dist::{Communicator, Flow, Groups, Reduction},
     event::Traffic,
+    nn::{FlatRange, ParamStore},
     optim,
     parallel::{self, Pipeline, Strategy, schedule::Action},
     plan,
@@ -181,16 +182,23 @@ impl Passes {
     /// Adds up what stages, replicas and shards each have a part of.
     fn complete_gradients(&mut self, clock: &mut StepClock) -> Result<(), EngineError> {
         let store = &mut self.stepper.store;
-        if self.pipeline.n_stages > 1 {
+        let is_pipeline = self.pipeline.n_stages > 1;
+        // Replicas first: a sum of two stages then has the same bits on both, whatever order NCCL adds in. Shards
+        // of the two stages hold different elements, so ZeRO adds them before it cuts.
+        let ties_first = is_pipeline && store.partition().shards_state();
+        if is_pipeline {
             let all = store.all_segments();
             store.zero_unfilled(all.clone())?;
-            for grads in store.tied_grads()? {
-                self.groups.tied.all_reduce(&grads, Reduction::Sum)?;
+            if ties_first {
+                add_tied(store, &mut *self.groups.tied)?;
             }
             self.strategy
                 .grads_ready(store, all, true, &mut *self.groups.dp)?;
         }
         self.strategy.before_update(store, &mut *self.groups.dp)?;
+        if is_pipeline && !ties_first {
+            add_tied(store, &mut *self.groups.tied)?;
+        }
         if self.stepper.shares_sequence() {
             for grads in self.stepper.store.replicated_grads()? {
                 self.groups.tp.start_all_reduce(&grads, Reduction::Sum)?;
@@ -286,10 +294,35 @@ impl Passes {
         Ok(squares.f_sqrt()?.f_select(0, 0)?)
     }
 
+    /// The ranks that update have done so, this one `part` of the flat buffers: brings the weights to all.
+    ///
+    /// # Errors
+    /// libtorch's, or a failed collective.
+    pub fn publish(&mut self, part: &FlatRange) -> Result<(), EngineError> {
+        let (store, groups) = (&self.stepper.store, &mut self.groups);
+        self.strategy.after_update(store, part, &mut *groups.dp)?;
+        if self.pipeline.n_stages > 1 && store.partition().shards_state() {
+            // ZeRO's parts of a tied weight were summed apart on its two stages: the owner's count.
+            for weights in store.tied_weights()? {
+                groups.tied.start_broadcast(&weights, 0)?;
+            }
+            groups.tied.wait()?;
+        }
+        Ok(())
+    }
+
     /// What the rank moved since the last call.
     pub fn take_traffic(&mut self) -> Traffic {
         self.groups.take_traffic()
     }
+}
+
+/// Adds up the gradients of parameters that the first and the last stage both hold.
+fn add_tied(store: &ParamStore, tied: &mut dyn Communicator) -> Result<(), EngineError> {
+    for grads in store.tied_grads()? {
+        tied.all_reduce(&grads, Reduction::Sum)?;
+    }
+    Ok(())
 }
 
 /// A step's loss sum and gradient norm, copied to the host behind the step's work: the host need not wait

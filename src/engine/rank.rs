@@ -195,7 +195,11 @@ impl Rank {
     /// The optimizer's step where this rank takes it; returns the global gradient norm then.
     fn update(&mut self, step: u64, lr: f64) -> Result<Option<Tensor>, EngineError> {
         self.seat.progress.enter("optimizer");
-        let norm = if self.passes.strategy.updates(self.seat.rank) {
+        let norm = if self
+            .passes
+            .strategy
+            .updates(self.seat.at(&self.job.plan).replica)
+        {
             let norm = self.passes.grad_norm()?;
             let stats = optim::grad_stats(norm, self.job.config.optimizer.clip())?;
             self.optimizer.update(step, lr, &stats)?;
@@ -204,13 +208,7 @@ impl Rank {
             None
         };
         self.clock.mark(Phase::Optimizer)?;
-        let Passes {
-            strategy,
-            groups,
-            stepper,
-            ..
-        } = &mut self.passes;
-        strategy.after_update(&stepper.store, &self.part, &mut *groups.dp)?;
+        self.passes.publish(&self.part)?;
         self.clock.mark(Phase::Comm)?;
         Ok(norm)
     }
@@ -334,14 +332,17 @@ impl Rank {
     fn pause(&mut self) -> Result<Orders, EngineError> {
         let step = self.step;
         self.emit_from_first(Event::Paused { step });
-        self.seat.progress.set_idle(true);
+        // A stop that was heard while a checkpoint waited for space.
+        let mut was_stopped = false;
         loop {
+            self.seat.progress.set_idle(true);
             let mut note = Note {
                 trained_s: self.trained_s,
                 ..Note::default()
             };
             note.orders.pause = true;
-            if let Some(controls) = &self.seat.controls {
+            note.orders.stop = was_stopped;
+            if let Some(controls) = self.seat.controls.as_ref().filter(|_| !was_stopped) {
                 match controls.recv() {
                     Ok(Control::Continue) => note.orders.pause = false,
                     Ok(Control::Checkpoint) => note.orders.checkpoint = true,
@@ -351,7 +352,7 @@ impl Rank {
             }
             let orders = self.seat.notes.exchange(note)?[0].orders;
             if orders.checkpoint {
-                self.save()?;
+                was_stopped = !self.save()?;
             }
             if !orders.pause || orders.stop {
                 self.seat.progress.set_idle(false);
@@ -367,7 +368,15 @@ impl Rank {
         if let Some(pending) = self.pending.take() {
             self.boundary(Some(pending))?;
         }
-        self.save()?;
+        let mut note = Note {
+            trained_s: self.trained_s,
+            ..Note::default()
+        };
+        note.orders.stop = !self.save()?;
+        // Whether there was space is known to rank 0 alone.
+        if self.seat.notes.exchange(note)?[0].orders.stop {
+            return self.stopped();
+        }
         self.evaluate(true)?;
         if let Some(sample) = self.job.config.sample.clone() {
             self.sample(&sample)?;

@@ -199,7 +199,8 @@ impl Stepper {
         };
         let pieces = self.chunks[chunk].clone();
         for (number, piece) in pieces.iter().enumerate() {
-            self.take_weights(piece, pieces.get(number + 1), crew)?;
+            let next = pieces.get(number + 1).map(Piece::segments);
+            self.take_run(piece.segments(), next, crew)?;
             let leaf = self.leaf(&x, piece.segments().start)?;
             let context = self.context(&tape, &*crew.groups.tp);
             let (output, pass) = match piece {
@@ -397,15 +398,7 @@ impl Stepper {
             && self.store.compute().is_some()
     }
 
-    fn take_weights(
-        &mut self,
-        piece: &Piece,
-        next: Option<&Piece>,
-        crew: &mut Crew<'_>,
-    ) -> Result<(), EngineError> {
-        self.take_run(piece.segments(), next.map(Piece::segments), crew)
-    }
-
+    /// Makes a run's weights whole, and starts to gather those of the next.
     fn take_run(
         &mut self,
         segments: Range<usize>,

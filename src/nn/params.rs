@@ -213,6 +213,19 @@ impl ParamStore {
         (entries, leaves)
     }
 
+    /// The weights, as the model computes with them, of parameters that another pipeline stage holds too.
+    ///
+    /// # Errors
+    /// Whatever libtorch throws.
+    pub fn tied_weights(&self) -> Result<Vec<Tensor>, TorchError> {
+        let Some(compute) = self.compute() else {
+            return Ok(Vec::new());
+        };
+        let tied = self.layout.entries.iter().filter(|entry| entry.is_tied);
+        tied.map(|entry| Ok(compute.f_narrow(0, entry.offset, entry.numel())?))
+            .collect()
+    }
+
     /// All segments.
     pub fn all_segments(&self) -> Range<usize> {
         0..self.layout.groups.len()

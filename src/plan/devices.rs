@@ -1,11 +1,13 @@
 //! Which device each rank gets, and how the ranks talk.
 
-use super::{Communicator, RefusalKind, resolve::Resolver};
+use super::{Communicator, Mesh, RefusalKind, resolve::Resolver};
 use crate::{
     config::{DeviceConfig, DevicesConfig, ParallelConfig, Precision},
     hw::Device,
 };
 
+/// Ranks that no run comes near.
+const MOST_RANKS: usize = 1024;
 /// CPU ranks that a run takes when neither devices nor degrees are given.
 const AUTO_CPU_RANKS: usize = 2;
 /// Lowest compute capability that the pinned libtorch has kernels for.
@@ -17,7 +19,12 @@ impl Resolver<'_> {
         let wanted = self
             .config
             .parallel
-            .map(|parallel| parallel.dp * parallel.tp * parallel.pp);
+            .map(|ParallelConfig { dp, tp, pp, .. }| Mesh { pp, dp, tp }.world());
+        if let Some(n) = wanted.filter(|n| *n > MOST_RANKS) {
+            let remedy = format!("give degrees whose product is at most {MOST_RANKS}");
+            self.refuse("parallel", format!("asks for {n} ranks"), remedy);
+            return vec![Device::Cpu];
+        }
         if let Some(ParallelConfig { dp, tp, pp, .. }) =
             self.config.parallel.filter(|_| wanted == Some(0))
         {

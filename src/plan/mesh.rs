@@ -24,7 +24,7 @@ pub struct Coordinates {
 impl Mesh {
     /// Number of ranks.
     pub fn world(self) -> usize {
-        self.pp * self.dp * self.tp
+        self.pp.saturating_mul(self.dp).saturating_mul(self.tp)
     }
 
     /// Where a rank stands. Shards, which talk most, are neighbours; stages, which talk least, lie furthest apart.

@@ -17,6 +17,8 @@ use crate::{
 const BUCKET_BYTES: u64 = 25 * units::MIB;
 /// Memory that gradients of further lanes may take; large operators gain nothing from lanes.
 const MOST_LANE_BYTES: u64 = 64 * units::MIB;
+/// Threads of a rank beyond any machine.
+const MOST_THREADS: usize = 4096;
 /// Sequences in a step beyond any use; sums of tokens stay far from overflow.
 const LARGEST_BATCH: usize = 1 << 32;
 /// Fills in every automatic choice and checks every number against the others, the machine and the data.
@@ -55,10 +57,14 @@ pub(super) struct Resolver<'a> {
 impl Resolver<'_> {
     fn plan(&mut self) -> RunPlan {
         let model = self.model();
+        let n_refused = self.refusals.len();
         let devices = self.devices();
         let mesh = self.mesh(devices.len());
         let (local_batch, micro_batch) = self.batch(mesh);
-        let split = self.split(&model, mesh, local_batch / micro_batch.max(1));
+        // After a refusal these are not the user's numbers, and say nothing about a schedule.
+        let is_meant = self.refusals.len() == n_refused;
+        let n_micros = is_meant.then_some(local_batch / micro_batch.max(1));
+        let split = self.split(&model, mesh, n_micros);
         self.optimizer();
         self.schedule();
         self.cadence();
@@ -369,6 +375,15 @@ impl Resolver<'_> {
                     "threads_per_rank",
                     "is 0",
                     "give at least 1, or leave it out",
+                );
+                1
+            }
+            Some(threads) if threads > MOST_THREADS => {
+                let problem = format!("is {threads}");
+                self.refuse(
+                    "threads_per_rank",
+                    problem,
+                    format!("give at most {MOST_THREADS}"),
                 );
                 1
             }

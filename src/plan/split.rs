@@ -21,8 +21,13 @@ impl Resolver<'_> {
         }
     }
 
-    /// Checks a split of `n_micros` micro-batches and cuts the model into stages.
-    pub(super) fn split(&mut self, model: &ModelShape, mesh: Mesh, n_micros: usize) -> Split {
+    /// Checks a split of `n_micros` micro-batches, where that number is the user's, and cuts the model into stages.
+    pub(super) fn split(
+        &mut self,
+        model: &ModelShape,
+        mesh: Mesh,
+        n_micros: Option<usize>,
+    ) -> Split {
         let parallel = self.config.parallel.unwrap_or_default();
         self.check_tensor(model, &parallel);
         self.check_data_axis(&parallel);
@@ -123,7 +128,7 @@ impl Resolver<'_> {
         &mut self,
         model: &ModelShape,
         parallel: &ParallelConfig,
-        n_micros: usize,
+        n_micros: Option<usize>,
     ) -> usize {
         let (pp, chunks) = (parallel.pp.max(1), parallel.virtual_stages.max(1));
         let n_segments = model.segments().len();
@@ -146,24 +151,39 @@ impl Resolver<'_> {
                 "try schedule interleaved, or virtual_stages=1",
             );
         }
-        if pp * chunks > n_segments {
+        if pp.saturating_mul(chunks) > n_segments {
             let problem = format!("{pp} stages of {chunks} chunk(s) for {n_segments} segments");
-            let remedy = format!("try pp={}", (n_segments / chunks).max(1));
+            let remedy = match n_segments / chunks {
+                0 => "try fewer virtual_stages".to_owned(),
+                most => format!("try pp={most}"),
+            };
             self.refuse("parallel.pp", problem, remedy);
             return 1;
         }
+        if let Some(n_micros) = n_micros {
+            self.check_micros(parallel, pp, n_micros);
+        }
+        chunks
+    }
+
+    /// Whether a schedule of `pp` stages can run, and fill, so many micro-batches.
+    fn check_micros(&mut self, parallel: &ParallelConfig, pp: usize, n_micros: usize) {
+        let is_interleaved = parallel.schedule == PipelineSchedule::Interleaved;
         if is_interleaved && !n_micros.is_multiple_of(pp) {
             let problem = format!(
                 "the interleaved schedule runs micro-batches in rounds of {pp}, and there are {n_micros}"
             );
+            // A micro-batch of one makes the most of them; fewer, larger ones are better where they fit.
             let local = self.config.batch.global / parallel.dp.max(1);
-            let fitting = (1..=local).filter(|micro| local.is_multiple_of(*micro));
-            let fitting = fitting
-                .filter(|micro| (local / micro).is_multiple_of(pp))
-                .max();
+            let fitting = (1..=local / pp)
+                .rev()
+                .find(|micro| local.is_multiple_of(*micro) && (local / micro).is_multiple_of(pp));
             let remedy = match fitting {
                 Some(micro) => format!("try batch.micro={micro}"),
-                None => format!("try batch.global={}", pp * parallel.dp.max(1)),
+                None => format!(
+                    "try a batch.global that {} divides",
+                    pp * parallel.dp.max(1)
+                ),
             };
             self.refuse("batch.micro", problem, remedy);
         }
@@ -173,6 +193,5 @@ impl Resolver<'_> {
                 "{n_micros} micro-batch(es) for {pp} stages: at least {idle:.0} % of a step is bubble; a smaller batch.micro fills it"
             ));
         }
-        chunks
     }
 }

@@ -33,6 +33,10 @@ pub struct AdamwScalars {
 /// Tensors of different devices, types or shapes.
 pub fn fused_adamw(tensors: &AdamwTensors<'_>, scalars: AdamwScalars) -> Result<(), TorchError> {
     let n = tensors.params.len();
+    if n == 0 {
+        // The CUDA kernel looks at the first of each list.
+        return Ok(());
+    }
     debug_assert!(
         [
             tensors.grads.len(),

@@ -400,7 +400,7 @@ unsafe fn reduce_range(
 /// Copies `range` of one buffer into the same range of another.
 ///
 /// # Safety
-/// As [`sum_range`]; the two buffers don't overlap.
+/// As [`reduce_range`]; the two buffers don't overlap.
 unsafe fn copy_range(source: PeerBuffer, target: PeerBuffer, range: Range<usize>) {
     let size = source.kind.elt_size_in_bytes();
     let (offset, n_bytes) = (range.start * size, range.len() * size);
