@@ -26,7 +26,7 @@ SPLITS = [
     ("dp=2", 6, "one all-reduce of all gradients a step"),
     ("dp=2,primary=true", 6, "reduce to one rank, which updates alone while the other waits, broadcast"),
     ("dp=2,zero=1", 6, "reduce-scatter and all-gather move what the all-reduce does; each rank updates half"),
-    ("dp=2,zero=2", 6, "the same, segment by segment: more meetings, and a cut graph"),
+    ("dp=2,zero=2", 6, "the same after every micro-batch, with a graph for each segment"),
     ("dp=2,zero=3", 6, "weights are gathered twice a step, in the forward and in the backward pass"),
     ("tp=2", 12, "four all-reduces of activations a layer; norms and residuals are computed twice"),
     ("tp=2,sequence_parallel=true", 12, "the same bytes as reduce-scatter and all-gather; norms and residuals are shared"),

@@ -9,11 +9,15 @@ use crate::{
     nn::{FlatRange, ParamStore},
 };
 
+/// Whole gradients that may wait to be summed together: ranks meet less often where segments are small.
+const MOST_STAGED_BYTES: usize = 8 << 20;
+
 /// Whole weights, shards of gradients and optimizer state.
 #[derive(Default)]
 pub struct Zero2 {
-    /// The run whose sum is under way.
-    reducing: Option<Range<usize>>,
+    /// The runs whose sums are under way.
+    reducing: Vec<Range<usize>>,
+    staged_bytes: usize,
 }
 
 impl Zero2 {
@@ -22,8 +26,12 @@ impl Zero2 {
         store: &mut ParamStore,
         comm: &mut dyn Communicator,
     ) -> Result<(), CommError> {
-        if let Some(segments) = self.reducing.take() {
-            comm.wait()?;
+        if self.reducing.is_empty() {
+            return Ok(());
+        }
+        comm.wait()?;
+        self.staged_bytes = 0;
+        for segments in self.reducing.drain(..) {
             store.fold_staged(segments)?;
         }
         Ok(())
@@ -42,12 +50,15 @@ impl Strategy for Zero2 {
         _: bool,
         comm: &mut dyn Communicator,
     ) -> Result<(), CommError> {
-        self.finish(store, comm)?;
+        if self.staged_bytes >= MOST_STAGED_BYTES {
+            self.finish(store, comm)?;
+        }
         for grads in store.grads_of(segments.clone())? {
+            self.staged_bytes += grads.numel() * grads.kind().elt_size_in_bytes();
             comm.start_reduce_scatter(&grads)?;
         }
         let is_first_segment = segments.start == 0;
-        self.reducing = Some(segments);
+        self.reducing.push(segments);
         if is_first_segment {
             // A parameter of it that later segments share gets the next micro-batch's gradient first.
             self.finish(store, comm)?;
