@@ -45,10 +45,6 @@ impl Segment for Embedding {
         "embedding"
     }
 
-    fn pre(&self, _: Weights<'_>, x: &Tensor) -> Result<Tensor, TorchError> {
-        Ok(x.shallow_clone())
-    }
-
     fn core(
         &self,
         weights: Weights<'_>,
@@ -138,8 +134,8 @@ impl Segment for Attention {
         y: Tensor,
         context: &Context<'_>,
     ) -> Result<Tensor, TorchError> {
-        let y = add_bias(weights.find("attn.c_proj.bias"), y)?;
-        Ok(x.f_add(&drop_out(&self.name, y, self.dropout, context)?)?)
+        let bias = weights.find("attn.c_proj.bias");
+        add_to_stream(&self.name, x, y, bias, self.dropout, context)
     }
 }
 
@@ -174,8 +170,8 @@ impl Segment for Mlp {
         y: Tensor,
         context: &Context<'_>,
     ) -> Result<Tensor, TorchError> {
-        let y = add_bias(weights.find("mlp.c_proj.bias"), y)?;
-        Ok(x.f_add(&drop_out(&self.name, y, self.dropout, context)?)?)
+        let bias = weights.find("mlp.c_proj.bias");
+        add_to_stream(&self.name, x, y, bias, self.dropout, context)
     }
 }
 
@@ -199,23 +195,22 @@ impl Segment for Head {
     ) -> Result<Tensor, TorchError> {
         Ok(h_btd.f_matmul(&weights.get("wte.weight")?.f_tr()?)?)
     }
-
-    fn join(
-        &self,
-        _: Weights<'_>,
-        _: &Tensor,
-        y: Tensor,
-        _: &Context<'_>,
-    ) -> Result<Tensor, TorchError> {
-        Ok(y)
-    }
 }
 
-fn add_bias(bias: Option<&Tensor>, y: Tensor) -> Result<Tensor, TorchError> {
-    match bias {
-        Some(bias) => Ok(y.f_add(bias)?),
-        None => Ok(y),
-    }
+/// The residual stream with a layer's output, after its bias and dropout.
+fn add_to_stream(
+    place: &str,
+    x: &Tensor,
+    y: Tensor,
+    bias: Option<&Tensor>,
+    p: f64,
+    context: &Context<'_>,
+) -> Result<Tensor, TorchError> {
+    let y = match bias {
+        Some(bias) => y.f_add(bias)?,
+        None => y,
+    };
+    Ok(x.f_add(&drop_out(place, y, p, context)?)?)
 }
 
 fn drop_out(

@@ -53,10 +53,6 @@ impl Segment for Embedding {
         "embedding"
     }
 
-    fn pre(&self, _: Weights<'_>, x: &Tensor) -> Result<Tensor, TorchError> {
-        Ok(x.shallow_clone())
-    }
-
     fn core(
         &self,
         weights: Weights<'_>,
@@ -64,16 +60,6 @@ impl Segment for Embedding {
         _: &Context<'_>,
     ) -> Result<Tensor, TorchError> {
         functional::embedding(weights, "embed_tokens", tokens_bt)
-    }
-
-    fn join(
-        &self,
-        _: Weights<'_>,
-        _: &Tensor,
-        y: Tensor,
-        _: &Context<'_>,
-    ) -> Result<Tensor, TorchError> {
-        Ok(y)
     }
 }
 
@@ -191,15 +177,5 @@ impl Segment for Head {
         _: &Context<'_>,
     ) -> Result<Tensor, TorchError> {
         functional::project(weights, self.table, h_btd)
-    }
-
-    fn join(
-        &self,
-        _: Weights<'_>,
-        _: &Tensor,
-        y: Tensor,
-        _: &Context<'_>,
-    ) -> Result<Tensor, TorchError> {
-        Ok(y)
     }
 }

@@ -58,7 +58,9 @@ pub trait Segment: Send {
     ///
     /// # Errors
     /// Whatever libtorch throws.
-    fn pre(&self, weights: Weights<'_>, x: &Tensor) -> Result<Tensor, TorchError>;
+    fn pre(&self, _: Weights<'_>, x: &Tensor) -> Result<Tensor, TorchError> {
+        Ok(x.shallow_clone())
+    }
 
     /// The matrix products.
     ///
@@ -71,17 +73,19 @@ pub trait Segment: Send {
         context: &Context<'_>,
     ) -> Result<Tensor, TorchError>;
 
-    /// What comes after the core: bias, dropout, and the residual addition of the segment's input.
+    /// What comes after the core: bias, dropout, and the residual addition of the segment's input; or nothing.
     ///
     /// # Errors
     /// Whatever libtorch throws.
     fn join(
         &self,
-        weights: Weights<'_>,
-        x: &Tensor,
+        _: Weights<'_>,
+        _: &Tensor,
         y: Tensor,
-        context: &Context<'_>,
-    ) -> Result<Tensor, TorchError>;
+        _: &Context<'_>,
+    ) -> Result<Tensor, TorchError> {
+        Ok(y)
+    }
 
     /// The three in a row.
     ///

@@ -88,7 +88,7 @@ impl Handle {
             Reduction::Max => sys::ncclRedOp_t::ncclMax,
         };
         // SAFETY: a live contiguous CUDA buffer of `len` elements; in place is allowed.
-        unsafe {
+        let launched = unsafe {
             result::all_reduce(
                 data,
                 data,
@@ -98,9 +98,8 @@ impl Handle {
                 self.comm,
                 self.stream_handle.cast(),
             )
-        }
-        .map_err(|error| failed("ncclAllReduce", &error))?;
-        Ok(())
+        };
+        checked("ncclAllReduce", launched)
     }
 
     /// Launches a sum over ranks that only `root` keeps, in place.
@@ -111,7 +110,7 @@ impl Handle {
         let (data, len, kind) = buffer(tensor)?;
         let op = sys::ncclRedOp_t::ncclSum;
         // SAFETY: a live contiguous CUDA buffer of `len` elements; in place is allowed.
-        unsafe {
+        let launched = unsafe {
             result::reduce(
                 data,
                 data,
@@ -122,9 +121,8 @@ impl Handle {
                 self.comm,
                 self.stream_handle.cast(),
             )
-        }
-        .map_err(|error| failed("ncclReduce", &error))?;
-        Ok(())
+        };
+        checked("ncclReduce", launched)
     }
 
     /// Launches a copy of `root`'s buffer to all ranks.
@@ -134,7 +132,7 @@ impl Handle {
     pub fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<(), TorchError> {
         let (data, len, kind) = buffer(tensor)?;
         // SAFETY: a live contiguous CUDA buffer of `len` elements; in place is allowed.
-        unsafe {
+        let launched = unsafe {
             result::broadcast(
                 data,
                 data,
@@ -144,9 +142,8 @@ impl Handle {
                 self.comm,
                 self.stream_handle.cast(),
             )
-        }
-        .map_err(|error| failed("ncclBroadcast", &error))?;
-        Ok(())
+        };
+        checked("ncclBroadcast", launched)
     }
 
     /// Launches a sum over ranks of which part `rank` of `world` equal ones is kept in place.
@@ -163,7 +160,7 @@ impl Handle {
         let (part, part_len) = part_of(tensor, data, len, rank, world)?;
         // SAFETY: a live contiguous CUDA buffer of `len` elements, of which `part` is a part; NCCL allows
         // the result to be the rank's own part of the input.
-        unsafe {
+        let launched = unsafe {
             result::reduce_scatter(
                 data,
                 part,
@@ -173,9 +170,8 @@ impl Handle {
                 self.comm,
                 self.stream_handle.cast(),
             )
-        }
-        .map_err(|error| failed("ncclReduceScatter", &error))?;
-        Ok(())
+        };
+        checked("ncclReduceScatter", launched)
     }
 
     /// Launches a gathering of everybody's part, in place.
@@ -186,7 +182,7 @@ impl Handle {
         let (data, len, kind) = buffer(tensor)?;
         let (part, part_len) = part_of(tensor, data, len, rank, world)?;
         // SAFETY: as for `reduce_scatter`, the other way round.
-        unsafe {
+        let launched = unsafe {
             result::all_gather(
                 part,
                 data,
@@ -195,9 +191,8 @@ impl Handle {
                 self.comm,
                 self.stream_handle.cast(),
             )
-        }
-        .map_err(|error| failed("ncclAllGather", &error))?;
-        Ok(())
+        };
+        checked("ncclAllGather", launched)
     }
 
     /// Launches a send to `peer`. The tensor must outlive the operation on the stream.
@@ -207,7 +202,7 @@ impl Handle {
     pub fn send(&self, tensor: &Tensor, peer: usize) -> Result<(), TorchError> {
         let (data, len, kind) = buffer(tensor)?;
         // SAFETY: a live contiguous CUDA buffer of `len` elements.
-        unsafe {
+        let launched = unsafe {
             result::send(
                 data,
                 len,
@@ -216,9 +211,8 @@ impl Handle {
                 self.comm,
                 self.stream_handle.cast(),
             )
-        }
-        .map_err(|error| failed("ncclSend", &error))?;
-        Ok(())
+        };
+        checked("ncclSend", launched)
     }
 
     /// Launches a receive from `peer`. The tensor must outlive the operation on the stream.
@@ -228,7 +222,7 @@ impl Handle {
     pub fn recv(&self, tensor: &Tensor, peer: usize) -> Result<(), TorchError> {
         let (data, len, kind) = buffer(tensor)?;
         // SAFETY: a live contiguous CUDA buffer of `len` elements.
-        unsafe {
+        let launched = unsafe {
             result::recv(
                 data,
                 len,
@@ -237,9 +231,8 @@ impl Handle {
                 self.comm,
                 self.stream_handle.cast(),
             )
-        }
-        .map_err(|error| failed("ncclRecv", &error))?;
-        Ok(())
+        };
+        checked("ncclRecv", launched)
     }
 }
 
@@ -280,6 +273,16 @@ fn buffer(tensor: &Tensor) -> Result<(*mut c_void, usize, sys::ncclDataType_t), 
         return Err(TorchError::new("NCCL needs a contiguous CUDA tensor"));
     }
     Ok((tensor.data_ptr(), tensor.numel(), kind))
+}
+
+fn checked(
+    call: &str,
+    launched: Result<result::NcclStatus, result::NcclError>,
+) -> Result<(), TorchError> {
+    match launched {
+        Ok(_) => Ok(()),
+        Err(error) => Err(failed(call, &error)),
+    }
 }
 
 fn failed(call: &str, error: &result::NcclError) -> TorchError {

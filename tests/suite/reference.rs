@@ -54,7 +54,8 @@ const LLAMA: &Reference = &Reference {
     after: "after",
     shape: ModelShape::Llama(LLAMA_SHAPE),
 };
-const LLAMA_SHAPE: LlamaShape = LlamaShape {
+/// Of `llama-tiny`, as transformers saved it.
+pub const LLAMA_SHAPE: LlamaShape = LlamaShape {
     n_layer: 2,
     n_head: 4,
     n_kv_head: 2,

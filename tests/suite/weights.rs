@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, fs, path::Path};
 
 use capstan::{
-    arch::{ModelShape, gpt::GptShape, llama::LlamaShape},
+    arch::{ModelShape, gpt::GptShape},
     checkpoint,
-    config::{Llama3Scaling, Precision},
+    config::Precision,
     engine::{Passes, RankDevice, Stepper},
     event::Event,
     hw::Device,
@@ -19,6 +19,7 @@ use tch::{Kind, Tensor};
 
 use crate::{
     in_process::{Bench, Setting, Told, apart},
+    reference::LLAMA_SHAPE,
     support::{Workplace, check},
 };
 
@@ -87,24 +88,7 @@ fn hf_gpt2() -> ModelShape {
 }
 
 fn hf_llama() -> ModelShape {
-    ModelShape::Llama(LlamaShape {
-        n_layer: 2,
-        n_head: 4,
-        n_kv_head: 2,
-        d_model: 32,
-        d_ff: 48,
-        seq_len: 24,
-        vocab_size: 37,
-        rope_theta: 500.0,
-        rope_scaling: Some(Llama3Scaling {
-            factor: 4.0,
-            low_freq_factor: 1.0,
-            high_freq_factor: 4.0,
-            original_max_position: 64,
-        }),
-        tie_embeddings: false,
-        norm_eps: 1e-5,
-    })
+    ModelShape::Llama(LLAMA_SHAPE)
 }
 
 /// A folder of several parts with an index, and what transformers computes with it.
