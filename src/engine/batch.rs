@@ -19,7 +19,7 @@ impl DeviceBatch {
     ///
     /// # Errors
     /// The device has no room.
-    pub fn new(batch: HostBatch, device: Device) -> Result<Self, TorchError> {
+    pub fn new(batch: &HostBatch, device: Device) -> Result<Self, TorchError> {
         let shape = [batch.rows as i64, batch.seq_len as i64];
         let move_in = |values: &[i64]| -> Result<Tensor, TorchError> {
             let host = Tensor::f_from_slice(values)?.f_view(shape)?;
@@ -34,7 +34,7 @@ impl DeviceBatch {
         Ok(Self {
             inputs: move_in(&batch.inputs)?,
             targets: move_in(&batch.targets)?,
-            samples: batch.sample_indices,
+            samples: batch.sample_indices.clone(),
         })
     }
 }

@@ -38,7 +38,7 @@ fn place(stepper: &Stepper, batch: StepBatch, step: u64) -> Result<String, Torch
         Vec::new()
     };
     for micro in micros {
-        if let Some(segment) = stepper.first_bad_segment(micro, step)? {
+        if let Some(segment) = stepper.first_bad_segment(&micro, step)? {
             return Ok(format!("it appeared in the forward pass of {segment}"));
         }
     }

@@ -113,7 +113,7 @@ impl Passes {
         step: u64,
         clock: &mut StepClock,
     ) -> Result<(Tensor, Tape), EngineError> {
-        let batch = self.stepper.load(host.clone())?;
+        let batch = self.stepper.load(host)?;
         let (rows, time) = (host.rows as i64, host.seq_len as i64);
         let input = self.receive(
             Flow::Activation,
@@ -209,7 +209,7 @@ impl Passes {
     }
 
     /// A forward pass with nothing kept, through all chunks of all stages; its result on ranks of the last.
-    fn infer(&mut self, host: HostBatch, wanted: Wanted) -> Result<Option<Tensor>, EngineError> {
+    fn infer(&mut self, host: &HostBatch, wanted: Wanted) -> Result<Option<Tensor>, EngineError> {
         let extent = (host.rows as i64, host.seq_len as i64);
         let batch = self.stepper.load(host)?;
         let mut result = None;
@@ -242,7 +242,7 @@ impl Passes {
     /// # Errors
     /// libtorch's, or a failed collective.
     pub fn loss_sum(&mut self, batch: HostBatch) -> Result<Option<f64>, EngineError> {
-        let loss = self.infer(batch, Wanted::Loss)?;
+        let loss = self.infer(&batch, Wanted::Loss)?;
         Ok(loss.map(|loss| loss.f_double_value(&[])).transpose()?)
     }
 
@@ -267,7 +267,7 @@ impl Passes {
             rows: 1,
             seq_len: time,
         };
-        let Some(logits) = self.infer(batch, Wanted::Logits)? else {
+        let Some(logits) = self.infer(&batch, Wanted::Logits)? else {
             return Ok(None);
         };
         let n = last.unwrap_or(tokens.len() as i64);

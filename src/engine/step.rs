@@ -16,6 +16,7 @@ use super::{
 use crate::{
     arch::{ModelShape, Role, Shard, StageSpec},
     config::Precision,
+    data::HostBatch,
     dist::{Communicator, Expected, Groups},
     models::{self, Context, Dropout, Positions, Segment},
     nn::{Layout, Numbers, ParamStore, Partition, functional},
@@ -158,7 +159,7 @@ impl Stepper {
     ///
     /// # Errors
     /// The device has no room.
-    pub fn load(&self, batch: crate::data::HostBatch) -> Result<DeviceBatch, TorchError> {
+    pub fn load(&self, batch: &HostBatch) -> Result<DeviceBatch, TorchError> {
         DeviceBatch::new(batch, self.device.device)
     }
 
@@ -337,7 +338,7 @@ impl Stepper {
     /// libtorch's.
     pub fn first_bad_segment(
         &self,
-        batch: crate::data::HostBatch,
+        batch: &HostBatch,
         step: u64,
     ) -> Result<Option<String>, TorchError> {
         let _guard = tch::no_grad_guard();

@@ -41,8 +41,8 @@ impl ParamStore {
 
     /// An entry's place in the whole gradients, or in its group's staged ones.
     fn grad_view(&mut self, number: usize) -> Result<Tensor, TorchError> {
-        if !self.partition.shards_grads() {
-            return view(&self.grads, &self.layout, number, 0);
+        if let Some(view) = self.grad_views.get(number) {
+            return Ok(view.shallow_clone());
         }
         let group = self.layout.entries[number].group;
         let Group { range, .. } = &self.layout.groups[group];

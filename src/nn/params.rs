@@ -28,6 +28,8 @@ pub struct ParamStore {
     pub(super) grads: Tensor,
     /// Views of the compute weights that autograd differentiates, one an entry.
     pub(super) leaves: Vec<Tensor>,
+    /// Views of `grads`, one an entry, where they are whole.
+    pub(super) grad_views: Vec<Tensor>,
     /// A group's whole gradient on its way into the shard, where only the shard is kept.
     pub(super) staged: Vec<Option<Tensor>>,
     /// Whether an entry's gradient holds something of this step, or of this backward pass where it is staged.
@@ -161,7 +163,14 @@ impl ParamStore {
         let leaves = (0..layout.entries.len())
             .map(leaf)
             .collect::<Result<_, TorchError>>()?;
+        let grad_views = match partition.shards_grads() {
+            true => Vec::new(),
+            false => (0..layout.entries.len())
+                .map(|number| view(&grads, &layout, number, 0))
+                .collect::<Result<_, TorchError>>()?,
+        };
         Ok(Self {
+            grad_views,
             staged: layout.groups.iter().map(|_| None).collect(),
             filled: vec![false; layout.entries.len()],
             folded: vec![false; layout.groups.len()],
