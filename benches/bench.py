@@ -30,11 +30,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benches" / "results"
 CONFIG = "configs/shakespeare-char.json"
-PYTORCH_SCRIPT = ROOT / "benches" / "pytorch_gpt.py"
+PYTORCH_SCRIPT = ROOT / "benches" / "pytorch_lm.py"
 TORCH_VERSION = "2.11.0"
 
 GLOBAL_BATCH, SEQ_LEN = 12, 64  # of CONFIG
-WARMUP_STEPS = 20  # left out of step times, as in pytorch_gpt.py
+WARMUP_STEPS = 20  # left out of step times, as in pytorch_lm.py
 SPEED_STEPS, START_STEPS, FULL_STEPS = 300, 20, 2000
 SEEDS = (1337, 1338, 1339)
 RUN_LIMIT_S = 3600
@@ -273,7 +273,7 @@ class Pytorch:
 
 
 def run_pytorch(python, options):
-    """What pytorch_gpt.py reports."""
+    """What pytorch_lm.py reports."""
     environment = {**os.environ, "CAPSTAN_BENCH_T0": repr(time.time())}
     command = [python, PYTORCH_SCRIPT, *options]
     with started(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process, watchdog(process):

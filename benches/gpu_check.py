@@ -1,4 +1,5 @@
-"""The part of `make gpu-check` that compares numbers: parity on one GPU, and GPT-2 124M in bf16 against PyTorch 2.11.
+"""The part of `make gpu-check` that compares numbers: parity on one GPU, and GPT-2 124M and 350M and a Llama of 1B in bf16, with and
+without recomputation, against PyTorch 2.11.
 
 Parity: every split over two and four ranks on one GPU against one rank, and fp32 on the GPU against the CPU, losses step by step; and that the comparison
 would notice a difference. Speed: tokens per second, MFU against a matrix product measured on the same card, peak memory as
@@ -9,6 +10,7 @@ Writes benches/results/gpu-<name>-<date>.json. Runs on the first GPU of nvidia-s
 import argparse
 import array
 import contextlib
+import dataclasses
 import datetime
 import json
 import os
@@ -35,10 +37,37 @@ SPLITS = (
     ("pp=2,schedule=interleaved,virtual_stages=2", 2, 3), ("pp=2,tp=2", 4, 3), ("dp=1,recompute=full", 1, 12),
 )
 
-STEPS, GRAD_ACCUM, SEQ_LEN, VOCAB_SIZE = 60, 4, 1024, 50304  # the vocabulary padded as nanoGPT pads it
-N_LAYER, N_HEAD, D_MODEL = 12, 12, 768
+STEPS, GRAD_ACCUM, SEQ_LEN = 60, 4, 1024
+N_TOKEN_IDS = 50257  # of the random data; the models' vocabularies are as large or larger
 N_TOKENS = 4_000_000
-MICRO_BATCH_BY_GIB = ((70, 32), (40, 16), (20, 8), (10, 4), (0, 2))  # what fits with fp32 logits
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One model on both sides. `micro_batch_by_gib` is what fits with fp32 logits."""
+
+    config: str
+    n_layer: int
+    n_head: int
+    d_model: int
+    vocab_size: int
+    micro_batch_by_gib: tuple
+    pytorch: tuple = ("--bias",)
+    capstan: tuple = ()
+
+
+JOBS = {
+    "gpt2-124m": Job(
+        "configs/gpt2-124m.json", 12, 12, 768, 50304, ((70, 32), (40, 16), (20, 8), (10, 4), (0, 2)),
+    ),
+    "gpt2-350m": Job(
+        "configs/workstation/gpt2-medium.json", 24, 16, 1024, 50304, ((70, 16), (40, 8), (20, 4), (0, 2)),
+    ),
+    "llama-1b": Job(
+        "configs/workstation/llama-1b-1gpu.json", 16, 32, 2048, 128256, ((70, 8), (40, 4), (0, 1)),
+        ("--family", "llama", "--n-kv-head", "8", "--d-ff", "8192"), ("--set", f"model.llama.seq_len={SEQ_LEN}"),
+    ),
+}
 SAMPLE_INTERVAL_MS = 100
 
 PEAK_PROGRAM = """
@@ -57,12 +86,16 @@ print(2 * n**3 / statistics.median(times[20:]))
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="alternations of capstan, eager, compiled")
+    parser.add_argument("--only", choices=["parity", *JOBS], help="one part instead of all")
     parser.add_argument("--capstan", type=Path, default=bench.ROOT / "target" / "release" / "capstan", help=argparse.SUPPRESS)
     args = parser.parse_args()
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # nvidia-smi's order
     try:
-        check_parity(args.capstan)
-        compare_speed(args.capstan, args.rounds)
+        if args.only in (None, "parity"):
+            check_parity(args.capstan)
+        names = [name for name in JOBS if args.only in (None, name)]
+        if names:
+            compare_speed(args.capstan, names, args.rounds)
     except BenchError as error:
         sys.exit(f"gpu-check: {error}")
 
@@ -113,49 +146,59 @@ def expect_equal(ours, theirs):
 # Speed --------------------------------------------------------------------------------------------------------------------
 
 
-def compare_speed(capstan, rounds):
+def compare_speed(capstan, names, rounds):
     python = bench.find_python()
     gpu = describe_gpu()
-    micro = next(batch for gib, batch in MICRO_BATCH_BY_GIB if gpu["memory_bytes"] / 2**30 >= gib)
-    say(f"6. GPT-2 124M, bf16, {SEQ_LEN} tokens, {GRAD_ACCUM} micro-batches of {micro}, on {gpu['name']}")
+    say(f"6. bf16, {SEQ_LEN} tokens, {GRAD_ACCUM} micro-batches a step, on {gpu['name']}")
     peak_flops = measured_peak_flops(python)
     say(f"   measured peak: {peak_flops / 1e12:.0f} TFLOP/s in a bf16 matrix product")
-
     with tempfile.TemporaryDirectory(prefix="capstan-bench-") as folder:
         tokens = Path(folder) / "tokens.bin"
         write_random_tokens(tokens)
-        sides = {
-            "capstan": lambda: capstan_run(capstan, tokens, micro),
-            "eager": lambda: pytorch_run(python, micro),
-            "compiled": lambda: pytorch_run(python, micro, "--compile"),
-        }
-        runs = {side: [] for side in sides}
-        for round_idx in range(rounds):
-            for side, run in sides.items():
-                runs[side].append(run())
-                say(f"   round {round_idx + 1} of {rounds}, {side}: {runs[side][-1]['tokens_per_sec']:,.0f} tokens/s")
+        results = {}
+        for name in names:
+            for recompute in ("none", "full"):
+                title = f"{name}, recompute {recompute}"
+                results[title] = compare_job(JOBS[name], title, recompute, rounds, (capstan, python, tokens), gpu, peak_flops)
+                # What has been measured stays, whatever comes next.
+                save(gpu, {"measured_peak_flops": peak_flops, "grad_accum_steps": GRAD_ACCUM, "seq_len": SEQ_LEN, "jobs": results})
 
+
+def compare_job(job, title, recompute, rounds, programs, gpu, peak_flops):
+    capstan, python, tokens = programs
+    micro = next(batch for gib, batch in job.micro_batch_by_gib if gpu["memory_bytes"] / 2**30 >= gib)
+    say(f"   {title}: micro-batches of {micro}")
+    sides = {
+        "capstan": lambda: capstan_run(capstan, job, tokens, micro, recompute),
+        "eager": lambda: pytorch_run(python, job, micro, recompute),
+        "compiled": lambda: pytorch_run(python, job, micro, recompute, "--compile"),
+    }
+    runs = {side: [] for side in sides}
+    for round_idx in range(rounds):
+        for side, run in sides.items():
+            runs[side].append(run())
+            say(f"   round {round_idx + 1} of {rounds}, {side}: {runs[side][-1]['tokens_per_sec']:,.0f} tokens/s")
     n_params = runs["eager"][0]["n_params"]
-    flops_per_token = 6 * n_params + 12 * N_LAYER * D_MODEL * SEQ_LEN  # PaLM's rule; n_params with embeddings, the tied one once
+    # PaLM's rule; n_params with embeddings, the tied one once. What is computed again does not count.
+    flops_per_token = 6 * n_params + 12 * job.n_layer * job.d_model * SEQ_LEN
     table = {side: medians(side_runs, flops_per_token, peak_flops) for side, side_runs in runs.items()}
     print_table(table)
-    save(gpu, {
-        "measured_peak_flops": peak_flops, "flops_per_token": flops_per_token, "n_params": n_params,
-        "micro_batch": micro, "grad_accum_steps": GRAD_ACCUM, "seq_len": SEQ_LEN, "vocab_size": VOCAB_SIZE,
+    return {
+        "flops_per_token": flops_per_token, "n_params": n_params, "micro_batch": micro, "vocab_size": job.vocab_size,
         "table": table, "runs": runs,
-    })
+    }
 
 
-def capstan_run(capstan, tokens, micro):
+def capstan_run(capstan, job, tokens, micro, recompute):
     options = [
-        "--layout", "dp=1", "--set", "devices=[0]", "--set", "precision=bf16",
-        "--set", f"data.tokens.train={tokens}", "--set", f"data.tokens.vocab_size={VOCAB_SIZE}",
-        "--set", "data.tokens.windows=random", "--set", "data.tokens.val_fraction=0.02",
+        "--layout", f"dp=1,recompute={recompute}", "--set", "devices=[0]", "--set", "precision=bf16",
+        "--set", f"data.tokens.train={tokens}", "--set", f"data.tokens.vocab_size={N_TOKEN_IDS}",
+        "--set", "data.tokens.val=null", "--set", "data.tokens.windows=random", "--set", "data.tokens.val_fraction=0.02",
         "--set", f"batch.global={micro * GRAD_ACCUM}", "--set", f"batch.micro={micro}", "--set", f"stop.steps={STEPS}",
-        "--set", f"eval.every={bench.NEVER}", "--set", f"checkpoint.every={bench.NEVER}",
+        "--set", f"eval.every={bench.NEVER}", "--set", f"checkpoint.every={bench.NEVER}", *job.capstan,
     ]
     with GpuSampler() as sampler:
-        events, first_step_s, _ = bench.run_capstan(capstan, "configs/gpt2-124m.json", options)
+        events, first_step_s, _ = bench.run_capstan(capstan, job.config, options)
     steps = [event for event in events if event["event"] == "step"]
     steady = steps[bench.WARMUP_STEPS:]
     return {
@@ -163,18 +206,21 @@ def capstan_run(capstan, tokens, micro):
         "first_step_s": first_step_s,
         "losses": [[step["step"], step["loss"]] for step in steps],
         "peak_gpu_bytes": sampler.peak_bytes(),
+        "allocator_peak_bytes": steps[-1]["ranks"][0].get("memory_peak_bytes"),
         "joules_per_token": quotient(
             sampler.joules(steady[0]["time"], steady[-1]["time"]), steady[-1]["tokens"] - steady[0]["tokens"]
         ),
     }
 
 
-def pytorch_run(python, micro, *options):
+def pytorch_run(python, job, micro, recompute, *options):
+    if recompute == "full":
+        options = (*options, "--recompute")
     with GpuSampler() as sampler:
         result = bench.run_pytorch(python, [
-            "--data", "synthetic", "--vocab", str(VOCAB_SIZE), "--device", "cuda", "--precision", "bf16", "--bias",
-            "--n-layer", str(N_LAYER), "--n-head", str(N_HEAD), "--d-model", str(D_MODEL), "--seq-len", str(SEQ_LEN),
-            "--batch", str(micro * GRAD_ACCUM), "--grad-accum", str(GRAD_ACCUM), "--steps", str(STEPS), *options,
+            "--data", "synthetic", "--vocab", str(job.vocab_size), "--device", "cuda", "--precision", "bf16",
+            "--n-layer", str(job.n_layer), "--n-head", str(job.n_head), "--d-model", str(job.d_model), "--seq-len", str(SEQ_LEN),
+            "--batch", str(micro * GRAD_ACCUM), "--grad-accum", str(GRAD_ACCUM), "--steps", str(STEPS), *job.pytorch, *options,
         ])
     steady = result["steady"]
     return {
@@ -251,7 +297,7 @@ def measured_peak_flops(python):
 def write_random_tokens(path):
     """nanoGPT's format: little-endian u16. Random data costs the same as text."""
     generator = random.Random(1337)
-    tokens = array.array("H", (generator.randrange(VOCAB_SIZE) for _ in range(N_TOKENS)))
+    tokens = array.array("H", (generator.randrange(N_TOKEN_IDS) for _ in range(N_TOKENS)))
     if sys.byteorder == "big":
         tokens.byteswap()
     path.write_bytes(tokens.tobytes())
@@ -265,17 +311,19 @@ def medians(runs, flops_per_token, peak_flops):
         "tokens_per_sec_range": [min(run["tokens_per_sec"] for run in runs), max(run["tokens_per_sec"] for run in runs)],
         "mfu": tokens_per_sec * flops_per_token / peak_flops,
         "peak_gpu_bytes": max(run["peak_gpu_bytes"] for run in runs),
+        "allocator_peak_bytes": max((run["allocator_peak_bytes"] or 0 for run in runs)) or None,
         "joules_per_token": statistics.median(joules) if joules else None,
         "first_step_s": statistics.median(run["first_step_s"] for run in runs),
     }
 
 
 def print_table(table):
-    print("\n| | tokens/s | MFU of measured peak | peak memory, GiB | J/token | first step, s |\n|---|---|---|---|---|---|")
+    print("\n| | tokens/s | MFU of measured peak | peak memory, GiB | of it tensors, GiB | J/token | first step, s |\n|---|---|---|---|---|---|---|")
     for side, row in table.items():
         joules = "unknown" if row["joules_per_token"] is None else f"{row['joules_per_token']:.2e}"
+        tensors = "unknown" if row["allocator_peak_bytes"] is None else f"{row['allocator_peak_bytes'] / 2**30:.1f}"
         print(f"| {side} | {row['tokens_per_sec']:,.0f} | {row['mfu']:.1%} | {row['peak_gpu_bytes'] / 2**30:.1f} "
-              f"| {joules} | {row['first_step_s']:.1f} |")
+              f"| {tensors} | {joules} | {row['first_step_s']:.1f} |")
 
 
 def save(gpu, document):

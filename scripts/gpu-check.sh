@@ -2,7 +2,7 @@
 # `make gpu-check`: what can only be checked on an NVIDIA GPU. Without one it says so and succeeds.
 #
 #   1 capstan doctor        3 NCCL with a world of one          5 fp32 on the GPU = fp32 on the CPU
-#   2 hello on CUDA         4 two ranks on one GPU = one rank   6 GPT-2 124M in bf16 against PyTorch (benches/gpu_check.py)
+#   2 hello on CUDA         4 two ranks on one GPU = one rank   6 GPT-2 and Llama in bf16 against PyTorch (benches/gpu_check.py)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

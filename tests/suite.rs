@@ -38,6 +38,8 @@ mod terminal;
 mod tidy;
 #[path = "suite/weights.rs"]
 mod weights;
+#[path = "suite/workers.rs"]
+mod workers;
 
 fn main() {
     let arguments = libtest_mimic::Arguments::from_args();
@@ -58,6 +60,7 @@ fn main() {
         terminal::trials(),
         tidy::trials(),
         weights::trials(),
+        workers::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
 }

@@ -36,6 +36,12 @@ impl<T> Mailbox<T> {
         self.arrived.notify_one();
     }
 
+    /// Takes the next value, where there is one.
+    pub fn try_recv(&self) -> Option<T> {
+        let mut values = self.values.lock().unwrap_or_else(PoisonError::into_inner);
+        values.pop_front()
+    }
+
     /// Takes the next value, waiting for it.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod fault;
 pub mod fs;
+pub mod hub;
 pub mod mailbox;
 pub mod mmap;
 pub mod nonfinite;

@@ -21,11 +21,15 @@ const FAULT_CHECK: Duration = Duration::from_millis(20);
 #[error("another rank failed")]
 pub struct Poisoned;
 
+/// Takes the values of all threads of this process to other processes and returns everybody's.
+type Across<T> = Box<dyn Fn(Vec<T>) -> Result<Arc<[T]>, Poisoned> + Send + Sync>;
+
 /// A reusable barrier that exchanges values.
-#[derive(Debug)]
 pub struct Rendezvous<T> {
     world: usize,
     spins: u32,
+    /// Absent: all threads are of this process.
+    across: Option<Across<T>>,
     fault: Arc<FaultCell>,
     generation: AtomicU64,
     meeting: Mutex<Meeting<T>>,
@@ -52,10 +56,20 @@ impl<T> Rendezvous<T> {
         Self {
             world,
             spins: if world > cores { 0 } else { SPINS },
+            across: None,
             fault,
             generation: AtomicU64::new(0),
             meeting: Mutex::new(meeting),
             complete: Condvar::new(),
+        }
+    }
+
+    /// Lets the last thread that arrives meet other processes, with `across`, before all go on.
+    #[must_use]
+    pub fn meeting_others(self, across: Across<T>) -> Self {
+        Self {
+            across: Some(across),
+            ..self
         }
     }
 
@@ -70,7 +84,17 @@ impl<T> Rendezvous<T> {
         meeting.n_arrived += 1;
         if meeting.n_arrived == self.world {
             meeting.n_arrived = 0;
-            meeting.values = meeting.slots.iter_mut().filter_map(Option::take).collect();
+            let own = meeting.slots.iter_mut().filter_map(Option::take);
+            meeting.values = match &self.across {
+                None => own.collect(),
+                Some(across) => {
+                    let own = own.collect();
+                    drop(meeting);
+                    let all = across(own)?;
+                    meeting = self.lock();
+                    all
+                }
+            };
             self.generation.store(generation + 1, Ordering::Release);
             self.complete.notify_all();
             return Ok(Arc::clone(&meeting.values));

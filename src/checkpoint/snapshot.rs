@@ -1,13 +1,14 @@
 //! A consistent copy of all ranks' state on the host, independent of the split, and the way back.
 
-use tch::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
 
 use super::CheckpointError;
 use crate::{
     arch::{ParamSpec, Shard},
     nn::{self, Layout, ParamStore},
     optim::Optimizer,
-    torch::{SharedTensor, TorchError, raw},
+    torch::{SharedMemory, TorchError, raw},
     weights::{Loaded, MODEL_FILE, Pretrained},
 };
 
@@ -39,7 +40,7 @@ impl Snapshot {
 }
 
 /// A rank's place in the split, as far as a checkpoint cares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     pub stage: usize,
     pub shard: Shard,
@@ -47,11 +48,13 @@ pub struct Place {
     pub replica: usize,
 }
 
-/// What one rank adds to a checkpoint: copies on the host of what no other rank has.
+/// What one rank adds to a checkpoint: copies on the host of what no other rank has. Ranks in other processes
+/// read it in place.
+#[derive(Serialize, Deserialize)]
 pub struct Contribution {
     place: Place,
     /// Master weights, then the optimizer's state; `None` where another rank has the same.
-    buffers: Vec<Option<SharedTensor>>,
+    buffers: Vec<Option<SharedMemory>>,
 }
 
 /// Copies what this rank adds to a checkpoint to the host; the run may go on meanwhile.
@@ -69,9 +72,7 @@ pub fn contribute(
     let buffers = buffers.map(|buffer| {
         let is_shard = buffer.size()[0] < store.layout().len();
         let is_needed = place.replica == 0 || is_shard;
-        is_needed
-            .then(|| Ok(SharedTensor::of(&host_copy(buffer)?)))
-            .transpose()
+        is_needed.then(|| SharedMemory::copy_of(buffer)).transpose()
     });
     Ok(Contribution {
         place,
@@ -105,7 +106,7 @@ pub fn assemble(
             let parts: Vec<&Tensor> = contributions
                 .iter()
                 .filter(|other| (other.place.stage, other.place.shard) == (stage, shard))
-                .filter_map(|other| other.buffers[buffer].as_ref().map(SharedTensor::tensor))
+                .filter_map(|other| other.buffers[buffer].as_ref().map(SharedMemory::tensor))
                 .collect();
             let whole = match parts[..] {
                 [whole] => whole.shallow_clone(),
@@ -205,13 +206,6 @@ fn fill_weights(
         Some(copy) if copy.kind() != store.master().kind() => store.fill(copy, &weights),
         _ => Ok(store.publish(&store.everything())?),
     }
-}
-
-fn host_copy(buffer: &Tensor) -> Result<Tensor, TorchError> {
-    Ok(match buffer.device() {
-        Device::Cpu => buffer.f_detach_copy()?,
-        _ => buffer.f_to_device(Device::Cpu)?,
-    })
 }
 
 /// A whole parameter, or what the optimizer holds of it.

@@ -35,6 +35,9 @@ pub struct RunConfig {
     pub parallel: Option<ParallelConfig>,
     #[serde(default)]
     pub devices: DevicesConfig,
+    /// Ranks that a worker process hosts; absent: one where ranks have GPUs of their own, else all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranks_per_worker: Option<RanksPerWorker>,
     /// Intra-op threads of a CPU rank; absent: the cores divided by the ranks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threads_per_rank: Option<usize>,
@@ -55,6 +58,17 @@ pub struct RunConfig {
     /// Ask libtorch for deterministic kernels; bit-exact resume on a GPU needs it.
     #[serde(default)]
     pub deterministic: bool,
+}
+
+/// How ranks are shared between worker processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RanksPerWorker {
+    /// A fault of one GPU's context harms no other. On a CPU ranks then talk through the supervisor, slowly.
+    One,
+    /// One process; on several GPUs for experiments only: CUDA calls that wait for the whole process can deadlock
+    /// against a collective.
+    All,
 }
 
 /// Initial weights that are read, not made. A run that goes on from a checkpoint takes that instead.

@@ -16,6 +16,11 @@ pub enum CommError {
     Peer(#[from] PeerError),
     #[error(transparent)]
     Torch(#[from] TorchError),
+    #[error(
+        "what rank {from}'s GPU sends does not arrive unchanged at rank {to}'s: peer access between the two is broken; set \
+         NCCL_P2P_DISABLE=1 to go through the host's memory, or name other devices"
+    )]
+    Changed { from: usize, to: usize },
 }
 
 /// One rank's end of a communicator.

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::{
-    CommError, Communicator, Flow, HostGroup, LinkEnd, Links, LocalComm, LocalLinks, NcclComm,
-    NcclLinks, NoLinks, Progress, SoloComm,
+    CommError, Communicator, Flow, HostComm, HostGroup, HostLinks, LinkEnd, Links, LocalComm,
+    LocalLinks, NcclComm, NcclLinks, NcclPairs, NoLinks, Progress, SoloComm, Workplace,
+    check_pairs,
 };
 use crate::{
-    base::fault::FaultCell,
     event::Traffic,
     plan::Mesh,
     torch::{TorchError, nccl::UniqueId, stream::Stream},
@@ -34,6 +34,8 @@ pub struct Membership {
     pub n_lanes: usize,
     /// Data-parallel ranks keep different parts of the gradients.
     pub shards_grads: bool,
+    /// First and last stage share a parameter.
+    pub ties: bool,
     /// The last stage's chunks are followed by further ones of the first.
     pub wraps: bool,
 }
@@ -64,7 +66,9 @@ impl Membership {
                 Axis::Tensor => [at.stage, at.replica, lane, 0],
                 Axis::Norm if self.shards_grads => [0; 4],
                 Axis::Norm => [at.replica, lane, 0, 0],
-                Axis::Tied if at.stage == 0 || at.stage == last => [at.replica, at.shard, lane, 0],
+                Axis::Tied if self.ties && (at.stage == 0 || at.stage == last) => {
+                    [at.replica, at.shard, lane, 0]
+                }
                 Axis::Tied => [0, 0, 0, 1 + seat],
                 Axis::Pipeline => [at.replica, at.shard, lane, 0],
             }
@@ -73,6 +77,14 @@ impl Membership {
         (0..self.n_seats())
             .filter(|&other| key(other) == own)
             .collect()
+    }
+
+    /// The groups of more than one seat, by their first.
+    fn groups(&self, axis: Axis) -> impl Iterator<Item = Vec<usize>> {
+        let groups = (0..self.n_seats()).map(move |seat| (seat, self.members(axis, seat)));
+        groups
+            .filter(|(seat, members)| members[0] == *seat && members.len() > 1)
+            .map(|(_, members)| members)
     }
 
     /// Flows between stages: (flow, from, to).
@@ -88,54 +100,37 @@ impl Membership {
     }
 }
 
-/// A rank's ends of the groups of threads, made before the threads are.
-pub struct LocalGroups {
-    comms: [Option<LocalComm>; 4],
-    links: Option<LocalLinks>,
+/// A rank's ends of the groups, made before the threads are.
+pub struct GroupEnds {
+    comms: [Option<Box<dyn Communicator + Send>>; 4],
+    links: Option<Box<dyn Links + Send>>,
 }
 
 const COMMS: [Axis; 4] = [Axis::Data, Axis::Tensor, Axis::Norm, Axis::Tied];
 
-impl LocalGroups {
-    /// Makes the ends of all seats, each to be moved to its thread.
-    pub fn ends(
-        membership: &Membership,
-        fault: &Arc<FaultCell>,
-        progress: &[Arc<Progress>],
-    ) -> Vec<Self> {
-        let mut seats: Vec<Self> = (0..membership.n_seats())
+impl GroupEnds {
+    /// Makes the ends of a worker's seats, each to be moved to its thread. Where there are other workers,
+    /// everything goes through the host.
+    pub fn of(membership: &Membership, workplace: &Workplace) -> Vec<Self> {
+        let own = workplace.own();
+        let mut seats: Vec<Self> = own
+            .clone()
             .map(|_| Self {
                 comms: [const { None }; 4],
                 links: None,
             })
             .collect();
-        let each_group = |axis: Axis| {
-            let groups = (0..membership.n_seats()).map(move |seat| membership.members(axis, seat));
-            groups
-                .enumerate()
-                .filter(|(seat, members)| members[0] == *seat && members.len() > 1)
-        };
-        let of = |members: &[usize]| -> Vec<Arc<Progress>> {
-            members
-                .iter()
-                .map(|&seat| Arc::clone(&progress[seat]))
-                .collect()
-        };
         for (number, axis) in COMMS.into_iter().enumerate() {
-            for (_, members) in each_group(axis) {
-                let ends = LocalComm::ends(fault, &of(&members));
-                members
-                    .iter()
-                    .zip(ends)
-                    .for_each(|(&seat, end)| seats[seat].comms[number] = Some(end));
+            for members in membership.groups(axis) {
+                for (seat, end) in comm_ends(workplace, &members) {
+                    seats[seat - own.start].comms[number] = Some(end);
+                }
             }
         }
-        for (_, members) in each_group(Axis::Pipeline) {
-            let ends = LocalLinks::ends(fault, &of(&members));
-            members
-                .iter()
-                .zip(ends)
-                .for_each(|(&seat, end)| seats[seat].links = Some(end));
+        for members in membership.groups(Axis::Pipeline) {
+            for (seat, end) in link_ends(workplace, &members) {
+                seats[seat - own.start].links = Some(end);
+            }
         }
         seats
     }
@@ -143,7 +138,7 @@ impl LocalGroups {
     /// The groups, on the rank's own thread.
     pub fn join(self) -> Groups {
         let [dp, tp, norm, tied] = self.comms.map(|comm| match comm {
-            Some(comm) => Box::new(comm) as Box<dyn Communicator>,
+            Some(comm) => comm as Box<dyn Communicator>,
             None => Box::new(SoloComm),
         });
         Groups {
@@ -152,11 +147,41 @@ impl LocalGroups {
             norm,
             tied,
             links: match self.links {
-                Some(links) => Box::new(links),
+                Some(links) => links,
                 None => Box::new(NoLinks),
             },
         }
     }
+}
+
+/// The own ends of a group, with each its seat.
+fn comm_ends(
+    workplace: &Workplace,
+    members: &[usize],
+) -> Vec<(usize, Box<dyn Communicator + Send>)> {
+    if workplace.spoke().is_some() {
+        let ends = HostComm::ends(workplace, members).into_iter();
+        return ends.map(|(seat, end)| (seat, Box::new(end) as _)).collect();
+    }
+    let ends = LocalComm::ends(workplace.fault(), &progress(workplace, members));
+    let boxed = ends.into_iter().map(|end| Box::new(end) as _);
+    members.iter().copied().zip(boxed).collect()
+}
+
+/// The own ends of a pipeline's links, with each its seat.
+fn link_ends(workplace: &Workplace, stages: &[usize]) -> Vec<(usize, Box<dyn Links + Send>)> {
+    if workplace.spoke().is_some() {
+        let ends = HostLinks::ends(workplace, stages).into_iter();
+        return ends.map(|(seat, end)| (seat, Box::new(end) as _)).collect();
+    }
+    let ends = LocalLinks::ends(workplace.fault(), &progress(workplace, stages));
+    let boxed = ends.into_iter().map(|end| Box::new(end) as _);
+    stages.iter().copied().zip(boxed).collect()
+}
+
+fn progress(workplace: &Workplace, members: &[usize]) -> Vec<Arc<Progress>> {
+    let of = |&seat: &usize| Arc::clone(workplace.progress(seat));
+    members.iter().map(of).collect()
 }
 
 impl Groups {
@@ -183,10 +208,11 @@ impl Groups {
         traffic
     }
 
-    /// Joins the groups of one rank a GPU; to be called on every rank's own thread.
+    /// Joins the groups of one rank a GPU, once every two have been seen to understand each other; to be called on
+    /// every rank's own thread.
     ///
     /// # Errors
-    /// NCCL's, or a failed rank.
+    /// NCCL's, a failed rank, or two GPUs between which bytes change.
     pub fn join_nccl(
         membership: &Membership,
         rank: usize,
@@ -203,6 +229,11 @@ impl Groups {
                 .map_err(crate::torch::peers::PeerError::from)?;
             Ok(all[leader])
         };
+        let world = membership.n_seats();
+        if let Some(id) = id_of(0, true)? {
+            let mut pairs = NcclPairs::join(id, rank, world, compute, communication)?;
+            check_pairs(&mut pairs, rank, world, tch::Device::Cuda(device))?;
+        }
         let mut comms = Vec::new();
         for axis in COMMS {
             let members = membership.members(axis, rank);
@@ -264,6 +295,7 @@ mod tests {
             },
             n_lanes: 1,
             shards_grads: false,
+            ties: true,
             wraps: true,
         };
         // Rank 5 is stage 1, replica 0, shard 1.
@@ -272,6 +304,11 @@ mod tests {
         assert_eq!(membership.members(Axis::Norm, 5), [0, 1, 4, 5]);
         assert_eq!(membership.members(Axis::Pipeline, 5), [1, 5]);
         assert_eq!(membership.members(Axis::Tied, 5), [1, 5]);
+        let untied = Membership {
+            ties: false,
+            ..membership
+        };
+        assert_eq!(untied.members(Axis::Tied, 5), [5]);
         assert_eq!(membership.flows().len(), 4);
         let lanes = Membership {
             mesh: Mesh {

@@ -166,6 +166,72 @@ impl LinkEnd {
     }
 }
 
+/// Links of every rank to every other, over one communicator: for few words, since each waits for the one before.
+pub struct NcclPairs {
+    compute: Stream,
+    handle: Handle,
+    event: Event,
+    /// What was sent, until the compute stream has waited for it.
+    in_flight: Vec<Tensor>,
+}
+
+impl NcclPairs {
+    /// Joins the communicator of all ranks; blocks until all have.
+    ///
+    /// # Errors
+    /// NCCL's or libtorch's own.
+    pub fn join(
+        id: UniqueId,
+        rank: usize,
+        world: usize,
+        compute: Stream,
+        communication: Stream,
+    ) -> Result<Self, TorchError> {
+        Ok(Self {
+            compute,
+            handle: Handle::join(id, rank, world, communication)?,
+            event: Event::new(Timing::Off)?,
+            in_flight: Vec::new(),
+        })
+    }
+
+    /// Lets the communication stream wait for the compute stream; [`Self::leave`] the other way round.
+    fn enter(&mut self) -> Result<(), TorchError> {
+        self.compute.record(&self.event)?;
+        self.handle.stream().wait_for(&self.event)
+    }
+
+    fn leave(&mut self) -> Result<(), TorchError> {
+        self.handle.stream().record(&self.event)?;
+        self.compute.wait_for(&self.event)
+    }
+}
+
+impl Links for NcclPairs {
+    fn send(&mut self, _: Flow, to: usize, tensor: &Tensor) -> Result<(), CommError> {
+        self.leave()?;
+        self.in_flight.clear();
+        self.enter()?;
+        self.handle.send(tensor, to)?;
+        self.in_flight.push(tensor.shallow_clone());
+        Ok(())
+    }
+
+    fn recv(&mut self, _: Flow, from: usize, expected: &Expected) -> Result<Tensor, CommError> {
+        let options = (expected.kind, expected.device);
+        let tensor =
+            Tensor::f_empty(expected.shape.as_slice(), options).map_err(TorchError::from)?;
+        self.enter()?;
+        self.handle.recv(&tensor, from)?;
+        self.leave()?;
+        Ok(tensor)
+    }
+
+    fn take_sent_bytes(&mut self) -> u64 {
+        0
+    }
+}
+
 impl NcclLinks {
     /// The ends of stage `stage`.
     pub fn new(stage: usize, compute: Stream, ends: Vec<LinkEnd>) -> Self {

@@ -2,11 +2,13 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
+
+use serde::{Deserialize, Serialize};
 
 /// One rank's position, written by its thread and read by the watchdog.
 #[derive(Debug)]
@@ -21,13 +23,13 @@ pub struct Progress {
 }
 
 /// What the watchdog read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RankProgress {
     pub rank: usize,
     pub step: u64,
     pub collective: u64,
     pub in_collective: bool,
-    pub operation: &'static str,
+    pub operation: String,
     pub silent_for: Duration,
     /// The rank waits on purpose (paused).
     pub idle: bool,
@@ -100,14 +102,15 @@ impl Progress {
             .store(self.began.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
-    fn read(&self, rank: usize) -> RankProgress {
+    /// What a watchdog sees of it.
+    pub fn read(&self, rank: usize) -> RankProgress {
         let last_beat = Duration::from_millis(self.last_beat_ms.load(Ordering::Relaxed));
         RankProgress {
             rank,
             step: self.step(),
             collective: self.collective.load(Ordering::Relaxed),
             in_collective: self.in_collective.load(Ordering::Relaxed),
-            operation: self.operation(),
+            operation: self.operation().to_owned(),
             silent_for: self.began.elapsed().saturating_sub(last_beat),
             idle: self.idle.load(Ordering::Relaxed),
         }
@@ -119,16 +122,11 @@ impl RankProgress {
     ///
     /// A stuck rank stops the others at their next meeting, so all fall silent; the one to blame does not
     /// wait for others, or has made the least progress.
-    pub fn stuck(ranks: &[Arc<Progress>], limit: Duration) -> Option<Self> {
-        let read: Vec<Self> = ranks
-            .iter()
-            .enumerate()
-            .map(|(rank, progress)| progress.read(rank))
-            .collect();
-        let all_silent = read
+    pub fn stuck(ranks: Vec<Self>, limit: Duration) -> Option<Self> {
+        let all_silent = ranks
             .iter()
             .all(|rank| rank.silent_for >= limit && !rank.idle);
-        let furthest_behind = read
+        let furthest_behind = ranks
             .into_iter()
             .min_by_key(|rank| (rank.in_collective, rank.step, rank.collective));
         furthest_behind.filter(|_| all_silent)
@@ -141,7 +139,7 @@ mod tests {
 
     #[test]
     fn the_rank_furthest_behind_is_named() {
-        let ranks: Vec<_> = (0..3).map(|_| Arc::new(Progress::default())).collect();
+        let ranks: Vec<_> = (0..3).map(|_| Progress::default()).collect();
         for (rank, progress) in ranks.iter().enumerate() {
             progress.enter_step(7);
             progress.enter("backward");
@@ -149,16 +147,20 @@ mod tests {
                 progress.enter_collective();
             }
         }
-        let stuck = RankProgress::stuck(&ranks, Duration::ZERO).expect("all are silent");
+        let read = || {
+            let ranks = ranks.iter().enumerate();
+            ranks.map(|(rank, progress)| progress.read(rank)).collect()
+        };
+        let stuck = RankProgress::stuck(read(), Duration::ZERO).expect("all are silent");
         assert_eq!(
-            (stuck.rank, stuck.step, stuck.operation),
+            (stuck.rank, stuck.step, stuck.operation.as_str()),
             (1, 7, "backward")
         );
         assert_eq!(
-            RankProgress::stuck(&ranks, Duration::from_secs(3_600)),
+            RankProgress::stuck(read(), Duration::from_secs(3_600)),
             None
         );
         ranks.iter().for_each(|rank| rank.set_idle(true));
-        assert_eq!(RankProgress::stuck(&ranks, Duration::ZERO), None);
+        assert_eq!(RankProgress::stuck(read(), Duration::ZERO), None);
     }
 }

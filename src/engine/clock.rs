@@ -34,9 +34,12 @@ pub struct StepClock {
     last: Instant,
     phases: Phases,
     marks: Vec<(Phase, Event)>,
+    /// Events to use again: making one is a call into the driver.
+    spare: Vec<Event>,
 }
 
 /// The marks of one step.
+#[derive(Default)]
 pub struct StepTiming {
     host: Phases,
     marks: Vec<(Phase, Event)>,
@@ -52,6 +55,7 @@ impl StepClock {
             last: now,
             phases: Phases::default(),
             marks: Vec::new(),
+            spare: Vec::new(),
         }
     }
 
@@ -70,7 +74,10 @@ impl StepClock {
         *part(&mut self.phases, phase) += (now - self.last).as_secs_f64();
         self.last = now;
         if let Some(stream) = self.stream {
-            let event = Event::new(Timing::On)?;
+            let event = match self.spare.pop() {
+                Some(event) => event,
+                None => Event::new(Timing::On)?,
+            };
             stream.record(&event)?;
             self.marks.push((phase, event));
         }
@@ -83,6 +90,12 @@ impl StepClock {
             host: std::mem::take(&mut self.phases),
             marks: std::mem::take(&mut self.marks),
         }
+    }
+
+    /// Takes back the marks of a step that has been read.
+    pub fn reuse(&mut self, timing: StepTiming) {
+        self.spare
+            .extend(timing.marks.into_iter().map(|(_, event)| event));
     }
 
     /// Seconds since the last call (or [`restart`](Self::restart)): the wall time between two finished steps.

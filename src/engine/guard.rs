@@ -1,35 +1,43 @@
 //! Saying where a value that is no number came from.
 
-use super::{EngineError, Stepper};
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::Stepper;
 use crate::{data::StepBatch, torch::TorchError};
 
-/// Explains a non-finite loss or gradient norm of `step`.
+/// Where one was found, by tensor or segment: the earlier in a step, the nearer to its origin.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Place {
+    Weights(String),
+    Forward(String),
+    Backward(String),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Weights(tensor) => write!(f, "weights already hold it, first in {tensor}"),
+            Self::Forward(segment) => write!(f, "it appeared in the forward pass of {segment}"),
+            Self::Backward(tensor) => write!(
+                f,
+                "it appeared in the backward pass, first seen in the gradient of {tensor}"
+            ),
+        }
+    }
+}
+
+/// Looks for one in this rank's part of a step whose gradients stand in the buffers.
 ///
 /// The bad update was not made (the optimizer saw the norm), so the same forward pass can be run again,
 /// segment by segment.
 ///
 /// # Errors
 /// libtorch's.
-pub fn explain(
-    stepper: &Stepper,
-    batch: StepBatch,
-    step: u64,
-    loss: f64,
-) -> Result<EngineError, TorchError> {
-    let what = if loss.is_finite() {
-        "gradient norm"
-    } else {
-        "loss"
-    };
-    Ok(EngineError::NotFinite {
-        what,
-        place: place(stepper, batch, step)?,
-    })
-}
-
-fn place(stepper: &Stepper, batch: StepBatch, step: u64) -> Result<String, TorchError> {
+pub fn look(stepper: &Stepper, batch: StepBatch, step: u64) -> Result<Option<Place>, TorchError> {
     if let Some(bad) = stepper.store.first_bad_weight()? {
-        return Ok(format!("weights already hold it, first in {}", bad.tensor));
+        return Ok(Some(Place::Weights(bad.tensor)));
     }
     // A part of a model can't be run again alone.
     let micros = if stepper.is_whole() {
@@ -39,15 +47,9 @@ fn place(stepper: &Stepper, batch: StepBatch, step: u64) -> Result<String, Torch
     };
     for micro in micros {
         if let Some(segment) = stepper.first_bad_segment(&micro, step)? {
-            return Ok(format!("it appeared in the forward pass of {segment}"));
+            return Ok(Some(Place::Forward(segment)));
         }
     }
-    Ok(match stepper.store.first_bad_grad()? {
-        Some(bad) => format!(
-            "it appeared in the backward pass, first seen in the gradient of {}",
-            bad.tensor
-        ),
-        None => "this rank's weights and gradients are finite, so another rank's part was not"
-            .to_owned(),
-    })
+    let bad = stepper.store.first_bad_grad()?;
+    Ok(bad.map(|bad| Place::Backward(bad.tensor)))
 }

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     arch::Sharding,
+    base::rendezvous::Poisoned,
     checkpoint::{self, BestEval, Contribution, Manifest, RunFacts},
     config::SampleConfig,
     data::{BatchPlan, EvalWindows, Loader, StepBatch, WindowOrder},
@@ -214,15 +215,16 @@ impl Rank {
     }
 
     /// Meets the other ranks between two steps: the finished step's numbers, and what has been ordered.
-    fn boundary(&mut self, finished: Option<Launched>) -> Result<Orders, EngineError> {
+    fn boundary(&mut self, mut finished: Option<Launched>) -> Result<Orders, EngineError> {
         let mut note = Note {
             orders: self.take_orders(),
             ..Note::default()
         };
         let step_time_s = self.clock.lap();
         let mut phases = Phases::default();
-        if let Some(finished) = &finished {
-            finished.timing.wait()?;
+        if let Some(finished) = &mut finished {
+            let timing = std::mem::take(&mut finished.timing);
+            timing.wait()?;
             let (loss_sum, grad_norm) = finished.numbers.read()?;
             // Tensor-parallel ranks all know the same loss.
             if self.seat.at(&self.job.plan).shard == 0 {
@@ -230,7 +232,8 @@ impl Rank {
             }
             note.grad_norm = grad_norm;
             self.tokens += finished.global_valid;
-            phases = finished.timing.phases(step_time_s)?;
+            phases = timing.phases(step_time_s)?;
+            self.clock.reuse(timing);
             note.part = RankStep::new(self.seat.rank, &phases, finished.traffic);
             if self.job.plan.has_own_device(self.seat.rank) {
                 let memory = self.device.memory()?;
@@ -279,18 +282,33 @@ impl Rank {
         if loss.is_finite() && grad_norm.is_finite() {
             return Ok(());
         }
-        let batch = StepBatch::read(
-            &self.job.data.train,
-            &self.order,
-            &self.batches,
-            finished.step - 1,
-        );
-        Err(guard::explain(
-            &self.passes.stepper,
-            batch,
-            finished.step,
-            loss,
-        )?)
+        Err(self.not_finite(finished.step, loss)?)
+    }
+
+    /// All ranks look for where a value that is no number came from; the one nearest to its origin says so.
+    fn not_finite(&mut self, step: u64, loss: f64) -> Result<EngineError, EngineError> {
+        let train = &self.job.data.train;
+        let batch = StepBatch::read(train, &self.order, &self.batches, step - 1);
+        if self.device.runs_ahead() {
+            // The buffers hold the next step's gradients by now.
+            self.passes.train(&batch, step, &mut self.clock)?;
+        }
+        let own = guard::look(&self.passes.stepper, batch, step)?;
+        let places = self.seat.places.exchange(own)?;
+        let found = places.iter().enumerate();
+        let found = found.filter_map(|(seat, place)| Some((place.as_ref()?, seat)));
+        let (place, speaker) = match found.min() {
+            Some((place, seat)) => (place.to_string(), seat),
+            None => ("all weights and gradients are finite".to_owned(), 0),
+        };
+        let what = match loss.is_finite() {
+            true => "gradient norm",
+            false => "loss",
+        };
+        Ok(match speaker == self.seat.number() {
+            true => EngineError::NotFinite { what, place },
+            false => Poisoned.into(),
+        })
     }
 
     /// What lies between two steps: evaluation, checkpoint, pause, stop.
@@ -478,16 +496,18 @@ impl Rank {
             0 => {
                 let place = self.seat.place(&self.job.plan);
                 let own = checkpoint::contribute(store, self.optimizer.as_ref(), place)?;
-                Some(Arc::new(own))
+                Some(own)
             }
             // The first lane's buffers are this one's too.
             _ => None,
         };
         let all = self.seat.saves.exchange(own)?;
         if has_space {
-            let all: Vec<&Contribution> = all.iter().filter_map(Option::as_deref).collect();
+            let all: Vec<&Contribution> = all.iter().filter_map(Option::as_ref).collect();
             self.start_save(&all)?;
         }
+        // Until all have mapped what the others gave, nobody's may go.
+        self.seat.saves.exchange(None)?;
         Ok(has_space)
     }
 

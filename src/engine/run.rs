@@ -2,6 +2,7 @@
 
 use std::{
     any::Any,
+    os::unix::net::UnixStream,
     panic::{self, AssertUnwindSafe},
     path::PathBuf,
     sync::{
@@ -18,11 +19,14 @@ use super::{
     seat::{self, CommSeat, Finish, Message, Seat},
 };
 use crate::{
-    base::fault::{Fault, FaultCell},
+    base::{
+        fault::{Fault, FaultCell},
+        hub::Spoke,
+    },
     checkpoint::Loaded,
     config::{Precision, RunConfig},
     data::Prepared,
-    dist::{HostGroup, LocalGroups, Progress, RankProgress},
+    dist::{GroupEnds, HostGroup, Membership, RankProgress, Workplace},
     event::{Control, Event},
     plan::{Communicator, RunPlan},
     torch::{TorchError, memory, runtime},
@@ -46,6 +50,15 @@ pub struct Job {
     /// Where checkpoints go; absent: none are saved.
     pub checkpoints: Option<PathBuf>,
     pub inject: Option<Injection>,
+    /// The way to the run's other workers; absent: there are none.
+    pub hub: Option<Hub>,
+}
+
+/// A worker's socket to the hub, not listened to yet.
+pub struct Hub {
+    pub socket: UnixStream,
+    /// This worker's number.
+    pub worker: usize,
 }
 
 /// How a worker's work ends.
@@ -77,31 +90,32 @@ pub fn run(
         runtime::allow_tf32(true)?;
     }
     let hang_limit = Duration::from_secs(job.config.restart.hang_after_s);
-    let crew = Crew::start(Arc::new(job));
+    let crew = Crew::start(job)?;
     Ok(crew.watch(controls, hang_limit, emit))
 }
 
-/// The threads of all ranks, as the watching thread sees them.
+/// The threads of a worker's ranks, as the watching thread sees them.
 struct Crew {
     fault: Arc<FaultCell>,
-    progress: Vec<Arc<Progress>>,
+    workplace: Workplace,
     messages: Receiver<Message>,
     orders: Sender<Control>,
-    n_seats: usize,
     n_lanes: usize,
 }
 
 impl Crew {
-    fn start(job: Arc<Job>) -> Self {
-        let n_lanes = n_lanes(&job);
-        let n_seats = job.plan.world() * n_lanes;
+    fn start(mut job: Job) -> Result<Self, TorchError> {
         let fault = Arc::new(FaultCell::default());
-        let progress: Vec<Arc<Progress>> = (0..n_seats)
-            .map(|_| Arc::new(Progress::default()))
-            .collect();
+        let membership = seat::membership(&job.plan);
+        let spoke = job.hub.take().map(|Hub { socket, worker }| {
+            Spoke::open(socket, worker, job.plan.n_workers, &fault)
+                .map_err(|error| TorchError::new(&format!("no way to the other workers: {error}")))
+        });
+        let workplace = Workplace::new(membership.n_seats(), spoke.transpose()?, &fault);
         let (events, messages) = channel();
         let (orders, rank_orders) = channel();
-        for seat in seats(&job, &fault, &progress, &events, rank_orders) {
+        let job = Arc::new(job);
+        for seat in seats(&job.plan, &membership, &workplace, &events, rank_orders) {
             let no_thread = Arc::clone(&fault);
             let (job, fault, events) = (Arc::clone(&job), Arc::clone(&fault), events.clone());
             let name = format!("rank-{}.{}", seat.rank, seat.lane);
@@ -116,14 +130,13 @@ impl Crew {
                 });
             }
         }
-        Self {
+        Ok(Self {
             fault,
-            progress,
+            workplace,
             messages,
             orders,
-            n_seats,
-            n_lanes,
-        }
+            n_lanes: membership.n_lanes,
+        })
     }
 
     fn watch(
@@ -132,12 +145,16 @@ impl Crew {
         hang_limit: Duration,
         emit: &mut dyn FnMut(Event),
     ) -> Ending {
-        let mut finishes: Vec<Option<Finish>> = vec![None; self.n_seats];
+        let own = self.workplace.own();
+        let mut finishes: Vec<Option<Finish>> = vec![None; own.len()];
+        let mut watch = self.workplace.watch();
         let mut last_watch = Instant::now();
         loop {
             match self.messages.recv_timeout(TICK) {
                 Ok(Message::Event(event)) => emit(event),
-                Ok(Message::Finished { seat, finish }) => finishes[seat] = Some(finish),
+                Ok(Message::Finished { seat, finish }) => {
+                    finishes[seat - own.start] = Some(finish);
+                }
                 Ok(Message::Failed)
                 | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
@@ -150,15 +167,15 @@ impl Crew {
             for control in controls.try_iter() {
                 if control == Control::Kill {
                     return Ending::Killed {
-                        step: self.progress[0].step(),
+                        step: self.workplace.progress(own.start).step(),
                     };
                 }
-                // Rank 0 stops listening only when it is done.
+                // Rank 0 stops listening only when it is done; the ranks of other workers never listen.
                 let _ = self.orders.send(control);
             }
             if last_watch.elapsed() >= WATCH_EVERY {
                 last_watch = Instant::now();
-                if let Some(stuck) = RankProgress::stuck(&self.progress, hang_limit) {
+                if let Some(stuck) = watch.stuck(hang_limit) {
                     return self.faulted(hang(&stuck, self.n_lanes), emit);
                 }
             }
@@ -248,7 +265,7 @@ fn hang(stuck: &RankProgress, n_lanes: usize) -> Fault {
     Fault {
         rank,
         step: stuck.step,
-        operation: stuck.operation.to_owned(),
+        operation: stuck.operation.clone(),
         cause: format!(
             "no progress for {:.1} s; rank {} is furthest behind, after {} collectives",
             stuck.silent_for.as_secs_f64(),
@@ -268,61 +285,77 @@ fn all(finishes: &[Option<Finish>]) -> Option<Finish> {
         .flatten()
 }
 
+/// The seats of this worker.
 fn seats(
-    job: &Job,
-    fault: &Arc<FaultCell>,
-    progress: &[Arc<Progress>],
+    plan: &RunPlan,
+    membership: &Membership,
+    workplace: &Workplace,
     events: &Sender<Message>,
     orders: Receiver<Control>,
 ) -> Vec<Seat> {
-    let membership = seat::membership(&job.plan);
-    let n_seats = membership.n_seats();
-    let comms: Vec<CommSeat> = match job.plan.communicator {
-        Communicator::Nccl => (0..n_seats).map(|_| CommSeat::Nccl).collect(),
-        Communicator::Solo | Communicator::Local => LocalGroups::ends(&membership, fault, progress)
-            .into_iter()
-            .map(|groups| CommSeat::Local(Box::new(groups)))
-            .collect(),
+    let (own, n_lanes) = (workplace.own(), membership.n_lanes);
+    let comms: Vec<CommSeat> = match plan.communicator {
+        Communicator::Nccl => own.clone().map(|_| CommSeat::Nccl).collect(),
+        Communicator::Solo | Communicator::Local | Communicator::Host => {
+            GroupEnds::of(membership, workplace)
+                .into_iter()
+                .map(|ends| CommSeat::Ends(Box::new(ends)))
+                .collect()
+        }
     };
-    let mut orders = Some(orders);
-    let mut notes = HostGroup::seats(n_seats, fault).into_iter();
-    let mut losses = HostGroup::seats(n_seats, fault).into_iter();
-    let mut ids = HostGroup::seats(n_seats, fault).into_iter();
-    let mut shared = HostGroup::seats(n_seats, fault).into_iter();
-    let mut saves = HostGroup::seats(n_seats, fault).into_iter();
-    let mut tokens = HostGroup::seats(n_seats, fault).into_iter();
-    let mut seats = Vec::with_capacity(n_seats);
-    for (number, comms) in comms.into_iter().enumerate() {
-        let (Some(notes), Some(losses), Some(ids), Some(shared), Some(saves), Some(tokens)) = (
+    let progress: Vec<_> = own
+        .clone()
+        .map(|seat| Arc::clone(workplace.progress(seat)))
+        .collect();
+    let lanes = progress
+        .chunks(n_lanes)
+        .flat_map(|rank| HostGroup::of_threads(workplace.fault(), rank));
+    let mut lanes = lanes.collect::<Vec<_>>().into_iter();
+    let mut orders = Some(orders).filter(|_| own.start == 0);
+    let mut notes = workplace.everyone().into_iter();
+    let mut losses = workplace.everyone().into_iter();
+    let mut ids = workplace.everyone().into_iter();
+    let mut saves = workplace.everyone().into_iter();
+    let mut tokens = workplace.everyone().into_iter();
+    let mut places = workplace.everyone().into_iter();
+    let mut seats = Vec::with_capacity(own.len());
+    for ((number, comms), progress) in own.zip(comms).zip(progress) {
+        let (
+            Some(notes),
+            Some(losses),
+            Some(ids),
+            Some(lanes),
+            Some(saves),
+            Some(tokens),
+            Some(places),
+        ) = (
             notes.next(),
             losses.next(),
             ids.next(),
-            shared.next(),
+            lanes.next(),
             saves.next(),
             tokens.next(),
-        ) else {
+            places.next(),
+        )
+        else {
             break;
         };
         seats.push(Seat {
-            rank: number / membership.n_lanes,
-            lane: number % membership.n_lanes,
-            n_lanes: membership.n_lanes,
-            shared,
+            rank: number / n_lanes,
+            lane: number % n_lanes,
+            n_lanes,
+            lanes,
             notes,
             losses,
             ids,
             saves,
             tokens,
+            places,
             comms,
-            progress: Arc::clone(&progress[number]),
+            progress,
             events: events.clone(),
             controls: orders.take(),
         });
     }
     seats
-}
-
-/// Lanes of each rank; all ranks have as many.
-fn n_lanes(job: &Job) -> usize {
-    job.plan.ranks.first().map_or(1, |rank| rank.lanes)
 }

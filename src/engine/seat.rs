@@ -5,18 +5,20 @@ use std::sync::{
     mpsc::{Receiver, Sender},
 };
 
+use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
 use super::{
     EngineError, Job, Passes, RankDevice, Stepper,
     evaluate::PartialLoss,
+    guard::Place as BadPlace,
     inject::{self, Injection},
     step::{self, Recipe},
 };
 use crate::{
     arch::{Shard, StageSpec},
     checkpoint::{self, Contribution, Place},
-    dist::{Groups, HostGroup, LocalGroups, Membership, Progress},
+    dist::{GroupEnds, Groups, HostGroup, Membership, Progress},
     event::{Control, Event, RankStep},
     nn::{Layout, Numbers, ParamStore, Partition, SharedWeights},
     optim,
@@ -30,13 +32,14 @@ pub struct Seat {
     pub rank: usize,
     pub lane: usize,
     pub n_lanes: usize,
-    /// The state that lanes of a rank share, from lane 0 of each rank.
-    pub shared: HostGroup<Option<Arc<SharedState>>>,
+    /// The rank's lanes: the state that they share, from lane 0.
+    pub lanes: HostGroup<Option<Arc<SharedState>>>,
     pub notes: HostGroup<Note>,
     pub losses: HostGroup<Vec<PartialLoss>>,
     pub ids: HostGroup<Option<UniqueId>>,
-    pub saves: HostGroup<Option<Arc<Contribution>>>,
+    pub saves: HostGroup<Option<Contribution>>,
     pub tokens: HostGroup<Option<u32>>,
+    pub places: HostGroup<Option<BadPlace>>,
     pub comms: CommSeat,
     pub progress: Arc<Progress>,
     pub events: Sender<Message>,
@@ -59,7 +62,7 @@ impl Seat {
 
 /// The communicators that a rank will have; NCCL's are joined on the rank's own thread.
 pub enum CommSeat {
-    Local(Box<LocalGroups>),
+    Ends(Box<GroupEnds>),
     Nccl,
     /// They have been joined.
     Taken,
@@ -90,7 +93,7 @@ pub enum Finish {
 }
 
 /// What ranks tell each other between two steps. Orders and time count from rank 0 only.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Note {
     /// From one rank of each replica; 0 from the others.
     pub loss_sum: f64,
@@ -117,7 +120,7 @@ impl Note {
 }
 
 /// What has been asked of the run since the last step.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub struct Orders {
     pub checkpoint: bool,
     pub stop: bool,
@@ -149,6 +152,7 @@ pub fn membership(plan: &RunPlan) -> Membership {
         mesh: plan.split.mesh,
         n_lanes: plan.ranks.first().map_or(1, |rank| rank.lanes),
         shards_grads: plan.split.data.zero() > 0,
+        ties: !plan.split.stage(&plan.model, 0).tied.is_empty(),
         wraps: plan
             .split
             .chunks
@@ -239,8 +243,8 @@ impl Seat {
         device: &RankDevice,
     ) -> Result<(ParamStore, Vec<Tensor>), EngineError> {
         if self.lane > 0 {
-            let all = self.shared.exchange(None)?;
-            let shared = all[self.rank * self.n_lanes].as_deref();
+            let all = self.lanes.exchange(None)?;
+            let shared = all[0].as_deref();
             let shared = shared.ok_or_else(|| TorchError::new("lane 0 shares nothing"))?;
             let state = shared.optimizer.iter().map(SharedTensor::handle).collect();
             return Ok((ParamStore::sharing(layout, &shared.weights)?, state));
@@ -259,14 +263,14 @@ impl Seat {
         let shared = store
             .share()
             .map(|weights| Arc::new(SharedState { weights, optimizer }));
-        self.shared.exchange(shared)?;
+        self.lanes.exchange(shared)?;
         Ok((store, state))
     }
 
     /// Joins the communicators on the rank's own thread.
     fn join(&mut self, plan: &RunPlan, device: &RankDevice) -> Result<Groups, EngineError> {
         match std::mem::replace(&mut self.comms, CommSeat::Taken) {
-            CommSeat::Local(groups) => Ok(groups.join()),
+            CommSeat::Ends(groups) => Ok(groups.join()),
             CommSeat::Nccl => match (device.device, device.stream) {
                 (tch::Device::Cuda(index), Some(stream)) => {
                     let membership = membership(plan);

@@ -82,9 +82,14 @@ fn split(plan: &RunPlan) -> String {
         Communicator::Solo => "",
         Communicator::Local => ", over memory",
         Communicator::Nccl => ", over NCCL",
+        Communicator::Host => ", through the supervisor",
+    };
+    let workers = match plan.n_workers {
+        1 => String::new(),
+        n => format!(", {n} workers"),
     };
     let on = format!(
-        "{} on {} ({}), {threads}{communicator}",
+        "{} on {} ({}), {threads}{communicator}{workers}",
         plan.split.name(),
         count(plan.world(), "rank"),
         devices.join(", ")

@@ -9,21 +9,28 @@ use std::{
 };
 
 use super::{LaunchError, dirs};
+use crate::plan::{Communicator, RunPlan};
 
 /// Names the worker's program where it lies elsewhere.
 pub const WORKER_VARIABLE: &str = "CAPSTAN_WORKER";
 const PROGRAM: &str = "capstan-worker";
 
 /// What a worker needs unless the user says otherwise.
-const DEFAULTS: [(&str, &str); 4] = [
+const DEFAULTS: [(&str, &str); 3] = [
     // CUDA's own default order is by speed; NVML's is by bus.
     ("CUDA_DEVICE_ORDER", "PCI_BUS_ID"),
     // NCCL's bootstrap has no business on the network.
     ("NCCL_SOCKET_IFNAME", "lo"),
-    // Loading a kernel synchronises the device, which can deadlock against a spinning collective.
-    ("CUDA_MODULE_LOADING", "EAGER"),
     // A workspace a stream, of a fixed size: deterministic cuBLAS needs it set before CUDA starts.
     ("CUBLAS_WORKSPACE_CONFIG", ":4096:8"),
+];
+
+/// What a worker with several GPUs needs besides.
+const OF_SEVERAL_GPUS: [(&str, &str); 2] = [
+    // Loading a kernel synchronises the device, which can deadlock against a spinning collective.
+    ("CUDA_MODULE_LOADING", "EAGER"),
+    // All ranks' kernels of a collective start together.
+    ("NCCL_LAUNCH_MODE", "GROUP"),
 ];
 
 /// `$CAPSTAN_WORKER`, else beside this program, else on `PATH`.
@@ -57,13 +64,9 @@ pub fn find() -> Result<PathBuf, LaunchError> {
     })
 }
 
-/// Variables to add to the worker's environment.
+/// Variables to add to a worker's environment.
 pub fn environment(program: &Path) -> Vec<(OsString, OsString)> {
-    let mut variables: Vec<(OsString, OsString)> = DEFAULTS
-        .iter()
-        .filter(|(name, _)| env::var_os(name).is_none())
-        .map(|&(name, value)| (name.into(), value.into()))
-        .collect();
+    let mut variables = unless_set(&DEFAULTS);
     let nccl =
         libtorch_lib(program).and_then(|lib| nccl_link(&lib, &dirs::cache_dir()).ok().flatten());
     if let Some(folder) = nccl {
@@ -73,6 +76,22 @@ pub fn environment(program: &Path) -> Vec<(OsString, OsString)> {
         ));
     }
     variables
+}
+
+/// Variables to add besides, for the plan's ranks.
+pub fn environment_of(plan: &RunPlan) -> Vec<(OsString, OsString)> {
+    match (plan.communicator, plan.n_workers) {
+        (Communicator::Nccl, 1) => unless_set(&OF_SEVERAL_GPUS),
+        _ => Vec::new(),
+    }
+}
+
+fn unless_set(variables: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+    variables
+        .iter()
+        .filter(|(name, _)| env::var_os(name).is_none())
+        .map(|&(name, value)| (name.into(), value.into()))
+        .collect()
 }
 
 /// The libraries of the libtorch in use: `$LIBTORCH`, else where the build linked it.

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use tch::{Device, Kind, Tensor};
 
 use super::{Partition, layout::Layout};
-use crate::torch::{TorchError, storage};
+use crate::torch::{TorchError, storage::Movable};
 
 /// The gathered groups of one rank.
 pub struct Gathered {
@@ -22,8 +22,8 @@ pub struct Gathered {
 }
 
 struct Gatherable {
-    flat: Tensor,
-    slot: Option<Tensor>,
+    /// Stands on a slot while it is gathered.
+    flat: Movable,
     users: usize,
 }
 
@@ -37,11 +37,8 @@ impl Gathered {
         device: Device,
     ) -> Result<Self, TorchError> {
         let groups = layout.groups.iter().map(|group| {
-            let flat = Tensor::f_empty([group.len()], (kind, device))?;
-            storage::point_at(&flat, None)?;
             Ok(Gatherable {
-                flat,
-                slot: None,
+                flat: Movable::new(group.len(), kind, device)?,
                 users: 0,
             })
         });
@@ -55,7 +52,7 @@ impl Gathered {
 
     /// The tensor that a group's leaves are views of.
     pub fn flat(&self, group: usize) -> &Tensor {
-        &self.groups[group].flat
+        self.groups[group].flat.tensor()
     }
 
     /// The rank's shard.
@@ -76,12 +73,15 @@ impl Gathered {
             let part_len = len / self.partition.of as i64;
             let this = &mut self.groups[group];
             this.users += 1;
-            if this.slot.is_some() || len == 0 {
+            if this.flat.ground().is_some() || len == 0 {
                 continue;
             }
             let slot = match self.free.get_mut(&len).and_then(Vec::pop) {
                 Some(slot) => slot,
-                None => Tensor::f_zeros([len], (this.flat.kind(), this.flat.device()))?,
+                None => {
+                    let flat = this.flat.tensor();
+                    Tensor::f_zeros([len], (flat.kind(), flat.device()))?
+                }
             };
             slot.f_narrow(0, part_len * self.partition.index as i64, part_len)?
                 .f_copy_(
@@ -89,9 +89,8 @@ impl Gathered {
                         .source
                         .f_narrow(0, layout.part_offset(group), part_len)?,
                 )?;
-            storage::point_at(&this.flat, Some(&slot))?;
             incomplete.push(slot.shallow_clone());
-            this.slot = Some(slot);
+            this.flat.stand_on(slot)?;
         }
         Ok(incomplete)
     }
@@ -104,8 +103,7 @@ impl Gathered {
             if this.users > 0 {
                 continue;
             }
-            if let Some(slot) = this.slot.take() {
-                storage::point_at(&this.flat, None)?;
+            if let Some(slot) = this.flat.lift()? {
                 self.free.entry(slot.size()[0]).or_default().push(slot);
             }
         }
@@ -114,7 +112,7 @@ impl Gathered {
 
     /// Bytes of all slots.
     pub fn slot_bytes(&self) -> u64 {
-        let used = self.groups.iter().filter_map(|group| group.slot.as_ref());
+        let used = self.groups.iter().filter_map(|group| group.flat.ground());
         let slots = self.free.values().flatten().chain(used);
         slots
             .map(|slot| (slot.numel() * slot.kind().elt_size_in_bytes()) as u64)

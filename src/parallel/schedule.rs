@@ -75,7 +75,8 @@ mod tests {
     use super::*;
     use crate::{config::PipelineSchedule, parallel::Pipeline};
 
-    /// Runs all stages until none can go on; panics where a stage would take another pass's tensor.
+    /// Runs all stages until none can go on; panics where a stage would take another pass's tensor. A pass receives,
+    /// then sends as soon as what it sent before on the same flow has been received, as NCCL's sends may wait.
     /// Returns the most micro-batches (times chunks) that each stage kept.
     fn simulate(stages: &[Pipeline], n_micros: usize) -> Vec<usize> {
         let mut actions: Vec<VecDeque<Action>> = stages
@@ -84,6 +85,7 @@ mod tests {
             .collect();
         let mut flows: HashMap<(bool, usize, usize), VecDeque<(usize, usize)>> = HashMap::new();
         let (mut kept, mut most) = (vec![0usize; stages.len()], vec![0usize; stages.len()]);
+        let mut has_received = vec![false; stages.len()];
         loop {
             let mut moved = false;
             for (stage, pipeline) in stages.iter().enumerate() {
@@ -97,7 +99,7 @@ mod tests {
                         true => (pipeline.after(chunk), pipeline.before(chunk)),
                     };
                     let position = chunk * stages.len() + stage;
-                    if let Some(from) = from {
+                    if let Some(from) = from.filter(|_| !has_received[stage]) {
                         let flow = flows.entry((is_backward, from, stage)).or_default();
                         match flow.pop_front() {
                             None => break,
@@ -108,6 +110,15 @@ mod tests {
                             ),
                         }
                     }
+                    moved |= !std::mem::replace(&mut has_received[stage], true);
+                    let is_blocked = to.is_some_and(|to| {
+                        let flow = flows.get(&(is_backward, stage, to));
+                        to != stage && flow.is_some_and(|flow| !flow.is_empty())
+                    });
+                    if is_blocked {
+                        break;
+                    }
+                    has_received[stage] = false;
                     if let Some(to) = to {
                         let next = if is_backward {
                             position - 1

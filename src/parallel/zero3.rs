@@ -15,6 +15,8 @@ pub struct Zero3 {
     gradients: Zero2,
     /// The run whose weights are on their way.
     prefetched: Option<Range<usize>>,
+    /// They have been waited for already.
+    has_arrived: bool,
 }
 
 impl Zero3 {
@@ -46,7 +48,9 @@ impl Strategy for Zero3 {
         segments: Range<usize>,
         comm: &mut dyn Communicator,
     ) -> Result<(), CommError> {
+        let has_arrived = std::mem::take(&mut self.has_arrived);
         match self.prefetched.take() {
+            Some(prefetched) if prefetched == segments && has_arrived => return Ok(()),
             Some(prefetched) if prefetched == segments => {}
             other => {
                 if let Some(unused) = other {
@@ -83,6 +87,11 @@ impl Strategy for Zero3 {
         is_last: bool,
         comm: &mut dyn Communicator,
     ) -> Result<(), CommError> {
+        // The sum that starts now goes on beside the next run's backward pass, which waits for its weights alone.
+        if self.prefetched.is_some() && !self.has_arrived {
+            comm.wait()?;
+            self.has_arrived = true;
+        }
         self.gradients.grads_ready(store, segments, is_last, comm)
     }
 

@@ -2,7 +2,7 @@
 
 use super::{Communicator, Mesh, RefusalKind, resolve::Resolver};
 use crate::{
-    config::{DeviceConfig, DevicesConfig, ParallelConfig, Precision},
+    config::{DeviceConfig, DevicesConfig, ParallelConfig, Precision, RanksPerWorker},
     hw::Device,
 };
 
@@ -84,6 +84,26 @@ impl Resolver<'_> {
         devices
     }
 
+    /// How the ranks talk, and in how many worker processes they live.
+    pub(super) fn communicator(&mut self, devices: &[Device]) -> (Communicator, usize) {
+        let communicator = communicator(devices);
+        match (communicator, self.config.ranks_per_worker) {
+            (Communicator::Nccl, None | Some(RanksPerWorker::One)) => (communicator, devices.len()),
+            (Communicator::Local, Some(RanksPerWorker::One)) if devices[0] == Device::Cpu => {
+                (Communicator::Host, devices.len())
+            }
+            (Communicator::Local, Some(RanksPerWorker::One)) => {
+                self.refuse(
+                    "ranks_per_worker",
+                    "is one, but ranks share a GPU",
+                    "leave it out: such ranks live in one worker",
+                );
+                (communicator, 1)
+            }
+            _ => (communicator, 1),
+        }
+    }
+
     fn automatic_devices(&mut self, wanted: Option<usize>) -> Vec<Device> {
         let usable = |capability: [u32; 2]| capability >= OLDEST_CAPABILITY;
         let old = self
@@ -150,7 +170,7 @@ impl Resolver<'_> {
 }
 
 /// NCCL needs a GPU of its own for each rank.
-pub(super) fn communicator(devices: &[Device]) -> Communicator {
+fn communicator(devices: &[Device]) -> Communicator {
     let distinct: std::collections::HashSet<_> = devices.iter().collect();
     let on_gpus = devices
         .iter()

@@ -2,7 +2,7 @@
 
 use super::{
     DataSummary, Kept, MemoryPlan, Mesh, PlanError, RankPlan, Refusal, RefusalKind, RunPlan, Split,
-    StopPlan, Strategy, devices::communicator, models::nearest_divisor,
+    StopPlan, Strategy, models::nearest_divisor,
 };
 use crate::{
     arch::ModelShape,
@@ -81,6 +81,7 @@ impl Resolver<'_> {
         let mut memory = MemoryPlan::of(&model, &split, kept);
         memory.grads_bytes *= lanes as u64;
         self.check_memory(&memory, &devices);
+        let (communicator, n_workers) = self.communicator(&devices);
         let bucket_bytes = devices
             .iter()
             .any(|device| *device != Device::Cpu)
@@ -93,7 +94,8 @@ impl Resolver<'_> {
             precision: self.precision(&devices),
             short_grads,
             split,
-            communicator: communicator(&devices),
+            communicator,
+            n_workers,
             peak_flops: self.peak(&devices),
             ranks: devices
                 .into_iter()

@@ -25,6 +25,9 @@ pub struct RunPlan {
     pub short_grads: bool,
     pub split: Split,
     pub communicator: Communicator,
+    /// Worker processes, each with as many ranks, in order.
+    #[serde(default = "one")]
+    pub n_workers: usize,
     /// One entry a rank, in rank order.
     pub ranks: Vec<RankPlan>,
     /// Sequences per optimizer step.
@@ -48,6 +51,10 @@ pub struct RunPlan {
     pub peak_flops: Option<f64>,
     /// What a user should know and did not ask for.
     pub notes: Vec<String>,
+}
+
+const fn one() -> usize {
+    1
 }
 
 impl RunPlan {
@@ -191,6 +198,8 @@ pub enum Communicator {
     Solo,
     /// Threads of one process.
     Local,
+    /// CPU ranks in several processes, through the supervisor.
+    Host,
     /// One rank a GPU.
     Nccl,
 }

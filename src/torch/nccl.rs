@@ -1,8 +1,12 @@
 //! NCCL through cudarc's raw layer. The library is opened at run time.
 
-use std::{ffi::c_void, ptr};
+use std::{
+    ffi::{c_char, c_void},
+    ptr,
+};
 
 use cudarc::nccl::{result, sys};
+use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
 use super::{TorchError, peers::Reduction, stream::Stream};
@@ -26,8 +30,24 @@ pub fn probe() -> Result<String, TorchError> {
 }
 
 /// What all ranks need to find each other; made by one, handed to all.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(into = "Vec<c_char>", try_from = "Vec<c_char>")]
 pub struct UniqueId(sys::ncclUniqueId);
+
+impl From<UniqueId> for Vec<c_char> {
+    fn from(id: UniqueId) -> Self {
+        id.0.internal.to_vec()
+    }
+}
+
+impl TryFrom<Vec<c_char>> for UniqueId {
+    type Error = &'static str;
+
+    fn try_from(bytes: Vec<c_char>) -> Result<Self, Self::Error> {
+        let internal = bytes.try_into().map_err(|_| "an NCCL id of another size")?;
+        Ok(Self(sys::ncclUniqueId { internal }))
+    }
+}
 
 impl UniqueId {
     /// Makes the id of a new communicator.

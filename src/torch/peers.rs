@@ -53,7 +53,6 @@ pub enum Operation {
 }
 
 /// The meeting points of a group of rank threads.
-#[derive(Debug)]
 pub struct PeerGroup {
     world: usize,
     published: Rendezvous<Offer>,
@@ -214,6 +213,54 @@ impl PeerGroup {
     }
 }
 
+/// Performs a rank's part of a collective, in its buffer, on copies of everybody's.
+///
+/// # Errors
+/// A buffer that can't be cut into equal parts, or is no contiguous CPU tensor of a floating-point type.
+pub fn perform_on_copies(
+    rank: usize,
+    operation: Operation,
+    copies: &[Tensor],
+    buffer: &Tensor,
+) -> Result<(), TorchError> {
+    let own = PeerBuffer::of(buffer)?;
+    let copies: Vec<PeerBuffer> = copies
+        .iter()
+        .map(PeerBuffer::of)
+        .collect::<Result<_, _>>()?;
+    let (len, world) = (own.len, copies.len());
+    if operation.has_parts() && !len.is_multiple_of(world) {
+        let text = format!("{operation} of {len} can't be cut into {world} parts");
+        return Err(TorchError::new(&text));
+    }
+    let alike = |copy: &PeerBuffer| (copy.len, copy.kind) == (len, own.kind);
+    if !copies.iter().all(alike) {
+        return Err(TorchError::new("copies of another length or type"));
+    }
+    let part = |rank: usize| len / world * rank..len / world * (rank + 1);
+    // SAFETY: the copies are this thread's alone, as the buffer is until the operation is done; kinds and
+    // lengths are equal.
+    unsafe {
+        match operation {
+            Operation::AllReduce { reduction } => reduce_range(&copies, &[own], 0..len, reduction),
+            Operation::Reduce { root } if root != rank => {}
+            Operation::Reduce { .. } => reduce_range(&copies, &[own], 0..len, Reduction::Sum),
+            Operation::Broadcast { root } => copy_range(copies[root], own, 0..len),
+            Operation::ReduceScatter => reduce_range(&copies, &[own], part(rank), Reduction::Sum),
+            Operation::AllGather => {
+                (0..world).for_each(|other| copy_range(copies[other], own, part(other)));
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Operation {
+    const fn has_parts(self) -> bool {
+        matches!(self, Self::ReduceScatter | Self::AllGather)
+    }
+}
+
 impl Memory {
     fn of(tensor: &Tensor) -> Result<Self, TorchError> {
         Ok(match tensor.device() {
@@ -269,10 +316,7 @@ fn check(sequence: u64, offers: &[Offer], world: usize) -> Result<(), PeerError>
             first: offers[0].to_string(),
         });
     }
-    let has_parts = matches!(
-        offers[0].operation,
-        Operation::ReduceScatter | Operation::AllGather
-    );
+    let has_parts = offers[0].operation.has_parts();
     let is_even = |buffer: &Memory| buffer.len_and_kind().0.is_multiple_of(world);
     if has_parts && !offers[0].buffers.iter().all(is_even) {
         let text = format!("{} can't be cut into {world} parts", offers[0]);

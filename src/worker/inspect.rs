@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Write},
+    sync::Arc,
     time::Instant,
 };
 
@@ -10,7 +11,6 @@ use serde_json::json;
 
 use super::job::{self, Material};
 use crate::{
-    base::fault::FaultCell,
     checkpoint::{self, Loaded},
     config::SampleConfig,
     data::EvalWindows,
@@ -65,7 +65,7 @@ pub fn evaluate(folder: &RunFolder) -> i32 {
         let began = Instant::now();
         let val = &material.data.val;
         let windows = EvalWindows::all(val.len(), material.plan.model.seq_len())?;
-        let seats = HostGroup::seats(1, &FaultCell::default().into());
+        let seats = HostGroup::of_threads(&Arc::default(), &[Arc::default()]);
         let group = seats.into_iter().next().context("a group of one")?;
         let mut meter = Meter::new("evaluating", 0);
         let evaluated = engine::evaluate(

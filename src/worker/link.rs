@@ -20,6 +20,7 @@ const ORPHANED: i32 = 1;
 /// Events up, controls down.
 pub struct Link {
     socket: UnixStream,
+    worker: usize,
     pub controls: Receiver<Control>,
 }
 
@@ -28,7 +29,7 @@ impl Link {
     ///
     /// # Errors
     /// Descriptor 0 is no socket.
-    pub fn open() -> io::Result<Self> {
+    pub fn open(worker: usize) -> io::Result<Self> {
         set_parent_process_death_signal(Some(Signal::KILL))?;
         let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
         socket.peer_addr()?;
@@ -45,15 +46,38 @@ impl Link {
                 }
                 exit_now(ORPHANED)
             })?;
-        Ok(Self { socket, controls })
+        Ok(Self {
+            socket,
+            worker,
+            controls,
+        })
     }
 
-    /// Sends an event; without a supervisor there is nothing left to do.
+    /// Sends an event; without a supervisor there is nothing left to do. What all workers would say is said by
+    /// the first alone.
     pub fn emit(&mut self, event: &Event) {
+        let is_own = matches!(
+            event,
+            Event::Fault { .. } | Event::Warning { rank: Some(_), .. }
+        );
+        if self.worker > 0 && !is_own {
+            return;
+        }
         let mut line = serde_json::to_vec(event).unwrap_or_default();
         line.push(b'\n');
         if self.socket.write_all(&line).is_err() {
             exit_now(ORPHANED)
         }
     }
+}
+
+/// Takes the socket to the hub from standard output, which is standard error's from then on.
+///
+/// # Errors
+/// Standard output is no socket.
+pub fn take_hub() -> io::Result<UnixStream> {
+    let socket = UnixStream::from(io::stdout().as_fd().try_clone_to_owned()?);
+    socket.peer_addr()?;
+    rustix::stdio::dup2_stdout(io::stderr())?;
+    Ok(socket)
 }

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use self::train::Task as TrainTask;
 use crate::{config::SampleConfig, launch::RunFolder, torch::process::exit_now};
 
 /// The worker's command line; people use `capstan`.
@@ -32,6 +33,9 @@ enum Task {
         /// Why the run starts again.
         #[arg(long)]
         cause: Option<String>,
+        /// The number among the run's workers; where there are several, standard output is a socket to their hub.
+        #[arg(long, default_value_t = 0)]
+        worker: usize,
     },
     /// Generate text from the newest checkpoint.
     Sample {
@@ -73,11 +77,13 @@ pub fn main() -> ! {
             folder,
             from,
             cause,
-        } => train::main(
-            &RunFolder::new(folder),
-            from == Origin::Checkpoint,
-            cause.as_deref(),
-        ),
+            worker,
+        } => train::main(&TrainTask {
+            folder: RunFolder::new(folder),
+            from_checkpoint: from == Origin::Checkpoint,
+            cause,
+            worker,
+        }),
         Task::Sample {
             folder,
             prompt,

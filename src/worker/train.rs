@@ -6,12 +6,12 @@ use anyhow::{Context, Result, bail};
 
 use super::{
     job::{self, Material},
-    link::Link,
+    link::{self, Link},
 };
 use crate::{
     checkpoint::{self, Loaded, RunFacts},
     data::Progress,
-    engine::{self, Ending, Finish, Injection, Job},
+    engine::{self, Ending, Finish, Hub, Injection, Job},
     event::{Event, Outcome},
     launch::RunFolder,
     optim,
@@ -25,17 +25,28 @@ const INJECTION_VARIABLE: &str = "CAPSTAN_INJECT";
 /// Exit code after an event that says why.
 const FAULTED: i32 = 1;
 
+/// What a worker is started to do.
+pub struct Task {
+    pub folder: RunFolder,
+    /// Go on from the newest checkpoint.
+    pub from_checkpoint: bool,
+    /// Why the run starts again.
+    pub cause: Option<String>,
+    /// The number among the run's workers.
+    pub worker: usize,
+}
+
 /// Trains the run; returns the process's exit code.
-pub fn main(folder: &RunFolder, from_checkpoint: bool, cause: Option<&str>) -> i32 {
+pub fn main(task: &Task) -> i32 {
     process::keep_freed_memory();
-    let mut link = match Link::open() {
+    let mut link = match Link::open(task.worker) {
         Ok(link) => link,
         Err(error) => {
             eprintln!("capstan-worker train is started by capstan's supervisor: {error}");
             return 2;
         }
     };
-    match train(folder, from_checkpoint, cause, &mut link) {
+    match train(task, &mut link) {
         Ok(code) => code,
         Err(error) => {
             let cause = format!("{error:#}");
@@ -52,13 +63,16 @@ pub fn main(folder: &RunFolder, from_checkpoint: bool, cause: Option<&str>) -> i
     }
 }
 
-fn train(
-    folder: &RunFolder,
-    from_checkpoint: bool,
-    cause: Option<&str>,
-    link: &mut Link,
-) -> Result<i32> {
+fn train(task: &Task, link: &mut Link) -> Result<i32> {
+    let folder = &task.folder;
     let Material { config, plan, data } = read_with_progress(folder, link)?;
+    let hub = match plan.n_workers {
+        1 => None,
+        _ => Some(Hub {
+            socket: link::take_hub().context("no socket to the run's other workers")?,
+            worker: task.worker,
+        }),
+    };
     job::ready_libtorch(&plan)?;
     if plan.communicator == Communicator::Nccl {
         nccl::probe().context("NCCL can't be loaded")?;
@@ -68,8 +82,10 @@ fn train(
     let checkpoints = folder.checkpoints();
     fs::create_dir_all(&checkpoints)
         .with_context(|| format!("can't make {}", checkpoints.display()))?;
-    checkpoint::remove_leftovers(&checkpoints)?;
-    let resume = if from_checkpoint {
+    if task.worker == 0 {
+        checkpoint::remove_leftovers(&checkpoints)?;
+    }
+    let resume = if task.from_checkpoint {
         Some(newest(folder, &facts, link)?)
     } else {
         None
@@ -81,11 +97,11 @@ fn train(
         }
         _ => None,
     };
-    if let Some(cause) = cause {
+    if let Some(cause) = &task.cause {
         let from_step = resume.as_ref().map_or(0, |loaded| loaded.manifest.step);
         link.emit(&Event::Restart {
             from_step,
-            cause: cause.to_owned(),
+            cause: cause.clone(),
         });
     }
     let inject = injection()?;
@@ -97,6 +113,7 @@ fn train(
         pretrained,
         checkpoints: Some(checkpoints),
         inject,
+        hub,
     };
     let link = RefCell::new(link);
     // The receiver is lent to the engine while events go out through the same link.

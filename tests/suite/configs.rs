@@ -356,20 +356,27 @@ fn ranks() -> Result<(), Failed> {
 fn communicators() -> Result<(), Failed> {
     let one_cpu = "devices=[\"cpu\"]";
     let two_cpus = "devices=[\"cpu\",\"cpu\"]";
-    for (change, communicator) in [
-        (one_cpu, Communicator::Solo),
-        (two_cpus, Communicator::Local),
-        ("devices=[3]", Communicator::Solo),
-        ("devices=\"auto\"", Communicator::Nccl),
-        ("devices=[2,0]", Communicator::Nccl),
-        ("devices=[0,0]", Communicator::Local),
-        ("devices=[0,0,1,1]", Communicator::Local),
+    let (one, all) = ("ranks_per_worker=one", "ranks_per_worker=all");
+    for (changes, communicator, n_workers) in [
+        (vec![one_cpu, one], Communicator::Solo, 1),
+        (vec![two_cpus], Communicator::Local, 1),
+        (vec![two_cpus, one], Communicator::Host, 2),
+        (vec!["devices=[3]"], Communicator::Solo, 1),
+        (vec!["devices=\"auto\""], Communicator::Nccl, 4),
+        (vec!["devices=[2,0]", one], Communicator::Nccl, 2),
+        (vec!["devices=[2,0]", all], Communicator::Nccl, 1),
+        (vec!["devices=[0,0]"], Communicator::Local, 1),
+        (vec!["devices=[0,0,1,1]", all], Communicator::Local, 1),
     ] {
-        let plan = resolve(&[change], &machine(8, 4))?;
-        assert_eq!(plan.communicator, communicator, "{change}");
-        let on_gpus = !change.contains("cpu");
-        assert_eq!(plan.bucket_bytes.is_some(), on_gpus, "{change}");
+        let plan = resolve(&changes, &machine(8, 4))?;
+        let resolved = (plan.communicator, plan.n_workers);
+        assert_eq!(resolved, (communicator, n_workers), "{changes:?}");
+        let on_gpus = !changes[0].contains("cpu");
+        assert_eq!(plan.bucket_bytes.is_some(), on_gpus, "{changes:?}");
     }
+    let shared = resolve(&["devices=[0,0]", one], &machine(8, 4));
+    let problem = shared.expect_err("ranks that share a GPU share a worker");
+    assert!(problem.to_string().contains("share a GPU"), "{problem}");
     Ok(())
 }
 

@@ -76,18 +76,22 @@ fn fails(kind: &str, cause: &str, retry: bool) -> Result<(), Failed> {
 fn nan_says_where() -> Result<(), Failed> {
     let bench = Bench::new();
     let changes = ["precision=fp32", "parallel.dp=2"];
-    let told = bench.run(
-        &changes,
-        Setting {
-            inject: Some("0:3:nan-grad"),
-            ..Setting::default()
-        },
-    );
-    let fault = fault(&told)?;
-    assert!(
-        !fault.retry && fault.cause.contains("wte.weight"),
-        "{fault:?}"
-    );
+    for rank in [0, 1] {
+        let told = bench.run(
+            &changes,
+            Setting {
+                inject: Some(&format!("{rank}:3:nan-grad")),
+                ..Setting::default()
+            },
+        );
+        let fault = fault(&told)?;
+        assert!(
+            !fault.retry
+                && fault.rank == rank
+                && fault.cause.contains("already hold it, first in wte.weight"),
+            "{fault:?}"
+        );
+    }
     Ok(())
 }
 

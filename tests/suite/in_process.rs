@@ -142,6 +142,7 @@ impl Bench {
             pretrained,
             checkpoints: setting.checkpoints,
             inject,
+            hub: None,
         };
         let mut events = Vec::new();
         let mut on_event = setting.on_event;

@@ -489,7 +489,6 @@ fn environment() -> Result<(), Failed> {
     place.train(&["--plain"])?.ended_with(0)?;
     let life = place.lives("tiny").pop().unwrap_or_default();
     check(life["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID", life.to_string())?;
-    check(life["CUDA_MODULE_LOADING"] == "EAGER", life.to_string())?;
     check(
         life["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8",
         life.to_string(),

@@ -2,7 +2,6 @@
 
 use std::{
     path::PathBuf,
-    process::ExitStatus,
     sync::mpsc::SyncSender,
     time::{Duration, Instant},
 };
@@ -18,17 +17,15 @@ use super::{
     restarts::Restarts,
     sampler::Sampler,
     server::Server,
-    worker::{From, Task, Worker},
+    worker::{From, Task},
+    workers::{Exit, Workers},
 };
 use crate::{
     event::{Control, ControlReply, Event, Outcome},
     launch::{RunFolder, lock::RunLock},
+    plan::RunPlan,
 };
 
-/// Time that a worker has to leave after its last event, or after a fault.
-const LEAVE: Duration = Duration::from_secs(5);
-/// Time that a worker has to leave after an order to end at once.
-const LEAVE_AT_ONCE: Duration = Duration::from_secs(1);
 /// The loop's longest nap.
 const NAP: Duration = Duration::from_secs(60);
 
@@ -38,6 +35,7 @@ const ENDING: &str = "ending at once; what came after the last checkpoint is los
 /// What a supervisor works with.
 pub struct Means {
     pub folder: RunFolder,
+    pub plan: RunPlan,
     pub program: PathBuf,
     pub begin: Begin,
     pub journal: Journal,
@@ -65,11 +63,12 @@ enum Wish {
     Kill,
 }
 
-/// What was heard of one worker's life.
+/// What was heard of one life's workers.
 #[derive(Default)]
 struct Heard {
     last_words: Option<Ending>,
-    fault: Option<Cause>,
+    /// The first, and the worker that reported it.
+    fault: Option<(usize, Cause)>,
     garbage: bool,
 }
 
@@ -126,21 +125,22 @@ impl Duty {
         let Means {
             program,
             folder,
+            plan,
             sender,
             ..
         } = &self.means;
-        let mut worker = match Worker::spawn(program, folder, &task, sender.clone()) {
-            Ok(worker) => worker,
+        let mut workers = match Workers::spawn(program, folder, plan, &task, sender) {
+            Ok(workers) => workers,
             Err(error) => {
                 let reason = format!("the worker {} can't be started: {error}", program.display());
                 return self.fail(reason, 4);
             }
         };
-        self.repeat_wishes(&mut worker);
+        self.repeat_wishes(&mut workers);
         let mut heard = Heard::default();
-        let status = self.attend(&mut worker, &mut heard);
+        self.attend(&mut workers, &mut heard);
         self.find_checkpoints();
-        self.judge(&worker, heard, status, kills_before)
+        self.judge(&workers, heard, kills_before)
     }
 
     /// Reports checkpoints that a worker published and died before it could say so.
@@ -171,34 +171,38 @@ impl Duty {
     }
 
     /// A worker that starts late has missed what was asked before.
-    fn repeat_wishes(&self, worker: &mut Worker) {
+    fn repeat_wishes(&self, workers: &mut Workers) {
         if self.paused {
-            worker.tell(Control::Pause);
+            workers.tell(Control::Pause);
         }
         if self.wish >= Wish::Stop {
-            worker.tell(Control::Stop);
+            workers.tell(Control::Stop);
         }
     }
 
-    /// Serves inputs until the worker is gone.
-    fn attend(&mut self, worker: &mut Worker, heard: &mut Heard) -> Option<ExitStatus> {
+    /// Serves inputs until all workers are gone.
+    fn attend(&mut self, workers: &mut Workers, heard: &mut Heard) {
         loop {
-            let due = [worker.deadline(), self.means.journal.next_tick()]
+            let due = [workers.deadline(), self.means.journal.next_tick()]
                 .into_iter()
                 .flatten()
                 .min();
             match self.next_input(due) {
-                Some(Input::Said(event)) => self.hear(event, worker, heard),
+                Some(Input::Said(number, event)) => self.hear(number, event, workers, heard),
                 Some(Input::Garbage(text)) => self.hear_garbage(&text, heard),
-                Some(Input::HungUp) => worker.leave_within(LEAVE),
-                Some(Input::Exited(status)) => return status.ok(),
+                Some(Input::Sensed(event)) => self.means.journal.note(event),
+                Some(Input::HungUp(number)) => workers.leave_one(number),
+                Some(Input::Exited(number, status)) => workers.exited(number, status.ok()),
                 Some(Input::Asked(request, reply)) => {
-                    let _ = reply.send(self.obey(request.control, Some(worker)));
+                    let _ = reply.send(self.obey(request.control, Some(workers)));
                 }
-                Some(Input::Signal(signal)) => self.obey_signal(signal, Some(worker)),
+                Some(Input::Signal(signal)) => self.obey_signal(signal, Some(workers)),
                 None => {}
             }
-            worker.kill_if_overdue();
+            if workers.are_gone() {
+                return;
+            }
+            workers.kill_overdue();
             self.means.journal.tick();
         }
     }
@@ -212,7 +216,7 @@ impl Duty {
         self.means.inputs.recv_timeout(nap).ok()
     }
 
-    fn hear(&mut self, event: Event, worker: &mut Worker, heard: &mut Heard) {
+    fn hear(&mut self, number: usize, event: Event, workers: &mut Workers, heard: &mut Heard) {
         match &event {
             // Written when the worker is gone: nothing may follow it.
             Event::Ended {
@@ -226,7 +230,7 @@ impl Duty {
                     reason: reason.clone(),
                     code: 1,
                 });
-                worker.leave_within(LEAVE);
+                workers.leave();
                 return;
             }
             // A run is the supervisor's to announce.
@@ -238,12 +242,14 @@ impl Duty {
                 cause,
                 retry,
             } => {
-                heard.fault.get_or_insert_with(|| Cause {
+                let cause = || Cause {
                     text: format!("rank {rank} failed at step {step} in {operation}: {cause}"),
                     retry: *retry,
                     code: 1,
-                });
-                worker.leave_within(LEAVE);
+                };
+                heard.fault.get_or_insert_with(|| (number, cause()));
+                workers.leave_one(number);
+                workers.leave_others(number);
             }
             Event::Checkpoint { .. } => self.means.restarts.checkpointed(),
             _ => {}
@@ -263,12 +269,12 @@ impl Duty {
         self.means.journal.note(Event::Warning { text, rank: None });
     }
 
-    fn obey_signal(&mut self, signal: i32, worker: Option<&mut Worker>) {
+    fn obey_signal(&mut self, signal: i32, workers: Option<&mut Workers>) {
         self.signal.get_or_insert(signal);
-        self.obey(Control::Stop, worker);
+        self.obey(Control::Stop, workers);
     }
 
-    fn obey(&mut self, control: Control, worker: Option<&mut Worker>) -> ControlReply {
+    fn obey(&mut self, control: Control, workers: Option<&mut Workers>) -> ControlReply {
         let wish = match (control, self.wish) {
             (Control::Stop, Wish::GoOn) => Wish::Stop,
             (Control::Stop, _) | (Control::Kill, _) => Wish::Kill,
@@ -284,8 +290,11 @@ impl Duty {
             (Control::Checkpoint, _) => Wish::GoOn,
         };
         self.wish = self.wish.max(wish);
-        if let Some(worker) = worker {
-            tell(worker, control, self.wish);
+        if let Some(workers) = workers {
+            workers.tell(match self.wish {
+                Wish::Kill => Control::Kill,
+                _ => control,
+            });
         }
         match self.wish {
             Wish::Kill => reply(true, ENDING),
@@ -294,16 +303,14 @@ impl Duty {
         }
     }
 
-    fn judge(
-        &mut self,
-        worker: &Worker,
-        heard: Heard,
-        status: Option<ExitStatus>,
-        kills_before: OomKills,
-    ) -> Next {
-        let seen = self.cause_of(worker, &heard, status, kills_before);
+    fn judge(&mut self, workers: &Workers, heard: Heard, kills_before: OomKills) -> Next {
+        let exit = workers.telling_exit();
+        let mut seen = self.cause_of(exit, &heard, workers.log_from, kills_before);
+        if let Some(exit) = exit.filter(|_| workers.are_many()) {
+            seen.text = format!("the worker of rank {}: {}", exit.worker, seen.text);
+        }
         if let Some(ending) = heard.last_words {
-            if !status.is_some_and(|status| status.success()) && ending.outcome != Outcome::Failed {
+            if !workers.left_well() && ending.outcome != Outcome::Failed {
                 self.warn(format!(
                     "after its last event the worker was not well: {}",
                     seen.text
@@ -315,7 +322,11 @@ impl Duty {
             let step = self.means.journal.state().step;
             return Next::End(killed(step));
         }
-        let Cause { text, retry, code } = heard.fault.unwrap_or(seen);
+        // That another worker failed may be a consequence of this one's death.
+        let is_consequence =
+            |number: usize| exit.is_some_and(|exit| exit.is_by_signal() && exit.worker != number);
+        let fault = heard.fault.filter(|(number, _)| !is_consequence(*number));
+        let Cause { text, retry, code } = fault.map_or(seen, |(_, cause)| cause);
         if self.wish == Wish::Stop {
             return self.stopped_badly(&text, code);
         }
@@ -327,23 +338,28 @@ impl Duty {
 
     fn cause_of(
         &self,
-        worker: &Worker,
+        exit: Option<&Exit>,
         heard: &Heard,
-        status: Option<ExitStatus>,
+        log_from: u64,
         kills_before: OomKills,
     ) -> Cause {
-        let Some(status) = status else {
+        let Some(Exit {
+            status: Some(status),
+            was_overdue,
+            ..
+        }) = exit
+        else {
             return died("it can't be waited for");
         };
-        if worker.was_overdue() && heard.last_words.is_some() {
+        if *was_overdue && heard.last_words.is_some() {
             return died("it did not leave within 5 s and was killed");
         }
-        if worker.was_overdue() {
+        if *was_overdue {
             return died("it closed its socket, did not leave within 5 s and was killed");
         }
         let out_of_memory = OomKills::count().rose_since(kills_before);
-        let last_line = cause::last_line(&self.means.folder.worker_log(), worker.log_from);
-        cause::of_exit(status, out_of_memory, last_line.as_deref())
+        let last_line = cause::last_line(&self.means.folder.worker_log(), log_from);
+        cause::of_exit(*status, out_of_memory, last_line.as_deref())
     }
 
     /// A worker that dies while it stops has done its duty if the last step's checkpoint is durable.
@@ -441,15 +457,6 @@ impl Duty {
         });
         self.means.journal.close();
         code
-    }
-}
-
-fn tell(worker: &mut Worker, control: Control, wish: Wish) {
-    if wish == Wish::Kill {
-        worker.tell(Control::Kill);
-        worker.leave_within(LEAVE_AT_ONCE);
-    } else {
-        worker.tell(control);
     }
 }
 

@@ -12,6 +12,7 @@ mod sampler;
 mod server;
 mod wire;
 mod worker;
+mod workers;
 
 use std::{
     fs,
@@ -45,14 +46,16 @@ pub enum Begin {
 
 /// What reaches the supervisor's loop.
 enum Input {
-    /// The worker said something.
-    Said(Event),
-    /// The worker said something that is no event.
+    /// A worker said something; workers are numbered.
+    Said(usize, Event),
+    /// A worker said something that is no event.
     Garbage(String),
-    /// The worker closed its socket.
-    HungUp,
-    /// The worker is gone, and everything it said came before.
-    Exited(io::Result<std::process::ExitStatus>),
+    /// A worker closed its socket.
+    HungUp(usize),
+    /// A worker is gone, and everything it said came before.
+    Exited(usize, io::Result<std::process::ExitStatus>),
+    /// What the sampler says.
+    Sensed(Event),
     Asked(ControlRequest, SyncSender<ControlReply>),
     Signal(i32),
 }
@@ -111,6 +114,7 @@ fn take(folder: &RunFolder, begin: Begin) -> Result<Duty, LaunchError> {
         .and_then(|every_s| Sampler::spawn(every_s, sender.clone()).ok());
     Ok(Duty::new(duty::Means {
         folder: folder.clone(),
+        plan,
         program,
         begin,
         journal,

@@ -39,7 +39,7 @@ impl Sampler {
                             continue;
                         };
                         if inputs
-                            .send(Input::Said(Event::Sensors { reading }))
+                            .send(Input::Sensed(Event::Sensors { reading }))
                             .is_err()
                         {
                             return;

@@ -1,7 +1,7 @@
 //! One life of the worker process.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::OpenOptions,
     io::{self, Read, Write},
     os::{
         fd::OwnedFd,
@@ -23,6 +23,7 @@ use super::{
 use crate::{
     event::{Control, Event},
     launch::{RunFolder, worker_program},
+    plan::RunPlan,
 };
 
 /// Longest line that a worker may say, in bytes; a sampled text is the longest.
@@ -57,26 +58,33 @@ pub struct Worker {
     deadline: Option<Instant>,
     /// It was not gone in time.
     overdue: bool,
-    /// Where its part of worker.log begins.
-    pub log_from: u64,
 }
 
 impl Worker {
-    /// Starts the program; the calling thread must live as long as the worker may (its death signal follows it).
+    /// Starts worker `number` of a life, which reaches the others through `hub`.
     ///
     /// # Errors
     /// The program can't be started.
     pub fn spawn(
         program: &Path,
         folder: &RunFolder,
+        plan: &RunPlan,
         task: &Task,
+        (number, hub): (usize, Option<UnixStream>),
         inputs: SyncSender<Input>,
     ) -> io::Result<Self> {
         let (socket, theirs) = UnixStream::pair()?;
         socket.set_read_timeout(Some(LOOK_AFTER))?;
         socket.set_write_timeout(Some(ORDER_PATIENCE))?;
-        let log_from = fs::metadata(folder.worker_log()).map_or(0, |meta| meta.len());
-        let mut child = command(program, folder, task, theirs)?.spawn()?;
+        let mut command = command(program, folder, plan, task, theirs)?;
+        if let Some(hub) = hub {
+            command
+                .arg(format!("--worker={number}"))
+                .stdout(OwnedFd::from(hub));
+        }
+        let mut child = command.spawn()?;
+        // Else the hub's other end would stay open in this process.
+        drop(command);
         let pidfd = match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
             Ok(pidfd) => pidfd,
             Err(error) => {
@@ -87,13 +95,12 @@ impl Worker {
         let words = socket.try_clone()?;
         thread::Builder::new()
             .name("worker".to_owned())
-            .spawn(move || listen(words, child, &inputs))?;
+            .spawn(move || listen(number, words, child, &inputs))?;
         Ok(Self {
             socket,
             pidfd,
             deadline: None,
             overdue: false,
-            log_from,
         })
     }
 
@@ -139,6 +146,7 @@ impl Worker {
 fn command(
     program: &Path,
     folder: &RunFolder,
+    plan: &RunPlan,
     task: &Task,
     socket: UnixStream,
 ) -> io::Result<Command> {
@@ -157,6 +165,7 @@ fn command(
         .arg(folder.root())
         .args(["--from", from])
         .envs(worker_program::environment(program))
+        .envs(worker_program::environment_of(plan))
         .stdin(Stdio::from(OwnedFd::from(socket)))
         .stdout(log.try_clone()?)
         .stderr(log);
@@ -167,7 +176,7 @@ fn command(
 }
 
 /// Hears the worker out, then waits for its end: everything it said comes before its exit.
-fn listen(mut socket: UnixStream, mut child: Child, inputs: &SyncSender<Input>) {
+fn listen(number: usize, mut socket: UnixStream, mut child: Child, inputs: &SyncSender<Input>) {
     let mut lines = LineCutter::new(LONGEST_EVENT);
     let mut part = vec![0; 64 << 10];
     let mut gone = false;
@@ -177,7 +186,7 @@ fn listen(mut socket: UnixStream, mut child: Child, inputs: &SyncSender<Input>) 
             Ok(n) => lines
                 .cut(&part[..n])
                 .into_iter()
-                .for_each(|line| hear(line, inputs)),
+                .for_each(|line| hear(number, line, inputs)),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && !gone => {
                 gone = matches!(child.try_wait(), Ok(Some(_)) | Err(_));
@@ -186,17 +195,17 @@ fn listen(mut socket: UnixStream, mut child: Child, inputs: &SyncSender<Input>) 
         }
     }
     if let Some(line) = lines.finish() {
-        hear(line, inputs);
+        hear(number, line, inputs);
     }
     // The supervisor's loop outlives this thread, but for the moment of its own end.
-    let _ = inputs.send(Input::HungUp);
-    let _ = inputs.send(Input::Exited(child.wait()));
+    let _ = inputs.send(Input::HungUp(number));
+    let _ = inputs.send(Input::Exited(number, child.wait()));
 }
 
-fn hear(line: Line, inputs: &SyncSender<Input>) {
+fn hear(number: usize, line: Line, inputs: &SyncSender<Input>) {
     let input = match line {
         Line::Whole(line) => match serde_json::from_slice::<Event>(&line) {
-            Ok(event) => Input::Said(event),
+            Ok(event) => Input::Said(number, event),
             Err(error) => Input::Garbage(format!("{error} in: {}", quote(&line))),
         },
         Line::Oversize(beginning) => {

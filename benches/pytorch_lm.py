@@ -1,11 +1,11 @@
-"""The PyTorch side of capstan's benchmarks: a GPT trainer as nanoGPT's users would write it for PyTorch 2.11.
+"""The PyTorch side of capstan's benchmarks: a trainer of GPT-2 or Llama as nanoGPT's users would write it for PyTorch 2.11.
 
-Fused AdamW, SDPA, tied head, cosine schedule, random windows of a text tokenised by character (first 90 % for training) or of random
+Fused AdamW, SDPA, cosine schedule, random windows of a text tokenised by character (first 90 % for training) or of random
 tokens; eager or compiled; one process, or several with DistributedDataParallel over gloo; CPU or one GPU.
 Prints one JSON object on its last line. The defaults are the shakespeare-char configuration.
 
-    python benches/pytorch_gpt.py --data input.txt --threads 2 [--compile] [--ddp 2] [--final-eval]
-    python benches/pytorch_gpt.py --data synthetic --device cuda --precision bf16 --n-layer 12 --n-head 12 --d-model 768 \\
+    python benches/pytorch_lm.py --data input.txt --threads 2 [--compile] [--ddp 2] [--final-eval]
+    python benches/pytorch_lm.py --data synthetic --device cuda --precision bf16 --n-layer 12 --n-head 12 --d-model 768 \\
         --seq-len 1024 --batch 64 --grad-accum 4
 """
 
@@ -37,12 +37,17 @@ def parse_args():
     add("--compile", action="store_true")
     add("--ddp", type=int, default=1, metavar="N", help="processes, each with 1/N of the batch (gloo, CPU)")
     add("--final-eval", action="store_true", help="validation loss over the whole validation split at the end")
+    add("--recompute", action="store_true", help="checkpoint each block's activations")
+    add("--family", choices=["gpt", "llama"], default="gpt")
     add("--n-layer", type=int, default=4)
     add("--n-head", type=int, default=4)
     add("--d-model", type=int, default=128)
     add("--seq-len", type=int, default=64)
     add("--vocab", type=int, default=50304, help="vocabulary of synthetic data; a text's is its set of characters")
     add("--bias", action="store_true")
+    add("--n-kv-head", type=int, help="of Llama (default: --n-head)")
+    add("--d-ff", type=int, help="of Llama (default: 4 x --d-model)")
+    add("--rope-theta", type=float, default=500_000.0, help="of Llama")
     add("--batch", type=int, default=12, help="sequences an optimizer step, over all processes and micro-batches")
     add("--grad-accum", type=int, default=1, help="micro-batches an optimizer step")
     add("--lr", type=float, default=1e-3)
@@ -52,6 +57,8 @@ def parse_args():
     args = parser.parse_args()
     if args.batch % (args.ddp * args.grad_accum):
         parser.error(f"--batch {args.batch} is no multiple of --ddp {args.ddp} x --grad-accum {args.grad_accum}")
+    args.n_kv_head = args.n_kv_head or args.n_head
+    args.d_ff = args.d_ff or 4 * args.d_model
     if args.ddp > 1 and args.device != "cpu":
         parser.error("--ddp is for the CPU")
     return args
@@ -89,6 +96,7 @@ import torch.distributed as dist  # noqa: E402
 import torch.nn as nn  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from torch.nn.parallel import DistributedDataParallel  # noqa: E402
+from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 RANK = int(os.environ.get("RANK", 0))
 
@@ -133,6 +141,7 @@ class Block(nn.Module):
 class Gpt(nn.Module):
     def __init__(self, args, vocab_size):
         super().__init__()
+        self.recompute = args.recompute
         self.wte = nn.Embedding(vocab_size, args.d_model)
         self.wpe = nn.Embedding(args.seq_len, args.d_model)
         self.h = nn.ModuleList(Block(args) for _ in range(args.n_layer))
@@ -149,11 +158,74 @@ class Gpt(nn.Module):
 
     def forward(self, x_bt, y_bt):
         positions = torch.arange(x_bt.shape[1], device=x_bt.device)
-        x = self.wte(x_bt) + self.wpe(positions)
-        for block in self.h:
-            x = block(x)
-        logits = self.lm_head(self.ln_f(x))
-        return F.cross_entropy(logits.view(-1, logits.shape[-1]), y_bt.reshape(-1))
+        x = through(self.h, self.wte(x_bt) + self.wpe(positions), recompute=self.recompute)
+        return loss_of(self.lm_head(self.ln_f(x)), y_bt)
+
+
+class LlamaBlock(nn.Module):
+    def __init__(self, args):
+        super().__init__()
+        d, d_head = args.d_model, args.d_model // args.n_head
+        self.d_head = d_head
+        self.input_norm, self.mlp_norm = nn.RMSNorm(d, eps=1e-5), nn.RMSNorm(d, eps=1e-5)
+        self.q_proj = nn.Linear(d, args.n_head * d_head, bias=False)
+        self.k_proj = nn.Linear(d, args.n_kv_head * d_head, bias=False)
+        self.v_proj = nn.Linear(d, args.n_kv_head * d_head, bias=False)
+        self.o_proj = nn.Linear(args.n_head * d_head, d, bias=False)
+        self.gate_proj, self.up_proj = nn.Linear(d, args.d_ff, bias=False), nn.Linear(d, args.d_ff, bias=False)
+        self.down_proj = nn.Linear(args.d_ff, d, bias=False)
+
+    def forward(self, x_btd, cos, sin):
+        b, t, _ = x_btd.shape
+        y = self.input_norm(x_btd)
+        q, k, v = (proj(y).view(b, t, -1, self.d_head).transpose(1, 2) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        q, k = (rotated(h, cos, sin) for h in (q, k))
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        x_btd = x_btd + self.o_proj(y.transpose(1, 2).reshape(b, t, -1))
+        y = self.mlp_norm(x_btd)
+        return x_btd + self.down_proj(F.silu(self.gate_proj(y)) * self.up_proj(y))
+
+
+def rotated(x, cos, sin):
+    """Rotary positions, the two halves of a head as pairs."""
+    first, second = x.chunk(2, dim=-1)
+    return (x * cos + torch.cat((-second, first), dim=-1) * sin).to(x.dtype)
+
+
+class Llama(nn.Module):
+    """Tied head, as the 1B model's; without Llama 3.1's stretching of wavelengths, which costs nothing."""
+
+    def __init__(self, args, vocab_size):
+        super().__init__()
+        self.recompute = args.recompute
+        self.embed = nn.Embedding(vocab_size, args.d_model)
+        self.layers = nn.ModuleList(LlamaBlock(args) for _ in range(args.n_layer))
+        self.norm = nn.RMSNorm(args.d_model, eps=1e-5)
+        self.lm_head = nn.Linear(args.d_model, vocab_size, bias=False)
+        self.lm_head.weight = self.embed.weight
+        d_head = args.d_model // args.n_head
+        angles = torch.arange(args.seq_len)[:, None] / args.rope_theta ** (torch.arange(0, d_head, 2) / d_head)
+        angles = torch.cat((angles, angles), dim=-1)
+        self.register_buffer("cos", angles.cos())
+        self.register_buffer("sin", angles.sin())
+        for p in self.parameters():
+            if p.dim() >= 2:
+                nn.init.normal_(p, std=0.02)
+
+    def forward(self, x_bt, y_bt):
+        t = x_bt.shape[1]
+        x = through(self.layers, self.embed(x_bt), self.cos[:t], self.sin[:t], recompute=self.recompute)
+        return loss_of(self.lm_head(self.norm(x)), y_bt)
+
+
+def through(blocks, x, *shared, recompute):
+    for block in blocks:
+        x = checkpoint(block, x, *shared, use_reentrant=False) if recompute else block(x, *shared)
+    return x
+
+
+def loss_of(logits, y_bt):
+    return F.cross_entropy(logits.view(-1, logits.shape[-1]), y_bt.reshape(-1))
 
 
 def load_tokens(args):
@@ -270,7 +342,8 @@ def train(args):
 
     train_tokens, val_tokens, vocab_size = load_tokens(args)
     windows = RandomWindows(args, train_tokens)
-    plain_model = Gpt(args, vocab_size).to(args.device)
+    family = {"gpt": Gpt, "llama": Llama}[args.family]
+    plain_model = family(args, vocab_size).to(args.device)
     optimizer = make_optimizer(args, plain_model)
     model = torch.compile(plain_model) if args.compile else plain_model
     if args.ddp > 1:
