@@ -184,7 +184,7 @@ pub fn restore(
 /// Fills the weights from another program's.
 ///
 /// # Errors
-/// A device fault; that shapes and types fit has been seen.
+/// A device fault, or a value that is no finite number; that shapes and types fit has been seen.
 pub fn start_from(pretrained: &Pretrained, store: &ParamStore) -> Result<(), CheckpointError> {
     fill_weights(store, |spec| {
         let unfit =
@@ -192,7 +192,16 @@ pub fn start_from(pretrained: &Pretrained, store: &ParamStore) -> Result<(), Che
         let stored = pretrained
             .tensor(&spec.name)
             .ok_or_else(|| unfit("it is missing".to_owned()))?;
-        super::tensors::to_tensor(&stored).map_err(unfit)
+        let tensor = super::tensors::to_tensor(&stored).map_err(unfit)?;
+        let is_finite = tensor.f_isfinite().and_then(|finite| finite.f_all());
+        match is_finite.and_then(|finite| finite.f_int64_value(&[])) {
+            Ok(0) => Err(CheckpointError::NotFinite {
+                tensor: spec.name.clone(),
+            }),
+            other => other
+                .map(|_| tensor)
+                .map_err(|error| TorchError::from(error).into()),
+        }
     })
 }
 

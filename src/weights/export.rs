@@ -98,7 +98,9 @@ pub fn export(
     };
     fs::create_dir_all(parent).map_err(io_error(parent))?;
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = parent.join(format!(".tmp-{name}-{}", std::process::id()));
+    let prefix = format!(".tmp-{name}-");
+    remove_leftovers(parent, &prefix);
+    let temporary = parent.join(format!("{prefix}{}", std::process::id()));
     let written = write(loaded, tokenizer, &temporary, progress).and_then(|exported| {
         // An empty folder makes way, a full one does not.
         fs::rename(&temporary, folder).map_err(io_error(folder))?;
@@ -109,6 +111,20 @@ pub fn export(
         let _ = fs::remove_dir_all(&temporary);
     }
     written
+}
+
+/// Removes what exports to the same folder left that were killed: temporary folders of processes that are gone.
+fn remove_leftovers(parent: &Path, prefix: &str) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(prefix));
+        let is_left = pid.is_some_and(|pid| {
+            pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists()
+        });
+        if is_left {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
 }
 
 fn write(

@@ -6,7 +6,7 @@ use capstan::{
     arch::{ModelShape, gpt::GptShape},
     checkpoint,
     config::Precision,
-    engine::{Passes, RankDevice, Stepper},
+    engine::{Ending, Passes, RankDevice, Stepper},
     event::Event,
     hw::Device,
     weights::{self, Source},
@@ -58,6 +58,7 @@ pub fn trials() -> Vec<Trial> {
         Trial::test("weights::half_precision_is_read_to_the_bit", half_precision),
         Trial::test("weights::names_may_vary_as_they_do", names),
         Trial::test("weights::a_misplaced_tensor_is_seen", misplaced),
+        Trial::test("weights::what_is_no_number_is_refused", not_finite),
         Trial::test("weights::bf16_runs_round_what_is_read", rounded),
         Trial::test("weights::a_run_is_exported_and_trained_on", export),
         Trial::test("weights::an_export_says_what_it_left_out", export_notes),
@@ -314,6 +315,30 @@ fn misplaced() -> Result<(), Failed> {
     check(off > 1e3 * FP64, format!("{off:e}"))
 }
 
+/// A value that is no number is refused before the first step, with its tensor.
+fn not_finite() -> Result<(), Failed> {
+    let (bench, mut tensors) = an_export()?;
+    let name = "transformer.h.1.ln_2.weight";
+    let (_, _, data) = tensors.get_mut(name).ok_or("exported")?;
+    let last = data.len() - 8;
+    data[last..].copy_from_slice(&f64::NAN.to_le_bytes());
+    let path = bench.path("nan.safetensors");
+    write(&path, &tensors)?;
+    for layout in ["dp=1", "tp=2"] {
+        let told = started(&bench, GPT, &path, layout, &[]);
+        let Ending::Faulted(fault) = &told.ending else {
+            return Err(format!("{layout}: {:?}", told.ending).into());
+        };
+        check(
+            fault.step == 0
+                && !fault.retry
+                && fault.cause == "h.1.ln_2.weight holds NaN or infinity",
+            format!("{layout}: {fault:?}"),
+        )?;
+    }
+    Ok(())
+}
+
 /// bf16 training computes with rounded weights and keeps whole ones, under a cut copy too.
 fn rounded() -> Result<(), Failed> {
     let (bench, _) = an_export()?;
@@ -336,7 +361,11 @@ fn export() -> Result<(), Failed> {
     place.train(&["--plain"])?.ended_with(0)?;
     let folder = place.config.with_file_name("exported");
     let target = folder.display().to_string();
+    // Of an export that was killed: no process has this number.
+    let left = folder.with_file_name(".tmp-exported-4194305");
+    fs::create_dir(&left)?;
     let said = place.capstan(&["export", "tiny", &target])?.ended_with(0)?;
+    check(!left.exists(), "what a killed export left is gone")?;
     said.says(&[
         "exported tiny after step 4 to ",
         "40 tensors of F32",
