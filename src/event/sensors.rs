@@ -59,6 +59,9 @@ pub struct GpuReading {
     pub energy_is_estimate: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature_c: Option<u32>,
+    /// Of the memory: HBM cards tell it, GeForce cards don't.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_temperature_c: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sm_clock_mhz: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -74,9 +77,47 @@ pub struct GpuReading {
     pub pcie_width: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pcie_width_max: Option<u32>,
+    /// Bytes a second that the card sends; 20 ms long on cards before Hopper.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pcie_tx: Option<u64>,
+    /// Bytes a second that the card receives.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pcie_rx: Option<u64>,
+    /// Packets sent again since the card was reset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pcie_replays: Option<u32>,
+    /// Bytes a second that the card sends over all its NVLinks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nvlink_tx: Option<u64>,
+    /// Bytes a second that the card receives over all its NVLinks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nvlink_rx: Option<u64>,
+    /// Memory errors that ECC saw and could not correct, since the driver was loaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ecc_uncorrected: Option<u64>,
+    /// XID errors since the look before.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub xids: Vec<u64>,
     /// Why the clocks are low, in words.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub limited_by: Vec<String>,
+}
+
+impl GpuReading {
+    /// Whether the link runs with fewer lanes than it has; an idle link may, so only a busy card's is judged.
+    pub fn is_link_narrow(&self) -> bool {
+        let is_busy = self.busy.is_some_and(|busy| busy >= 0.5);
+        is_busy && self.pcie_width.is_some() && self.pcie_width < self.pcie_width_max
+    }
+}
+
+/// The first part of a UUID, which tells the cards of a machine apart: `GPU-1f0c2a9b`.
+pub fn short_uuid(uuid: &str) -> &str {
+    let end = uuid
+        .match_indices('-')
+        .nth(1)
+        .map_or(uuid.len(), |(at, _)| at);
+    &uuid[..end]
 }
 
 impl Reading {

@@ -248,11 +248,13 @@ mod tests {
             memory_bytes: 80 << 30,
             compute_capability: [9, 0],
             driver: "580.82".to_owned(),
+            nvml_index: Some(index),
         };
         Machine {
             cores: 2,
             memory_bytes: 1 << 30,
             gpus: (0..n_gpus).map(gpu).collect(),
+            links: Vec::new(),
             no_gpus_because: None,
         }
     }
