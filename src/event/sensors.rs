@@ -121,11 +121,16 @@ pub fn short_uuid(uuid: &str) -> &str {
 }
 
 impl Reading {
-    /// Joules of everything that has a counter or an estimate; `None` where nothing has.
-    pub fn energy_j(&self) -> Option<f64> {
-        let gpus = self.gpus.iter().filter_map(|gpu| gpu.energy_j);
-        let all = gpus.chain(self.host.package_energy_j);
-        all.reduce(|a, b| a + b)
+    /// Joules since the look `before`, of all that tell them; `None` where nothing does.
+    pub fn energy_since(&self, before: &Self) -> Option<f64> {
+        let gpus = self.gpus.iter().map(|gpu| {
+            let earlier = before.gpus.iter().find(|earlier| earlier.uuid == gpu.uuid);
+            (gpu.energy_j, earlier.and_then(|earlier| earlier.energy_j))
+        });
+        let host = (self.host.package_energy_j, before.host.package_energy_j);
+        gpus.chain([host])
+            .filter_map(|(now, earlier)| Some((now? - earlier.unwrap_or(0.0)).max(0.0)))
+            .reduce(|a, b| a + b)
     }
 }
 
@@ -146,6 +151,8 @@ mod tests {
             serde_json::from_str::<Reading>(&text).expect("readable"),
             Reading::default()
         );
-        assert_eq!(Reading::default().energy_j(), None);
+        let nothing = Reading::default();
+        assert_eq!(nothing.energy_since(&nothing), None);
+        assert_eq!(short_uuid("GPU-1f0c2a9b-4a10-5b2c"), "GPU-1f0c2a9b");
     }
 }

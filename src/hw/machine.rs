@@ -72,7 +72,7 @@ impl fmt::Display for Route {
             Self::PcieSwitch => "a PCIe switch",
             Self::HostBridge => "a host bridge",
             Self::HostBridges => "host bridges of one socket",
-            Self::AcrossSockets => "across sockets",
+            Self::AcrossSockets => "the link between sockets",
         })
     }
 }

@@ -171,7 +171,7 @@ mod tests {
         let huge = "model.gpt.n_layer=400";
         let wide = "model.gpt.d_model=4096";
         let error = planned("laptop", &[huge, wide]).expect_err("8 GiB");
-        assert!(error.to_string().contains("memory"), "{error}");
+        assert!(error.to_string().contains("of GPU 0's 8.00 GiB"), "{error}");
     }
 
     #[test]

@@ -240,16 +240,16 @@ impl Energy {
             .map(|last| last.elapsed());
         match (counter_mj, self.last_counter_mj) {
             (Some(now), Some(last)) if now >= last => self.joules += (now - last) as f64 / 1e3,
-            // The first look, or a driver that was loaded again.
-            (Some(_), _) => {}
-            (None, _) => {
+            // The first look, a driver that was loaded again, or a look that failed.
+            (Some(_), _) | (None, Some(_)) => {}
+            (None, None) => {
                 if let (Some(power), Some(passed)) = (power_w, passed) {
                     self.is_estimate = true;
                     self.joules += power * passed.as_secs_f64();
                 }
             }
         }
-        self.last_counter_mj = counter_mj;
+        self.last_counter_mj = counter_mj.or(self.last_counter_mj);
     }
 
     fn known(&self) -> Option<f64> {
@@ -294,8 +294,8 @@ mod tests {
     fn energy_is_counted_or_estimated() {
         let mut counted = Energy::default();
         assert_eq!(counted.known(), None);
-        for counter in [5_000, 7_500, 100] {
-            counted.advance(Some(counter), Some(1e6));
+        for counter in [Some(5_000), Some(6_000), None, Some(7_500), Some(100)] {
+            counted.advance(counter, Some(1e6));
         }
         assert_eq!(
             (counted.known(), counted.is_estimate),
