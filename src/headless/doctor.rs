@@ -1,6 +1,7 @@
 //! `doctor`: can this machine train, and if not, what to do.
 
 use std::{
+    env,
     path::Path,
     process::{Command, Stdio},
 };
@@ -83,7 +84,9 @@ fn checks(machine: &Machine, runs_dir: &Path, worker: &Result<Value, String>) ->
 fn gpus(machine: &Machine) -> Vec<Check> {
     if !machine.gpus.is_empty() {
         let gpus = machine.gpus.iter().enumerate().map(gpu);
-        return gpus.chain(links(machine)).collect();
+        let order = env::var("CUDA_DEVICE_ORDER").ok();
+        let order = order.and_then(|order| other_order(machine, &order));
+        return gpus.chain(order).chain(links(machine)).collect();
     }
     let reason = machine.no_gpus_because.clone();
     vec![Check {
@@ -112,6 +115,16 @@ fn gpu((index, gpu): (usize, &Gpu)) -> Check {
             short_uuid(&gpu.uuid)
         ),
     )
+}
+
+/// CUDA counts by bus for a run unless the user wants otherwise; then these numbers are not CUDA's.
+fn other_order(machine: &Machine, order: &str) -> Option<Check> {
+    (machine.gpus.len() > 1 && order != "PCI_BUS_ID").then(|| Check {
+        name: "GPU order",
+        health: Health::Note,
+        found: format!("CUDA_DEVICE_ORDER is {order}, but GPUs are numbered by bus here"),
+        remedy: Some("unset it, or name GPUs in CUDA_VISIBLE_DEVICES by UUID".to_owned()),
+    })
 }
 
 /// The pairs of GPUs, those that are linked alike in one line.
@@ -143,7 +156,7 @@ fn linked(link: Link, pairs: &str) -> Check {
         Some(false) => (Health::Note, "no peer access"),
         None => (Health::Good, "peer access n/a"),
     };
-    let remedy = "their ranks exchange through the host's memory, which is slower; GeForce cards since RTX 40 offer none, others may need ACS or the IOMMU off";
+    let remedy = "ranks there exchange through the host's memory, which is slower; GeForce cards since RTX 40 offer none";
     Check {
         name: "GPU links",
         health,
@@ -323,6 +336,13 @@ mod tests {
                 assert_snapshot!(format!("doctor-{name}"), told);
             });
         }
+    }
+
+    #[test]
+    fn another_order_than_the_bus_is_noted() {
+        assert!(other_order(&machine(2), "FASTEST_FIRST").is_some());
+        assert!(other_order(&machine(2), "PCI_BUS_ID").is_none());
+        assert!(other_order(&machine(1), "FASTEST_FIRST").is_none());
     }
 
     #[test]

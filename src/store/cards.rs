@@ -29,11 +29,11 @@ const COLUMNS: [Column; 12] = [
     }),
     usual("°C", 3, |gpu| gpu.temperature_c.map(|c| c.to_string())),
     usual("MHz", 4, |gpu| gpu.sm_clock_mhz.map(|mhz| mhz.to_string())),
-    usual("limited by", 12, |gpu| match gpu.limited_by.as_slice() {
+    usual("limited by", 11, |gpu| match gpu.limited_by.as_slice() {
         [] => Some("-".to_owned()),
         reasons => Some(reasons.join(", ")),
     }),
-    usual("PCIe rx/tx GB/s", 15, |gpu| both(gpu.pcie_rx, gpu.pcie_tx)),
+    usual("PCIe GB/s", 9, |gpu| both(gpu.pcie_rx, gpu.pcie_tx)),
     usual("link", 6, |gpu| {
         let sign = if gpu.is_link_narrow() { " !" } else { "" };
         Some(format!("{} x{}{sign}", gpu.pcie_gen?, gpu.pcie_width?))
@@ -41,9 +41,7 @@ const COLUMNS: [Column; 12] = [
     rare("mem °C", 6, |gpu| {
         gpu.memory_temperature_c.map(|c| c.to_string())
     }),
-    rare("NVLink rx/tx GB/s", 17, |gpu| {
-        both(gpu.nvlink_rx, gpu.nvlink_tx)
-    }),
+    rare("NVLink GB/s", 11, |gpu| both(gpu.nvlink_rx, gpu.nvlink_tx)),
     rare("ECC", 3, |gpu| gpu.ecc_uncorrected.map(|n| n.to_string())),
     rare("fan %", 5, |gpu| gpu.fan.map(percent)),
 ];
@@ -93,7 +91,7 @@ fn gib(bytes: u64) -> f64 {
     bytes as f64 / units::GIB as f64
 }
 
-/// Two rates in SI units.
+/// What is received and sent, in SI units.
 fn both(rx: Option<u64>, tx: Option<u64>) -> Option<String> {
     Some(format!("{:.1}/{:.1}", rx? as f64 / 1e9, tx? as f64 / 1e9))
 }

@@ -1,5 +1,6 @@
 //! The UI without a terminal: keys in, pictures out.
 
+mod devices;
 mod keys;
 mod pictures;
 mod sizes;
