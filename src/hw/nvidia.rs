@@ -10,6 +10,8 @@ use nvml_wrapper::{
 
 use super::{Gpu, Link, Route, machine::memory_bytes};
 
+/// Names NVML's library where the loader does not find it, or a stand-in.
+const LIBRARY_VARIABLE: &str = "CAPSTAN_NVML";
 /// Where the driver puts its control node; without it NVML need not be loaded.
 const CONTROL_NODE: &str = "/dev/nvidiactl";
 /// WSL has no control node, but this one.
@@ -17,10 +19,15 @@ const WSL_NODE: &str = "/dev/dxg";
 
 /// NVML, or why there is none.
 pub fn open() -> Result<Nvml, String> {
-    if !Path::new(CONTROL_NODE).exists() && !Path::new(WSL_NODE).exists() {
+    let library = env::var_os(LIBRARY_VARIABLE);
+    if library.is_none() && !Path::new(CONTROL_NODE).exists() && !Path::new(WSL_NODE).exists() {
         return Err("no NVIDIA driver is loaded".to_owned());
     }
-    Nvml::init().map_err(|error| format!("NVML: {error}"))
+    let mut builder = Nvml::builder();
+    if let Some(library) = &library {
+        builder.lib_path(library);
+    }
+    builder.init().map_err(|error| format!("NVML: {error}"))
 }
 
 /// Visible GPUs in CUDA's order (by PCI bus), or why there are none.
@@ -84,13 +91,15 @@ fn offers(one: &Device<'_>, other: &Device<'_>, what: P2pCapabilitiesIndex) -> O
 
 fn describe(device: &Device<'_>, driver: &str) -> Result<Gpu, NvmlError> {
     let capability = device.cuda_compute_capability()?;
+    let memory_bytes = match device.memory_info() {
+        // A GPU that shares the host's memory has none of its own to tell.
+        Err(NvmlError::NotSupported) => memory_bytes(),
+        memory => memory?.total,
+    };
     Ok(Gpu {
         uuid: device.uuid()?,
         name: device.name()?,
-        // A GPU that shares the host's memory has none of its own to tell.
-        memory_bytes: device
-            .memory_info()
-            .map_or_else(|_| memory_bytes(), |memory| memory.total),
+        memory_bytes,
         compute_capability: [
             capability.major.unsigned_abs(),
             capability.minor.unsigned_abs(),

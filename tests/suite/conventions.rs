@@ -111,7 +111,7 @@ const CONVENTIONS: [(&str, Held); 50] = [
     ("U44", Suite("cli::paths_completions_man_schema_help")),
     ("U45", NotYet("no strace test")),
     ("U46", Unit("any_value_may_be_missing")),
-    ("U47", Unit("every_machine_is_told")),
+    ("U47", Suite("sensors::what_nvml_tells_is_shown")),
     ("U48", Unit("nothing_unknown_is_shown_as_zero")),
     ("U49", Unit("each_machine_says_once_what_it_suffers")),
     (

@@ -11,6 +11,8 @@ const LASTING_S: f64 = 5.0;
 const AWAY_S: f64 = 600.0;
 /// The XID that says that a card is lost.
 const OFF_THE_BUS: u64 = 79;
+/// The XID of what ECC could not correct.
+const UNCORRECTED: u64 = 48;
 
 /// Something that is wrong with a card.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,16 +111,16 @@ impl Trouble {
 fn words(gpu: usize, card: &GpuReading, trouble: &Trouble) -> String {
     let (cause, remedy) = match trouble {
         Trouble::Lost => {
-            let xid::Meaning { cause, remedy } = xid::meaning(OFF_THE_BUS);
-            (format!("is lost: {cause}"), *remedy)
+            let (cause, remedy) = xid::meaning(OFF_THE_BUS);
+            (format!("is lost: {cause}"), remedy)
         }
         Trouble::Xid(code) => {
-            let xid::Meaning { cause, remedy } = xid::meaning(*code);
-            (format!("XID {code}: {cause}"), *remedy)
+            let (cause, remedy) = xid::meaning(*code);
+            (format!("XID {code}: {cause}"), remedy)
         }
         Trouble::MemoryErrors => {
-            let xid::Meaning { cause, remedy } = xid::meaning(48);
-            (cause.to_string(), *remedy)
+            let (cause, remedy) = xid::meaning(UNCORRECTED);
+            (cause.to_owned(), remedy)
         }
         Trouble::Limited(by) => limited(card, by),
         Trouble::NarrowLink => {
@@ -170,12 +172,13 @@ mod tests {
     use super::*;
     use crate::hw::recorded;
 
-    fn alarms(name: &str, rounds: usize) -> Vec<(usize, String)> {
+    /// The machine's readings again and again, within the time in which nothing is said twice.
+    fn alarms(name: &str) -> Vec<(usize, String)> {
         let recorded = recorded::machine(name);
         let mut alarms = Alarms::default();
         let mut now_s = 0.0;
         let mut said = Vec::new();
-        for reading in (0..rounds).flat_map(|_| &recorded.readings) {
+        for reading in (0..20).flat_map(|_| &recorded.readings) {
             now_s += recorded.every_s;
             said.extend(alarms.hear(now_s, reading));
         }
@@ -186,7 +189,7 @@ mod tests {
 
     #[test]
     fn each_machine_says_once_what_it_suffers() {
-        let said = alarms("geforce-4", 1);
+        let said = alarms("geforce-4");
         assert_eq!(said.len(), 2, "{said:?}");
         assert_eq!((said[0].0, said[1].0), (3, 3));
         assert!(
@@ -198,7 +201,7 @@ mod tests {
             "{said:?}"
         );
 
-        let said = alarms("nvlink-8", 1);
+        let said = alarms("nvlink-8");
         let of: Vec<usize> = said.iter().map(|(gpu, _)| *gpu).collect();
         assert_eq!(of, [5, 2, 6], "{said:?}");
         assert!(
@@ -207,13 +210,13 @@ mod tests {
         );
         assert!(said[1].1.contains("power limit of 700 W"), "{said:?}");
 
-        assert_eq!(alarms("laptop", 1), [], "now and then is not for long");
-        assert_eq!(alarms("no-driver", 1), []);
+        assert_eq!(alarms("laptop"), [], "now and then is not for long");
+        assert_eq!(alarms("no-driver"), []);
     }
 
     #[test]
     fn a_lost_card_is_said_once() {
-        let said = alarms("lost-card", 1);
+        let said = alarms("lost-card");
         assert_eq!(said.len(), 1, "{said:?}");
         let (gpu, text) = &said[0];
         assert!(
