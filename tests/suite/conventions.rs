@@ -89,10 +89,7 @@ const CONVENTIONS: [(&str, Held); 50] = [
         NotYet("not measured; there is no --low-bandwidth, + draws less often"),
     ),
     ("U33", NotYet("needs a GPU")),
-    (
-        "U34",
-        NotYet("collectors have threads of their own; no test hangs one"),
-    ),
+    ("U34", Suite("terminal::keys_answer_while_the_driver_hangs")),
     ("U35", Suite("terminal::the_first_frame_comes_at_once")),
     (
         "U36",

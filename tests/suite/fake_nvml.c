@@ -1,7 +1,7 @@
 /* An NVML without a driver, for tests: two cards, whose order by bus is not NVML's.
  *
  * FAKE_NVML names their kind: geforce (what such a card does not have is not supported), hopper, lost (the card with the
- * higher bus falls off it, after an XID), hung (a call never returns). A handle is the card's number by bus, from 1.
+ * higher bus falls off it, after an XID), hung (a look never returns), stuck (not even the first call does). A handle is the card's number by bus, from 1.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,7 +22,10 @@ static int is(const char *kind) {
 
 static int put(u32 *to, u32 value) { *to = value; return OK; }
 
-int nvmlInit_v2(void) { return OK; }
+int nvmlInit_v2(void) {
+    while (is("stuck")) pause();
+    return OK;
+}
 int nvmlShutdown(void) { return OK; }
 const char *nvmlErrorString(int code) { return "an error"; }
 int nvmlSystemGetDriverVersion(char *to, u32 n) { strcpy(to, "580.95.05"); return OK; }

@@ -9,23 +9,24 @@ use tempfile::TempDir;
 use super::support::{Workplace, check, wait, with_stand_in};
 
 pub fn trials() -> Vec<Trial> {
+    vec![
+        with_fakes("sensors::what_nvml_tells_is_shown", shown),
+        with_fakes("sensors::a_lost_card_is_one_warning_of_its_rank", lost),
+        with_fakes("sensors::a_hung_driver_holds_no_run_up", hung),
+    ]
+}
+
+/// A trial that is ignored where the stand-in worker or the stand-in library is not to be had.
+pub fn with_fakes(name: &str, test: fn() -> Result<(), Failed>) -> Trial {
     let has_compiler = Command::new("cc").arg("--version").output().is_ok();
-    let trials = vec![
-        with_stand_in("sensors::what_nvml_tells_is_shown", shown),
-        with_stand_in("sensors::a_lost_card_is_one_warning_of_its_rank", lost),
-        with_stand_in("sensors::a_hung_driver_holds_no_run_up", hung),
-    ];
     match has_compiler {
-        true => trials,
-        false => trials
-            .into_iter()
-            .map(|trial| trial.with_ignored_flag(true))
-            .collect(),
+        true => with_stand_in(name, test),
+        false => Trial::test(name, test).with_ignored_flag(true),
     }
 }
 
 /// A workplace whose NVML has cards of a kind; the library vanishes with the folder.
-fn with_cards(place: Workplace, kind: &str) -> Result<(Workplace, TempDir), Failed> {
+pub fn with_cards(place: Workplace, kind: &str) -> Result<(Workplace, TempDir), Failed> {
     let folder = tempfile::tempdir()?;
     let library = folder.path().join("libnvidia-ml.so");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite/fake_nvml.c");
