@@ -77,21 +77,21 @@ pub struct GpuReading {
     pub pcie_width: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pcie_width_max: Option<u32>,
-    /// Bytes a second that the card sends; 20 ms long on cards before Hopper.
+    /// What the card sends; over 20 ms on cards before Hopper.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub pcie_tx: Option<u64>,
-    /// Bytes a second that the card receives.
+    pub pcie_tx_bytes_per_sec: Option<u64>,
+    /// What the card receives.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub pcie_rx: Option<u64>,
+    pub pcie_rx_bytes_per_sec: Option<u64>,
     /// Packets sent again since the card was reset.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pcie_replays: Option<u32>,
-    /// Bytes a second that the card sends over all its NVLinks.
+    /// Over all NVLinks of the card.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub nvlink_tx: Option<u64>,
-    /// Bytes a second that the card receives over all its NVLinks.
+    pub nvlink_tx_bytes_per_sec: Option<u64>,
+    /// Over all NVLinks of the card.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub nvlink_rx: Option<u64>,
+    pub nvlink_rx_bytes_per_sec: Option<u64>,
     /// Memory errors that ECC saw and could not correct, since the driver was loaded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ecc_uncorrected: Option<u64>,

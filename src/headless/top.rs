@@ -1,6 +1,6 @@
 //! `top`: the machine's sensors, as a table that is printed again and again, or as JSON lines.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{
     cli::{SensorsArgs, TopArgs},
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     event::{GpuReading, HostReading, Reading, short_uuid},
-    hw::sensors,
+    hw::sensors::{self, Alarm, Alarms},
     store::cards::columns,
 };
 
@@ -16,8 +16,10 @@ use crate::{
 pub fn top(args: &TopArgs) -> anyhow::Result<u8> {
     let mut left = args.count.unwrap_or(u64::MAX);
     let mut failed = Ok(());
+    let (begin, mut alarms) = (Instant::now(), Alarms::default());
     sensors::watch(Duration::from_secs(args.every_s.max(1)), |reading| {
-        failed = show(&reading, args.json);
+        let heard = alarms.hear(begin.elapsed().as_secs_f64(), &reading);
+        failed = show(&reading, &heard, args.json);
         left = left.saturating_sub(1);
         left > 0 && failed.is_ok()
     });
@@ -28,17 +30,20 @@ pub fn top(args: &TopArgs) -> anyhow::Result<u8> {
 /// The sampler of a run: a reading a line until nobody reads.
 pub fn sensors(args: &SensorsArgs) -> u8 {
     sensors::watch(Duration::from_secs(args.every_s.max(1)), |reading| {
-        show(&reading, true).is_ok()
+        show(&reading, &[], true).is_ok()
     });
     0
 }
 
-fn show(reading: &Reading, json: bool) -> anyhow::Result<()> {
+fn show(reading: &Reading, alarms: &[Alarm], json: bool) -> anyhow::Result<()> {
     if json {
         return Ok(say(&serde_json::to_string(reading)?)?);
     }
     for line in told(reading) {
         say(&line)?;
+    }
+    for alarm in alarms {
+        say(&format!("! {}", alarm.text))?;
     }
     Ok(())
 }

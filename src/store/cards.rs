@@ -33,7 +33,9 @@ const COLUMNS: [Column; 12] = [
         [] => Some("-".to_owned()),
         reasons => Some(reasons.join(", ")),
     }),
-    usual("PCIe GB/s", 9, |gpu| both(gpu.pcie_rx, gpu.pcie_tx)),
+    usual("PCIe GB/s", 9, |gpu| {
+        both(gpu.pcie_rx_bytes_per_sec, gpu.pcie_tx_bytes_per_sec)
+    }),
     usual("link", 6, |gpu| {
         let sign = if gpu.is_link_narrow() { " !" } else { "" };
         Some(format!("{} x{}{sign}", gpu.pcie_gen?, gpu.pcie_width?))
@@ -41,7 +43,9 @@ const COLUMNS: [Column; 12] = [
     rare("mem °C", 6, |gpu| {
         gpu.memory_temperature_c.map(|c| c.to_string())
     }),
-    rare("NVLink GB/s", 11, |gpu| both(gpu.nvlink_rx, gpu.nvlink_tx)),
+    rare("NVLink GB/s", 11, |gpu| {
+        both(gpu.nvlink_rx_bytes_per_sec, gpu.nvlink_tx_bytes_per_sec)
+    }),
     rare("ECC", 3, |gpu| gpu.ecc_uncorrected.map(|n| n.to_string())),
     rare("fan %", 5, |gpu| gpu.fan.map(percent)),
 ];

@@ -68,8 +68,8 @@ fn shown() -> Result<(), Failed> {
     let card = &serde_json::from_str::<serde_json::Value>(last)?["gpus"][1];
     let is_told = card["memory_temperature_c"] == 72
         && card["ecc_uncorrected"] == 0
-        && card["nvlink_tx"] == 6100 * (1_u64 << 20)
-        && card["pcie_tx"] == 2000 * (1_u64 << 20)
+        && card["nvlink_tx_bytes_per_sec"] == 6100 * (1_u64 << 20)
+        && card["pcie_tx_bytes_per_sec"] == 2000 * (1_u64 << 20)
         && card["fan"].is_null();
     check(is_told, card.to_string())?;
     place
@@ -80,6 +80,10 @@ fn shown() -> Result<(), Failed> {
 
 fn lost() -> Result<(), Failed> {
     let (place, _library) = with_cards(Workplace::long("well")?, "lost")?;
+    place
+        .capstan(&["top", "--count", "3", "--every-s", "1"])?
+        .ended_with(0)?
+        .says(&["GPU-00000002  LOST", "! GPU 1 (GPU-00000002) is lost: "])?;
     place.write_config(json!({ "devices": [1, 0], "log": { "sensors_every_s": 1 } }))?;
     let front = place.train_aside(&["--plain"])?;
     let losses = || {

@@ -48,10 +48,10 @@ struct Card<'nvml> {
 /// Bytes a second.
 #[derive(Clone, Copy, Debug, Default)]
 struct Rates {
-    pcie_tx: Option<u64>,
-    pcie_rx: Option<u64>,
-    nvlink_tx: Option<u64>,
-    nvlink_rx: Option<u64>,
+    pcie_tx_bytes_per_sec: Option<u64>,
+    pcie_rx_bytes_per_sec: Option<u64>,
+    nvlink_tx_bytes_per_sec: Option<u64>,
+    nvlink_rx_bytes_per_sec: Option<u64>,
 }
 
 /// Joules since the start: from the card's counter, else power times time.
@@ -149,11 +149,11 @@ impl Card<'_> {
             pcie_gen: device.current_pcie_link_gen().ok(),
             pcie_width: device.current_pcie_link_width().ok(),
             pcie_width_max: device.max_pcie_link_width().ok(),
-            pcie_tx: rates.pcie_tx,
-            pcie_rx: rates.pcie_rx,
+            pcie_tx_bytes_per_sec: rates.pcie_tx_bytes_per_sec,
+            pcie_rx_bytes_per_sec: rates.pcie_rx_bytes_per_sec,
             pcie_replays: device.pcie_replay_counter().ok(),
-            nvlink_tx: rates.nvlink_tx,
-            nvlink_rx: rates.nvlink_rx,
+            nvlink_tx_bytes_per_sec: rates.nvlink_tx_bytes_per_sec,
+            nvlink_rx_bytes_per_sec: rates.nvlink_rx_bytes_per_sec,
             ecc_uncorrected: device
                 .total_ecc_errors(MemoryError::Uncorrected, EccCounter::Volatile)
                 .ok(),
@@ -169,8 +169,8 @@ impl Card<'_> {
     fn rates(&mut self) -> Rates {
         let fresh = self.pcie.as_ref().filter(|(at, _)| at.elapsed() < STALE);
         let aside = fresh.map(|(_, rates)| Rates {
-            pcie_tx: rates.tx,
-            pcie_rx: rates.rx,
+            pcie_tx_bytes_per_sec: rates.tx,
+            pcie_rx_bytes_per_sec: rates.rx,
             ..Rates::default()
         });
         self.monitored_rates().or(aside).unwrap_or_default()
@@ -198,10 +198,10 @@ impl Card<'_> {
             is_rate.then_some((metric.value * units::MIB as f64) as u64)
         };
         Some(Rates {
-            pcie_tx: rate(0),
-            pcie_rx: rate(1),
-            nvlink_tx: rate(2),
-            nvlink_rx: rate(3),
+            pcie_tx_bytes_per_sec: rate(0),
+            pcie_rx_bytes_per_sec: rate(1),
+            nvlink_tx_bytes_per_sec: rate(2),
+            nvlink_rx_bytes_per_sec: rate(3),
         })
     }
 }

@@ -144,10 +144,10 @@ const SHOWN: [&str; 15] = [
     "fan",
     "pcie_gen",
     "pcie_width",
-    "pcie_tx",
-    "pcie_rx",
-    "nvlink_tx",
-    "nvlink_rx",
+    "pcie_tx_bytes_per_sec",
+    "pcie_rx_bytes_per_sec",
+    "nvlink_tx_bytes_per_sec",
+    "nvlink_rx_bytes_per_sec",
     "ecc_uncorrected",
 ];
 
