@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # `make gpu-check`: what can only be checked on an NVIDIA GPU. Without one it says so and succeeds.
 #
-#   1 capstan doctor        3 NCCL with a world of one          5 fp32 on the GPU = fp32 on the CPU
-#   2 hello on CUDA         4 two ranks on one GPU = one rank   6 GPT-2 and Llama in bf16 against PyTorch (benches/gpu_check.py)
+#   1 capstan doctor, sensors  3 NCCL with a world of one          5 fp32 on the GPU = fp32 on the CPU
+#   2 hello on CUDA            4 two ranks on one GPU = one rank   6 GPT-2 and Llama in bf16 against PyTorch (benches/gpu_check.py)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -19,8 +19,12 @@ trap 'rm -rf "$scratch"' EXIT
 
 step() { printf '\ngpu-check: %s\n' "$*"; }
 
-step "1. capstan doctor"
+step "1. capstan doctor; capstan top beside nvidia-smi (to compare by eye)"
 "$CAPSTAN" doctor
+"$CAPSTAN" top --count 2
+nvidia-smi topo --matrix
+nvidia-smi --format=csv --query-gpu=index,uuid,utilization.gpu,memory.used,memory.total,power.draw,power.limit,\
+temperature.gpu,temperature.memory,clocks.sm,pcie.link.gen.current,pcie.link.width.current,fan.speed
 
 step "2. hello on CUDA"
 "$CAPSTAN" train configs/hello.json --layout dp=1 --set 'devices=[0]' --plain --runs-dir "$scratch"

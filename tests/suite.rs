@@ -27,6 +27,8 @@ mod refused_weights;
 mod registry;
 #[path = "suite/resume.rs"]
 mod resume;
+#[path = "suite/sensors.rs"]
+mod sensors;
 #[path = "suite/supervisor.rs"]
 mod supervisor;
 #[path = "suite/support.rs"]
@@ -55,6 +57,7 @@ fn main() {
         refused_weights::trials(),
         registry::trials(),
         resume::trials(),
+        sensors::trials(),
         supervisor::trials(),
         survival::trials(),
         terminal::trials(),

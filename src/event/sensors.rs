@@ -59,6 +59,9 @@ pub struct GpuReading {
     pub energy_is_estimate: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub temperature_c: Option<u32>,
+    /// Of the memory: HBM cards tell it, GeForce cards don't.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_temperature_c: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sm_clock_mhz: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -74,17 +77,60 @@ pub struct GpuReading {
     pub pcie_width: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pcie_width_max: Option<u32>,
+    /// What the card sends; over 20 ms on cards before Hopper.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pcie_tx_bytes_per_sec: Option<u64>,
+    /// What the card receives.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pcie_rx_bytes_per_sec: Option<u64>,
+    /// Packets sent again since the card was reset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pcie_replays: Option<u32>,
+    /// Over all NVLinks of the card.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nvlink_tx_bytes_per_sec: Option<u64>,
+    /// Over all NVLinks of the card.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nvlink_rx_bytes_per_sec: Option<u64>,
+    /// Memory errors that ECC saw and could not correct, since the driver was loaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ecc_uncorrected: Option<u64>,
+    /// XID errors since the look before.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub xids: Vec<u64>,
     /// Why the clocks are low, in words.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub limited_by: Vec<String>,
 }
 
+impl GpuReading {
+    /// Whether the link runs with fewer lanes than it has; an idle link may, so only a busy card's is judged.
+    pub fn is_link_narrow(&self) -> bool {
+        let is_busy = self.busy.is_some_and(|busy| busy >= 0.5);
+        is_busy && self.pcie_width.is_some() && self.pcie_width < self.pcie_width_max
+    }
+}
+
+/// The first part of a UUID, which tells the cards of a machine apart: `GPU-1f0c2a9b`.
+pub fn short_uuid(uuid: &str) -> &str {
+    let end = uuid
+        .match_indices('-')
+        .nth(1)
+        .map_or(uuid.len(), |(at, _)| at);
+    &uuid[..end]
+}
+
 impl Reading {
-    /// Joules of everything that has a counter or an estimate; `None` where nothing has.
-    pub fn energy_j(&self) -> Option<f64> {
-        let gpus = self.gpus.iter().filter_map(|gpu| gpu.energy_j);
-        let all = gpus.chain(self.host.package_energy_j);
-        all.reduce(|a, b| a + b)
+    /// Joules since the look `before`, of all that tell them; `None` where nothing does.
+    pub fn energy_since(&self, before: &Self) -> Option<f64> {
+        let gpus = self.gpus.iter().map(|gpu| {
+            let earlier = before.gpus.iter().find(|earlier| earlier.uuid == gpu.uuid);
+            (gpu.energy_j, earlier.and_then(|earlier| earlier.energy_j))
+        });
+        let host = (self.host.package_energy_j, before.host.package_energy_j);
+        gpus.chain([host])
+            .filter_map(|(now, earlier)| Some((now? - earlier.unwrap_or(0.0)).max(0.0)))
+            .reduce(|a, b| a + b)
     }
 }
 
@@ -105,6 +151,8 @@ mod tests {
             serde_json::from_str::<Reading>(&text).expect("readable"),
             Reading::default()
         );
-        assert_eq!(Reading::default().energy_j(), None);
+        let nothing = Reading::default();
+        assert_eq!(nothing.energy_since(&nothing), None);
+        assert_eq!(short_uuid("GPU-1f0c2a9b-4a10-5b2c"), "GPU-1f0c2a9b");
     }
 }

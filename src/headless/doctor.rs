@@ -1,6 +1,7 @@
 //! `doctor`: can this machine train, and if not, what to do.
 
 use std::{
+    env,
     path::Path,
     process::{Command, Stdio},
 };
@@ -15,7 +16,8 @@ use super::{
 };
 use crate::{
     base::{fs::free_bytes, text::printable, units},
-    hw::{Gpu, Machine},
+    event::short_uuid,
+    hw::{Gpu, Link, Machine},
     launch::{dirs, in_full, worker_program},
 };
 
@@ -81,7 +83,10 @@ fn checks(machine: &Machine, runs_dir: &Path, worker: &Result<Value, String>) ->
 
 fn gpus(machine: &Machine) -> Vec<Check> {
     if !machine.gpus.is_empty() {
-        return machine.gpus.iter().map(gpu).collect();
+        let gpus = machine.gpus.iter().enumerate().map(gpu);
+        let order = env::var("CUDA_DEVICE_ORDER").ok();
+        let order = order.and_then(|order| other_order(machine, &order));
+        return gpus.chain(order).chain(links(machine)).collect();
     }
     let reason = machine.no_gpus_because.clone();
     vec![Check {
@@ -94,16 +99,70 @@ fn gpus(machine: &Machine) -> Vec<Check> {
     }]
 }
 
-fn gpu(gpu: &Gpu) -> Check {
+fn gpu((index, gpu): (usize, &Gpu)) -> Check {
     let [major, minor] = gpu.compute_capability;
     let memory = units::bytes(gpu.memory_bytes);
+    let nvml = match gpu.nvml_index {
+        Some(nvml) if nvml != index => format!("; nvidia-smi calls it {nvml}"),
+        _ => String::new(),
+    };
     good(
         "GPU",
         format!(
-            "{}, {memory}, sm_{major}{minor}, driver {}",
-            gpu.name, gpu.driver
+            "{index}: {}, {memory}, sm_{major}{minor}, driver {}, {}{nvml}",
+            gpu.name,
+            gpu.driver,
+            short_uuid(&gpu.uuid)
         ),
     )
+}
+
+/// CUDA counts by bus for a run unless the user wants otherwise; then these numbers are not CUDA's.
+fn other_order(machine: &Machine, order: &str) -> Option<Check> {
+    (machine.gpus.len() > 1 && order != "PCI_BUS_ID").then(|| Check {
+        name: "GPU order",
+        health: Health::Note,
+        found: format!("CUDA_DEVICE_ORDER is {order}, but GPUs are numbered by bus here"),
+        remedy: Some("unset it, or name GPUs in CUDA_VISIBLE_DEVICES by UUID".to_owned()),
+    })
+}
+
+/// The pairs of GPUs, those that are linked alike in one line.
+fn links(machine: &Machine) -> Vec<Check> {
+    let mut kinds: Vec<(Link, Vec<String>)> = Vec::new();
+    for link in &machine.links {
+        let [a, b] = link.gpus;
+        let alike = |kind: &&mut (Link, _)| {
+            (kind.0.route, kind.0.peer_access) == (link.route, link.peer_access)
+        };
+        match kinds.iter_mut().find(alike) {
+            Some((_, pairs)) => pairs.push(format!("{a}-{b}")),
+            None => kinds.push((*link, vec![format!("{a}-{b}")])),
+        }
+    }
+    kinds
+        .iter()
+        .map(|(link, pairs)| linked(*link, &pairs.join(" ")))
+        .collect()
+}
+
+fn linked(link: Link, pairs: &str) -> Check {
+    let route = link.route.map_or_else(
+        || "linked in a way that the driver does not tell".to_owned(),
+        |route| format!("over {route}"),
+    );
+    let (health, access) = match link.peer_access {
+        Some(true) => (Health::Good, "peer access"),
+        Some(false) => (Health::Note, "no peer access"),
+        None => (Health::Good, "peer access n/a"),
+    };
+    let remedy = "ranks there exchange through the host's memory, which is slower; GeForce cards since RTX 40 offer none";
+    Check {
+        name: "GPU links",
+        health,
+        found: format!("{pairs}: {route}, {access}"),
+        remedy: (health == Health::Note).then(|| remedy.to_owned()),
+    }
 }
 
 /// The nearest folder that exists stands for one that doesn't yet.
@@ -239,7 +298,10 @@ fn told(checks: &[Check]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use insta::{assert_snapshot, with_settings};
+
     use super::*;
+    use crate::hw::recorded;
 
     fn machine(n_gpus: usize) -> Machine {
         let gpu = |index| Gpu {
@@ -248,11 +310,13 @@ mod tests {
             memory_bytes: 80 << 30,
             compute_capability: [9, 0],
             driver: "580.82".to_owned(),
+            nvml_index: Some(index),
         };
         Machine {
             cores: 2,
             memory_bytes: 1 << 30,
             gpus: (0..n_gpus).map(gpu).collect(),
+            links: Vec::new(),
             no_gpus_because: None,
         }
     }
@@ -262,6 +326,23 @@ mod tests {
         let check = checks.into_iter().find(|check| check.name == name);
         let check = check.expect("a line");
         (check.health, check.found, check.remedy.is_some())
+    }
+
+    #[test]
+    fn every_machine_is_told() {
+        for name in recorded::ALL {
+            let told = told(&gpus(&recorded::machine(name).machine)).join("\n");
+            with_settings!({ snapshot_path => "../../tests/snapshots", prepend_module_to_snapshot => false, omit_expression => true }, {
+                assert_snapshot!(format!("doctor-{name}"), told);
+            });
+        }
+    }
+
+    #[test]
+    fn another_order_than_the_bus_is_noted() {
+        assert!(other_order(&machine(2), "FASTEST_FIRST").is_some());
+        assert!(other_order(&machine(2), "PCI_BUS_ID").is_none());
+        assert!(other_order(&machine(1), "FASTEST_FIRST").is_none());
     }
 
     #[test]

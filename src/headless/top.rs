@@ -1,23 +1,25 @@
 //! `top`: the machine's sensors, as a table that is printed again and again, or as JSON lines.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{
     cli::{SensorsArgs, TopArgs},
     text::{say, table},
 };
 use crate::{
-    base::units,
-    event::{GpuReading, HostReading, Reading},
-    hw::sensors,
+    event::{GpuReading, HostReading, Reading, short_uuid},
+    hw::sensors::{self, Alarm, Alarms},
+    store::cards::columns,
 };
 
 /// `capstan top`.
 pub fn top(args: &TopArgs) -> anyhow::Result<u8> {
     let mut left = args.count.unwrap_or(u64::MAX);
     let mut failed = Ok(());
+    let (begin, mut alarms) = (Instant::now(), Alarms::default());
     sensors::watch(Duration::from_secs(args.every_s.max(1)), |reading| {
-        failed = show(&reading, args.json);
+        let heard = alarms.hear(begin.elapsed().as_secs_f64(), &reading);
+        failed = show(&reading, &heard, args.json);
         left = left.saturating_sub(1);
         left > 0 && failed.is_ok()
     });
@@ -28,110 +30,101 @@ pub fn top(args: &TopArgs) -> anyhow::Result<u8> {
 /// The sampler of a run: a reading a line until nobody reads.
 pub fn sensors(args: &SensorsArgs) -> u8 {
     sensors::watch(Duration::from_secs(args.every_s.max(1)), |reading| {
-        show(&reading, true).is_ok()
+        show(&reading, &[], true).is_ok()
     });
     0
 }
 
-fn show(reading: &Reading, json: bool) -> anyhow::Result<()> {
+fn show(reading: &Reading, alarms: &[Alarm], json: bool) -> anyhow::Result<()> {
     if json {
         return Ok(say(&serde_json::to_string(reading)?)?);
     }
-    let host = host_row(&reading.host);
-    let gpus = reading
-        .gpus
-        .iter()
-        .enumerate()
-        .map(|(index, gpu)| gpu_row(index, gpu));
-    let rows: Vec<Vec<String>> = std::iter::once(host).chain(gpus).collect();
-    for line in table(
-        &[
-            "DEVICE",
-            "BUSY",
-            "MEMORY",
-            "POWER",
-            "TEMP",
-            "CLOCK",
-            "LIMITED BY",
-        ],
-        &rows,
-    ) {
+    for line in told(reading) {
         say(&line)?;
+    }
+    for alarm in alarms {
+        say(&format!("! {}", alarm.text))?;
     }
     Ok(())
 }
 
+/// The host and the GPUs in a table; the host has no more than the first columns.
+fn told(reading: &Reading) -> Vec<String> {
+    let columns = columns(&reading.gpus);
+    let titles = columns.iter().map(|column| column.title);
+    let heading: Vec<&str> = ["DEVICE", "UUID"].into_iter().chain(titles).collect();
+    let mut host = host_row(&reading.host);
+    host.resize(heading.len(), "-".to_owned());
+    let gpu_row = |(index, gpu): (usize, &GpuReading)| {
+        let mut row = vec![
+            format!("GPU {index} {}", gpu.name),
+            short_uuid(&gpu.uuid).to_owned(),
+        ];
+        row.extend(columns.iter().map(|column| column.cell(gpu)));
+        if gpu.is_lost {
+            row[2] = "LOST".to_owned();
+        }
+        row
+    };
+    let gpus = reading.gpus.iter().enumerate().map(gpu_row);
+    table(
+        &heading,
+        &std::iter::once(host).chain(gpus).collect::<Vec<_>>(),
+    )
+}
+
+/// The host's values, in the columns of the GPUs'.
 fn host_row(host: &HostReading) -> Vec<String> {
-    vec![
-        "host".to_owned(),
-        share(host.cpu_busy),
-        memory(host.memory_used_bytes, host.memory_total_bytes),
-        host.package_power_w
-            .map_or_else(unknown, |watts| format!("{watts:.0} W")),
-        unknown(),
-        unknown(),
-        unknown(),
-    ]
-}
-
-fn gpu_row(index: usize, gpu: &GpuReading) -> Vec<String> {
-    if gpu.is_lost {
-        let lost = [format!("GPU {index} {}", gpu.name), "lost".to_owned()];
-        return lost.into_iter().chain((0..5).map(|_| unknown())).collect();
-    }
-    let power = match (gpu.power_w, gpu.power_limit_w) {
-        (Some(power), Some(limit)) => format!("{power:.0} of {limit:.0} W"),
-        (Some(power), None) => format!("{power:.0} W"),
-        _ => unknown(),
+    let as_gpu = GpuReading {
+        busy: host.cpu_busy,
+        memory_used_bytes: host.memory_used_bytes,
+        memory_total_bytes: host.memory_total_bytes,
+        power_w: host.package_power_w,
+        ..GpuReading::default()
     };
-    let clock = match (gpu.sm_clock_mhz, gpu.sm_clock_max_mhz) {
-        (Some(now), Some(most)) => format!("{now} of {most} MHz"),
-        (Some(now), None) => format!("{now} MHz"),
-        _ => unknown(),
-    };
-    vec![
-        format!("GPU {index} {}", gpu.name),
-        share(gpu.busy),
-        memory(gpu.memory_used_bytes, gpu.memory_total_bytes),
-        power,
-        gpu.temperature_c
-            .map_or_else(unknown, |degrees| format!("{degrees} °C")),
-        clock,
-        if gpu.limited_by.is_empty() {
-            unknown()
-        } else {
-            gpu.limited_by.join(", ")
-        },
-    ]
-}
-
-fn share(share: Option<f64>) -> String {
-    share.map_or_else(unknown, |share| format!("{:.0} %", 100.0 * share))
-}
-
-fn memory(used: Option<u64>, total: Option<u64>) -> String {
-    match (used, total) {
-        (Some(used), Some(total)) => format!("{} of {}", units::bytes(used), units::bytes(total)),
-        _ => unknown(),
-    }
-}
-
-fn unknown() -> String {
-    "-".to_owned()
+    let values = columns(&[]).into_iter().take(3);
+    let names = ["host".to_owned(), "-".to_owned()];
+    names
+        .into_iter()
+        .chain(values.map(|column| column.cell(&as_gpu)))
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use insta::{assert_snapshot, with_settings};
+
     use super::*;
+    use crate::hw::recorded;
+
+    #[test]
+    fn every_machine_has_its_table() {
+        for name in recorded::ALL {
+            let readings = recorded::machine(name).readings;
+            let last = readings.last().expect("a reading");
+            with_settings!({ snapshot_path => "../../tests/snapshots", prepend_module_to_snapshot => false, omit_expression => true }, {
+                assert_snapshot!(format!("top-{name}"), told(last).join("\n"));
+            });
+        }
+    }
 
     #[test]
     fn what_is_not_known_is_no_zero() {
-        let row = gpu_row(0, &GpuReading::default());
-        assert!(row[1..].iter().all(|cell| cell == "-"), "{row:?}");
-        let lost = GpuReading {
-            is_lost: true,
-            ..GpuReading::default()
+        let reading = Reading {
+            gpus: vec![GpuReading {
+                is_lost: true,
+                ..GpuReading::default()
+            }],
+            ..Reading::default()
         };
-        assert_eq!(gpu_row(1, &lost)[1], "lost");
+        for line in &told(&reading)[1..] {
+            assert!(
+                !line
+                    .split_whitespace()
+                    .skip(2)
+                    .any(|word| word.starts_with('0')),
+                "{line}"
+            );
+        }
     }
 }

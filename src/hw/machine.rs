@@ -1,5 +1,7 @@
 //! Cores, memory and GPUs, probed or read from JSON.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::nvidia;
@@ -13,6 +15,9 @@ pub struct Machine {
     pub memory_bytes: u64,
     /// Visible NVIDIA GPUs in CUDA's order.
     pub gpus: Vec<Gpu>,
+    /// Between each two of them, where the driver tells.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<Link>,
     /// Why there are no GPUs, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_gpus_because: Option<String>,
@@ -28,27 +33,83 @@ pub struct Gpu {
     /// Compute capability, major and minor.
     pub compute_capability: [u32; 2],
     pub driver: String,
+    /// Its number in NVML and `nvidia-smi`, which may be another than CUDA's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nvml_index: Option<usize>,
+}
+
+/// How two visible GPUs are linked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Link {
+    /// CUDA's indices, the lower first.
+    pub gpus: [usize; 2],
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<Route>,
+    /// Whether each may read the other's memory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_access: Option<bool>,
+}
+
+/// What lies between two GPUs, the shortest way first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Route {
+    Nvlink,
+    SameBoard,
+    PcieSwitch,
+    HostBridge,
+    /// Several host bridges of one NUMA node.
+    HostBridges,
+    AcrossSockets,
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nvlink => "NVLink",
+            Self::SameBoard => "the same board",
+            Self::PcieSwitch => "a PCIe switch",
+            Self::HostBridge => "a host bridge",
+            Self::HostBridges => "host bridges of one socket",
+            Self::AcrossSockets => "the link between sockets",
+        })
+    }
 }
 
 impl Machine {
     /// Looks at this machine; never fails, a missing driver means no GPUs.
     pub fn probe() -> Self {
-        let (gpus, no_gpus_because) = match nvidia::visible_gpus() {
-            Ok(gpus) => (gpus, None),
-            Err(reason) => (Vec::new(), Some(reason)),
+        let found = nvidia::open().and_then(|nvml| {
+            let gpus = nvidia::visible_gpus(&nvml)?;
+            let links = nvidia::links(&nvml, &gpus);
+            Ok((gpus, links))
+        });
+        let (gpus, links, no_gpus_because) = match found {
+            Ok((gpus, links)) => (gpus, links, None),
+            Err(reason) => (Vec::new(), Vec::new(), Some(reason)),
         };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             cores,
             memory_bytes: memory_bytes(),
             gpus,
+            links,
             no_gpus_because,
         }
     }
+
+    /// The pairs among `gpus` (CUDA's indices) that are known to have no peer access.
+    pub fn without_peer_access(&self, gpus: &[usize]) -> Vec<[usize; 2]> {
+        let links = self.links.iter().filter(|link| {
+            link.peer_access == Some(false) && link.gpus.iter().all(|gpu| gpus.contains(gpu))
+        });
+        links.map(|link| link.gpus).collect()
+    }
 }
 
-/// A cgroup's limit binds before the machine's memory does.
-fn memory_bytes() -> u64 {
+/// What this process may take. A cgroup's limit binds before the machine's memory does.
+pub(super) fn memory_bytes() -> u64 {
     let Ok(mut system) = sysinfo::System::new() else {
         return 0;
     };

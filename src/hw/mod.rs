@@ -4,8 +4,10 @@ mod device;
 mod machine;
 mod nvidia;
 mod peak;
+#[cfg(test)]
+pub mod recorded;
 pub mod sensors;
 
 pub use device::Device;
-pub use machine::{Gpu, Machine};
+pub use machine::{Gpu, Link, Machine, Route};
 pub use peak::{Peak, peak_flops};

@@ -2,25 +2,40 @@
 
 use std::{env, path::Path};
 
-use nvml_wrapper::{Device, Nvml, error::NvmlError};
+use nvml_wrapper::{
+    Device, Nvml,
+    enum_wrappers::device::{P2pCapabilitiesIndex, P2pStatus, TopologyLevel},
+    error::NvmlError,
+};
 
-use super::Gpu;
+use super::{Gpu, Link, Route, machine::memory_bytes};
 
+/// Names NVML's library where the loader does not find it, or a stand-in.
+const LIBRARY_VARIABLE: &str = "CAPSTAN_NVML";
 /// Where the driver puts its control node; without it NVML need not be loaded.
 const CONTROL_NODE: &str = "/dev/nvidiactl";
 /// WSL has no control node, but this one.
 const WSL_NODE: &str = "/dev/dxg";
 
-/// Visible GPUs in CUDA's order (by PCI bus), or why there are none.
-pub fn visible_gpus() -> Result<Vec<Gpu>, String> {
-    if !Path::new(CONTROL_NODE).exists() && !Path::new(WSL_NODE).exists() {
+/// NVML, or why there is none.
+pub fn open() -> Result<Nvml, String> {
+    let library = env::var_os(LIBRARY_VARIABLE);
+    if library.is_none() && !Path::new(CONTROL_NODE).exists() && !Path::new(WSL_NODE).exists() {
         return Err("no NVIDIA driver is loaded".to_owned());
     }
-    let nvml = Nvml::init().map_err(|error| format!("NVML: {error}"))?;
+    let mut builder = Nvml::builder();
+    if let Some(library) = &library {
+        builder.lib_path(library);
+    }
+    builder.init().map_err(|error| format!("NVML: {error}"))
+}
+
+/// Visible GPUs in CUDA's order (by PCI bus), or why there are none.
+pub fn visible_gpus(nvml: &Nvml) -> Result<Vec<Gpu>, String> {
     let driver = nvml
         .sys_driver_version()
         .unwrap_or_else(|_| "unknown".to_owned());
-    let mut found = all_by_bus(&nvml, &driver).map_err(|error| format!("NVML: {error}"))?;
+    let mut found = all_by_bus(nvml, &driver).map_err(|error| format!("NVML: {error}"))?;
     found.sort_by(|(a, _), (b, _)| a.cmp(b));
     let gpus: Vec<Gpu> = found.into_iter().map(|(_, gpu)| gpu).collect();
     match env::var("CUDA_VISIBLE_DEVICES") {
@@ -38,17 +53,59 @@ fn all_by_bus(nvml: &Nvml, driver: &str) -> Result<Vec<(String, Gpu)>, NvmlError
         .collect()
 }
 
+/// How each two of the GPUs are linked.
+pub fn links(nvml: &Nvml, gpus: &[Gpu]) -> Vec<Link> {
+    let device = |index: usize| nvml.device_by_uuid(gpus[index].uuid.as_str()).ok();
+    let pairs = (0..gpus.len()).flat_map(|a| (a + 1..gpus.len()).map(move |b| [a, b]));
+    pairs
+        .filter_map(|[a, b]| {
+            let (one, other) = (device(a)?, device(b)?);
+            Some(Link {
+                gpus: [a, b],
+                peer_access: offers(&one, &other, P2pCapabilitiesIndex::Read),
+                route: route(&one, other),
+            })
+        })
+        .collect()
+}
+
+fn route(one: &Device<'_>, other: Device<'_>) -> Option<Route> {
+    if offers(one, &other, P2pCapabilitiesIndex::NvLink) == Some(true) {
+        return Some(Route::Nvlink);
+    }
+    Some(match one.topology_common_ancestor(other).ok()? {
+        TopologyLevel::Internal => Route::SameBoard,
+        TopologyLevel::Single | TopologyLevel::Multiple => Route::PcieSwitch,
+        TopologyLevel::HostBridge => Route::HostBridge,
+        TopologyLevel::Node => Route::HostBridges,
+        TopologyLevel::System => Route::AcrossSockets,
+    })
+}
+
+fn offers(one: &Device<'_>, other: &Device<'_>, what: P2pCapabilitiesIndex) -> Option<bool> {
+    match one.p2p_status(other, what).ok()? {
+        P2pStatus::Unknown => None,
+        status => Some(status == P2pStatus::Ok),
+    }
+}
+
 fn describe(device: &Device<'_>, driver: &str) -> Result<Gpu, NvmlError> {
     let capability = device.cuda_compute_capability()?;
+    let memory_bytes = match device.memory_info() {
+        // A GPU that shares the host's memory has none of its own to tell.
+        Err(NvmlError::NotSupported) => memory_bytes(),
+        memory => memory?.total,
+    };
     Ok(Gpu {
         uuid: device.uuid()?,
         name: device.name()?,
-        memory_bytes: device.memory_info()?.total,
+        memory_bytes,
         compute_capability: [
             capability.major.unsigned_abs(),
             capability.minor.unsigned_abs(),
         ],
         driver: driver.to_owned(),
+        nvml_index: device.index().ok().map(|index| index as usize),
     })
 }
 
@@ -79,6 +136,7 @@ mod tests {
             memory_bytes: 1,
             compute_capability: [9, 0],
             driver: "580".to_owned(),
+            nvml_index: None,
         }
     }
 

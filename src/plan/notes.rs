@@ -5,11 +5,11 @@ use serde::Serialize;
 use super::RunPlan;
 use crate::{
     config::{GptConfig, LlamaConfig, ModelConfig, RunConfig, ScheduleConfig},
-    hw::Device,
+    hw::{Device, Machine},
 };
 
 /// Notes on a config whose plan is made; nothing here is refused.
-pub fn notes(config: &RunConfig, plan: &RunPlan) -> Vec<String> {
+pub fn notes(config: &RunConfig, machine: &Machine, plan: &RunPlan) -> Vec<String> {
     let overridden = match &config.model {
         ModelConfig::Gpt(gpt) => overridden_gpt(gpt),
         ModelConfig::Llama(llama) => overridden_llama(llama),
@@ -22,7 +22,26 @@ pub fn notes(config: &RunConfig, plan: &RunPlan) -> Vec<String> {
     if on_gpus && config.threads_per_rank.is_some() {
         notes.push("threads_per_rank has no effect on GPU ranks".to_owned());
     }
+    notes.extend(no_peer_access(machine, plan));
     notes
+}
+
+/// GPUs that exchange through the host's memory.
+fn no_peer_access(machine: &Machine, plan: &RunPlan) -> Option<String> {
+    let used = plan.ranks.iter().filter_map(|rank| match rank.device {
+        Device::Cuda(index) => Some(index),
+        Device::Cpu => None,
+    });
+    let pairs = machine.without_peer_access(&used.collect::<Vec<_>>());
+    let (first, more) = pairs.split_first()?;
+    let more = match more.len() {
+        0 => String::new(),
+        n => format!(" (nor {n} other pair(s))"),
+    };
+    let [a, b] = first;
+    Some(format!(
+        "GPUs {a} and {b}{more} offer no peer access: they exchange through the host's memory, which is slower; `capstan doctor` shows the links"
+    ))
 }
 
 /// A field's name, what the preset gives, and what the config says.
@@ -96,4 +115,87 @@ fn schedule_beyond(schedule: &ScheduleConfig, steps: u64) -> Option<String> {
             "schedule.{name}: {warmup} steps of warm-up and {decay} of decay in a run of {steps}, so lr is never reached"
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use crate::{
+        config::{self, Assignment},
+        hw::{Device, recorded},
+        plan::{DataSummary, PlanError, RunPlan, resolve},
+    };
+
+    fn planned(machine: &str, changes: &[&str]) -> Result<RunPlan, PlanError> {
+        let hello = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/hello.json");
+        let changes: Vec<Assignment> = changes
+            .iter()
+            .map(|text| Assignment::parse(text).expect("well-formed"))
+            .collect();
+        let loaded = config::load_file(&hello, &changes, None).expect("a good config");
+        let data = DataSummary {
+            train_tokens: 1_000_000,
+            val_tokens: 100_000,
+            vocab_size: 256,
+            fingerprint: "f".to_owned(),
+        };
+        resolve(&loaded.config, &recorded::machine(machine).machine, &data)
+    }
+
+    #[test]
+    fn every_machine_gets_its_own_devices() {
+        for (machine, devices) in [
+            ("geforce-4", (0..4).map(Device::Cuda).collect()),
+            ("nvlink-8", (0..8).map(Device::Cuda).collect()),
+            ("laptop", vec![Device::Cuda(0)]),
+            ("lost-card", (0..2).map(Device::Cuda).collect()),
+            ("no-driver", vec![Device::Cpu; 2]),
+        ] {
+            let plan = planned(machine, &[]).expect("a plan");
+            let found: Vec<Device> = plan.ranks.iter().map(|rank| rank.device).collect();
+            assert_eq!(found, devices, "{machine}");
+        }
+    }
+
+    #[test]
+    fn what_a_machine_lacks_is_refused_with_the_reason() {
+        for (machine, devices, words) in [
+            ("no-driver", "devices=[0]", "no NVIDIA driver is loaded"),
+            ("laptop", "devices=[1]", "names GPU 1 of 1"),
+            ("geforce-4", "parallel.dp=8", "8 ranks on 4 device(s)"),
+        ] {
+            let error = planned(machine, &[devices]).expect_err("a refusal");
+            assert!(error.to_string().contains(words), "{machine}: {error}");
+        }
+        let huge = "model.gpt.n_layer=400";
+        let wide = "model.gpt.d_model=4096";
+        let error = planned("laptop", &[huge, wide]).expect_err("8 GiB");
+        assert!(error.to_string().contains("of GPU 0's 8.00 GiB"), "{error}");
+    }
+
+    #[test]
+    fn gpus_without_peer_access_are_noted() {
+        let notes = |machine, changes: &[&str]| {
+            let plan = planned(machine, changes).expect("a plan");
+            let notes = plan.notes.into_iter();
+            notes
+                .filter(|note| note.contains("peer access"))
+                .collect::<Vec<_>>()
+        };
+        let four = notes("geforce-4", &[]);
+        assert!(
+            four[0].starts_with("GPUs 0 and 1 (nor 5 other pair(s)) offer no"),
+            "{four:?}"
+        );
+        let two = notes("geforce-4", &["devices=[1,2]"]);
+        assert!(
+            two[0].starts_with("GPUs 1 and 2 offer no peer access"),
+            "{two:?}"
+        );
+        assert!(notes("geforce-4", &["devices=[3]"]).is_empty());
+        for machine in ["nvlink-8", "laptop", "lost-card", "no-driver"] {
+            assert!(notes(machine, &[]).is_empty(), "{machine}");
+        }
+    }
 }

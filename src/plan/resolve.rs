@@ -39,7 +39,8 @@ pub fn resolve(
     };
     let mut plan = resolver.plan();
     if resolver.refusals.is_empty() {
-        plan.notes.extend(super::notes::notes(config, &plan));
+        plan.notes
+            .extend(super::notes::notes(config, machine, &plan));
         Ok(plan)
     } else {
         Err(PlanError(resolver.refusals))

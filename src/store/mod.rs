@@ -2,6 +2,7 @@
 //!
 //! The supervisor writes the fold to `state.json`; every view folds the same events with the same code.
 
+pub mod cards;
 mod pace;
 mod read;
 mod state;

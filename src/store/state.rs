@@ -291,9 +291,8 @@ impl RunState {
 
     /// Counters run from their sampler's start; each session has a sampler of its own.
     fn sense(&mut self, reading: &Reading) {
-        let before = self.sensors.as_ref().and_then(Reading::energy_j);
-        if let Some(now) = reading.energy_j() {
-            let more = (now - before.unwrap_or(0.0)).max(0.0);
+        let before = self.sensors.take().unwrap_or_default();
+        if let Some(more) = reading.energy_since(&before) {
             self.energy_j = Some(self.energy_j.unwrap_or(0.0) + more);
         }
         self.sensors = Some(reading.clone());

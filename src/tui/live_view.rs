@@ -11,14 +11,13 @@ use super::{
     app::App,
     board::Board,
     chart::{self, Plot, bar, number, stacked},
+    devices,
     draw::{ago, cut},
     live::{Metric, Panel, shown},
     logs_view::entry_line,
 };
 use crate::{
     base::{text::printable, units},
-    event::GpuReading,
-    hw::Device,
     launch::runs::word,
     store::{RunState, told},
 };
@@ -59,7 +58,7 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
 fn draw_wide(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
     let ranks = board.state.world.clamp(1, 8) as u16;
     let [devices, charts, middle, events] = Layout::vertical([
-        Constraint::Length(ranks.min(4) + 3),
+        Constraint::Length(devices::rows(board, 8)),
         Constraint::Fill(3),
         Constraint::Length(ranks + 4),
         Constraint::Fill(2),
@@ -89,7 +88,11 @@ fn draw_wide(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
 fn draw_usual(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
     let ranks = board.state.world.clamp(1, 4) as u16;
     let room = area.height;
-    let devices = if room >= 16 { ranks.min(2) + 3 } else { 0 };
+    let devices = if room >= 16 {
+        devices::rows(board, 4)
+    } else {
+        0
+    };
     let anatomy = if room >= 12 { ranks + 3 } else { 0 };
     let [top, charts, bottom] = Layout::vertical([
         Constraint::Length(devices),
@@ -106,12 +109,23 @@ fn draw_usual(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
 }
 
 fn draw_narrow(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
-    let [numbers, loss] = Layout::vertical([Constraint::Length(2), Constraint::Min(0)]).areas(area);
+    let devices = if area.height >= 12 {
+        devices::rows(board, 4)
+    } else {
+        0
+    };
+    let [numbers, devices, loss] = Layout::vertical([
+        Constraint::Length(2),
+        Constraint::Length(devices),
+        Constraint::Min(0),
+    ])
+    .areas(area);
     let lines = vec![
         Line::from(cut(&speed_words(&board.state), usize::from(area.width))),
-        Line::from(cut(&host_words(board), usize::from(area.width))),
+        Line::from(cut(&devices::host_words(board), usize::from(area.width))),
     ];
     frame.render_widget(Paragraph::new(lines), numbers);
+    draw_panel(frame, devices, app, board, Panel::Devices);
     draw_panel(frame, loss, app, board, Panel::Loss);
 }
 
@@ -120,7 +134,7 @@ fn draw_panel(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board, panel
         return;
     }
     match panel {
-        Panel::Devices => draw_devices(frame, area, app, board),
+        Panel::Devices => devices::draw(frame, area, app, board),
         Panel::Loss => draw_loss(frame, area, app, board),
         Panel::Metric => draw_metric(frame, area, app, board, app.live.metric),
         Panel::Anatomy => draw_anatomy(frame, area, app, board),
@@ -197,7 +211,7 @@ fn draw_alarm(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
 }
 
 /// Whether it is grave, and the words.
-fn alarm(board: &Board) -> Option<(bool, String)> {
+pub fn alarm(board: &Board) -> Option<(bool, String)> {
     let state = &board.state;
     if let Some(text) = &board.failed {
         return Some((true, text.clone()));
@@ -253,15 +267,12 @@ fn alarm(board: &Board) -> Option<(bool, String)> {
             ),
         ));
     }
-    let warning = state.last_warning.as_ref()?;
-    Some((
-        false,
-        format!(
-            "{} warning(s), last: {}",
-            state.warnings,
-            printable(warning)
-        ),
-    ))
+    let warning = printable(state.last_warning.as_ref()?);
+    let more = match state.warnings {
+        ..=1 => String::new(),
+        n => format!("  ({n} warnings: 6 shows all)"),
+    };
+    Some((false, format!("{warning}{more}")))
 }
 
 fn well(app: &App, board: &Board) -> String {
@@ -293,117 +304,6 @@ fn speed_words(state: &RunState) -> String {
         .map_or_else(String::new, |mfu| format!("  MFU {:.1} %", mfu * 100.0));
     let speed = units::count(last.tokens_per_sec.round());
     format!("loss {:.4}  {speed} tok/s{mfu}", last.loss)
-}
-
-fn host_words(board: &Board) -> String {
-    let Some(reading) = &board.state.sensors else {
-        return "host: n/a, the log holds no look at the sensors".to_owned();
-    };
-    let host = &reading.host;
-    let power = host
-        .package_power_w
-        .map_or_else(|| "n/a".to_owned(), |watts| format!("{watts:.0} W"));
-    format!(
-        "host: {} busy, memory {}, processor {power}",
-        percent(host.cpu_busy),
-        amount(host.memory_used_bytes, host.memory_total_bytes)
-    )
-}
-
-fn percent(share: Option<f64>) -> String {
-    share.map_or_else(
-        || "n/a".to_owned(),
-        |share| format!("{:>3.0} %", share * 100.0),
-    )
-}
-
-fn amount(used: Option<u64>, total: Option<u64>) -> String {
-    match (used, total) {
-        (Some(used), Some(total)) => format!("{} of {}", units::bytes(used), units::bytes(total)),
-        (Some(used), None) => units::bytes(used),
-        _ => "n/a".to_owned(),
-    }
-}
-
-/// A card in a line: what it does, what it takes, what holds it back.
-fn gpu_words(gpu: &GpuReading) -> String {
-    if gpu.is_lost {
-        return "LOST: the driver no longer answers for the card".to_owned();
-    }
-    let na = || "n/a".to_owned();
-    let power = match (gpu.power_w, gpu.power_limit_w) {
-        (Some(power), Some(limit)) => format!("{power:>3.0}/{limit:.0} W"),
-        (Some(power), None) => format!("{power:>3.0} W"),
-        _ => na(),
-    };
-    let heat = gpu.temperature_c.map_or_else(na, |c| format!("{c} °C"));
-    let clock = gpu.sm_clock_mhz.map_or_else(na, |mhz| format!("{mhz} MHz"));
-    let limits = if gpu.limited_by.is_empty() {
-        String::new()
-    } else {
-        format!("  limited by {}", gpu.limited_by.join(", "))
-    };
-    format!(
-        "{} busy  {}  {power}  {heat}  {clock}{limits}",
-        percent(gpu.busy),
-        amount(gpu.memory_used_bytes, gpu.memory_total_bytes)
-    )
-}
-
-/// What the device of a rank does, or where the rank's threads are.
-fn device_words(board: &Board, device: Device, threads: usize) -> String {
-    let readings = board.state.sensors.iter().flat_map(|reading| &reading.gpus);
-    match device {
-        Device::Cpu => format!("{threads} thread(s)"),
-        Device::Cuda(index) => readings
-            .clone()
-            .nth(index)
-            .map_or_else(|| "sensors n/a".to_owned(), gpu_words),
-    }
-}
-
-fn draw_devices(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
-    let mut lines = vec![Line::from(format!(" {}", host_words(board)))];
-    let ranks = board.mean_ranks();
-    if let Some(plan) = &board.plan {
-        for (rank, place) in plan.ranks.iter().enumerate() {
-            let at = plan.split.mesh.at(rank);
-            let axes = format!("dp {} tp {} pp {}", at.replica, at.shard, at.stage);
-            let device = device_words(board, place.device, place.threads);
-            let own = ranks.iter().find(|own| own.rank == rank);
-            let peak = own.and_then(|own| own.memory_peak_bytes);
-            let memory = match peak {
-                Some(bytes) => format!("tensors at most {}", units::bytes(bytes)),
-                None => format!("planned {}", units::bytes(plan.memory.total())),
-            };
-            lines.push(Line::from(format!(
-                " rank {rank:<3} {:<7} {axes}  {memory}  {device}",
-                place.device.to_string()
-            )));
-        }
-    } else {
-        lines.push(Line::from(Span::styled(" plan.json: n/a", app.look.dim())));
-    }
-    let rows = usize::from(area.height.saturating_sub(2));
-    if lines.len() > rows && rows > 0 {
-        let hidden = lines.len() - rows;
-        lines.truncate(rows);
-        let last = rows - 1;
-        lines[last] = Line::from(format!(" ... {} more rank(s): e expands", hidden + 1));
-    }
-    let state = &board.state;
-    let energy = state.energy_j.map_or_else(String::new, |joules| {
-        let each = joules / state.tokens.max(1) as f64;
-        format!("  {:.2} Wh, {each:.2e} J a token", joules / 3600.0)
-    });
-    let title = format!(
-        " devices: {} rank(s), {}{energy} ",
-        state.world, state.strategy
-    );
-    frame.render_widget(
-        Paragraph::new(lines).block(Block::bordered().title(title)),
-        area,
-    );
 }
 
 fn draw_loss(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {

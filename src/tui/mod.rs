@@ -7,6 +7,7 @@ mod app;
 mod board;
 mod chart;
 mod checks;
+mod devices;
 mod draw;
 mod effects;
 mod fields;

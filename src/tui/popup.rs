@@ -266,7 +266,21 @@ fn draw_help(
 fn notes(app: &App) -> Vec<String> {
     let mut lines = Vec::new();
     if app.screen == Screen::Live {
-        lines.push("n/a: this machine or this run does not tell the value".to_owned());
+        lines.push(
+            "n/a: this machine or this run does not tell the value. GeForce cards tell no"
+                .to_owned(),
+        );
+        lines.push(
+            "  memory temperature, laptops no power limit, cards before Volta no energy, those"
+                .to_owned(),
+        );
+        lines.push(
+            "  before Hopper no NVLink rates; processor power is often for root alone".to_owned(),
+        );
+        lines.push(
+            "busy: time in which anything ran on the card, however well. Rates: received/sent"
+                .to_owned(),
+        );
         lines.push("comm: communication that no computation hid".to_owned());
     }
     if let Some(board) = &app.board {

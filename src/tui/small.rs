@@ -2,7 +2,11 @@
 
 use ratatui::{Frame, layout::Rect, text::Line, widgets::Paragraph};
 
-use super::{app::App, draw::LEAST};
+use super::{
+    app::App,
+    draw::{LEAST, cut},
+    live_view,
+};
 use crate::base::units;
 
 /// Draws what fits.
@@ -25,7 +29,11 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
             lines.push(Line::from(format!("loss {:.4}  {speed} tok/s", last.loss)));
         }
         let word = crate::launch::runs::word(state, board.held);
-        lines.push(Line::from(format!("{} {word}", board.folder.name())));
+        let last = live_view::alarm(board).map_or_else(
+            || format!("{} {word}", board.folder.name()),
+            |(_, text)| format!("! {text}"),
+        );
+        lines.push(Line::from(cut(&last, usize::from(area.width))));
     } else {
         lines.push(Line::from("no run is open"));
     }

@@ -394,7 +394,7 @@ fn top() -> Result<(), Failed> {
     place
         .capstan(&once)?
         .ended_with(0)?
-        .says(&["DEVICE", "host", " GiB"])?;
+        .says(&["DEVICE", "host", "GiB"])?;
     Ok(())
 }
 

@@ -55,12 +55,14 @@ fn machine(cores: usize, n_gpus: usize) -> Machine {
         memory_bytes: 80 << 30,
         compute_capability: [9, 0],
         driver: "580.82".to_owned(),
+        nvml_index: Some(index),
     };
     let no_gpus_because = (n_gpus == 0).then(|| "no NVIDIA driver is loaded".to_owned());
     Machine {
         cores,
         memory_bytes: 16 << 30,
         gpus: (0..n_gpus).map(gpu).collect(),
+        links: Vec::new(),
         no_gpus_because,
     }
 }

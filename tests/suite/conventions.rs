@@ -43,10 +43,7 @@ const CONVENTIONS: [(&str, Held); 50] = [
         "U11",
         NotYet("the words of the first Ctrl-C are tested, not that they come within 100 ms"),
     ),
-    (
-        "U12",
-        NotYet("config, data, memory and disk are checked; peer access between GPUs is not"),
-    ),
+    ("U12", Unit("gpus_without_peer_access_are_noted")),
     (
         "U13",
         NotYet("torn checkpoints are tested with planted faults, not by twenty kills"),
@@ -92,10 +89,7 @@ const CONVENTIONS: [(&str, Held); 50] = [
         NotYet("not measured; there is no --low-bandwidth, + draws less often"),
     ),
     ("U33", NotYet("needs a GPU")),
-    (
-        "U34",
-        NotYet("collectors have threads of their own; no test hangs one"),
-    ),
+    ("U34", Suite("terminal::keys_answer_while_the_driver_hangs")),
     ("U35", Suite("terminal::the_first_frame_comes_at_once")),
     (
         "U36",
@@ -113,19 +107,10 @@ const CONVENTIONS: [(&str, Held); 50] = [
     ("U43", Suite("cli::bad_configs_exit_2")),
     ("U44", Suite("cli::paths_completions_man_schema_help")),
     ("U45", NotYet("no strace test")),
-    (
-        "U46",
-        NotYet("runs without a driver; no matrix of recorded machines feeds the screens yet"),
-    ),
-    (
-        "U47",
-        NotYet("devices stand in CUDA's order; UUIDs are not shown"),
-    ),
+    ("U46", Unit("any_value_may_be_missing")),
+    ("U47", Suite("sensors::what_nvml_tells_is_shown")),
     ("U48", Unit("nothing_unknown_is_shown_as_zero")),
-    (
-        "U49",
-        NotYet("limits of a card stand in its line; there are no events for them yet"),
-    ),
+    ("U49", Unit("each_machine_says_once_what_it_suffers")),
     (
         "U50",
         NotYet("only a check of a config looks for GPUs; no test traces it"),

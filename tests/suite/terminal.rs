@@ -13,7 +13,10 @@ use libtest_mimic::{Failed, Trial};
 use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::support::{Workplace, check, wait, with_stand_in};
+use super::{
+    sensors::{with_cards, with_fakes},
+    support::{Workplace, check, wait, with_stand_in},
+};
 
 /// Longest that anything is waited for.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -33,6 +36,7 @@ pub fn trials() -> Vec<Trial> {
             "terminal::without_a_terminal_there_is_plain_help",
             no_terminal,
         ),
+        with_fakes("terminal::keys_answer_while_the_driver_hangs", stuck),
         with_stand_in("terminal::a_run_outlives_its_ui", outlives),
         with_stand_in("terminal::keys_launch_pause_and_stop", steer),
     ]
@@ -189,6 +193,29 @@ fn first_frame() -> Result<(), Failed> {
         .collect::<Result<_, Failed>>()?;
     times.sort();
     check(times[2] < Duration::from_millis(400), format!("{times:?}"))
+}
+
+/// The machine is looked at aside: a driver that never answers holds no key up.
+fn stuck() -> Result<(), Failed> {
+    let (place, _library) = with_cards(Workplace::new("well")?, "stuck")?;
+    let mut ui = Seen::ui(&place, &[])?;
+    ui.until("[1 Launch]")?;
+    // The median of a few: this machine is shared.
+    let mut times = Vec::new();
+    for (key, screen) in [("5", "[5 Runs]"), ("6", "[6 Logs]"), ("1", "[1 Launch]")].repeat(3) {
+        let begin = Instant::now();
+        ui.press(key)?;
+        ui.until(screen)?;
+        times.push(begin.elapsed());
+    }
+    times.sort();
+    check(times[4] < Duration::from_millis(150), format!("{times:?}"))?;
+    check(
+        !ui.screen().contains("ready to launch"),
+        "nothing is checked yet",
+    )?;
+    ui.press("q")?;
+    check(ui.end()? == 0, "it leaves")
 }
 
 fn help_resize_leave() -> Result<(), Failed> {

@@ -2,14 +2,18 @@
 //!
 //! Driver calls may stall for seconds, so this runs in a process of its own that nobody waits for.
 
+mod alarms;
+mod aside;
 mod gpu;
 mod host;
+mod xid;
 
 use std::{
     thread,
     time::{Duration, Instant},
 };
 
+pub use self::alarms::{Alarm, Alarms};
 use self::{gpu::Gpus, host::Host};
 use crate::event::Reading;
 

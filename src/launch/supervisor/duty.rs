@@ -417,6 +417,7 @@ impl Duty {
                     let _ = reply.send(self.obey(request.control, None));
                 }
                 Some(Input::Signal(signal)) => self.obey_signal(signal, None),
+                Some(Input::Sensed(event)) => self.means.journal.note(event),
                 _ => {}
             }
             self.means.journal.tick();

@@ -111,7 +111,7 @@ fn take(folder: &RunFolder, begin: Begin) -> Result<Duty, LaunchError> {
     let sampler = config
         .log
         .sensors_every_s
-        .and_then(|every_s| Sampler::spawn(every_s, sender.clone()).ok());
+        .and_then(|every_s| Sampler::spawn(every_s, &plan, sender.clone()).ok());
     Ok(Duty::new(duty::Means {
         folder: folder.clone(),
         plan,

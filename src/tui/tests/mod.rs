@@ -1,5 +1,6 @@
 //! The UI without a terminal: keys in, pictures out.
 
+mod devices;
 mod keys;
 mod pictures;
 mod sizes;
@@ -128,6 +129,7 @@ fn verdict(app: &App) -> Checked {
         cores: 4,
         memory_bytes: 16 << 30,
         gpus: Vec::new(),
+        links: Vec::new(),
         no_gpus_because: Some("no NVIDIA driver is loaded".to_owned()),
     };
     let data = DataSummary {

@@ -14,7 +14,8 @@ use crate::tui::{
 const SIZES: [(u16, u16); 3] = [(40, 10), (80, 24), (160, 50)];
 const LOOKS: [(&str, Look); 3] = [("color", COLOR), ("mono", MONO), ("ascii", ASCII)];
 
-fn keep(name: &str, picture: &str) {
+/// Compares a picture with the one that is kept under its name.
+pub fn keep(name: &str, picture: &str) {
     with_settings!({ snapshot_path => "../../../tests/snapshots", prepend_module_to_snapshot => false, omit_expression => true }, {
         assert_snapshot!(name, picture);
     });

@@ -81,7 +81,8 @@ fn wild() -> App {
     app
 }
 
-fn sizes() -> impl Iterator<Item = (u16, u16)> {
+/// From nothing to 200 columns and 60 rows, every small size and some of the large.
+pub fn sizes() -> impl Iterator<Item = (u16, u16)> {
     let widths = (0..=44).chain((45..=200).step_by(17)).chain([200]);
     let heights = (0..=13).chain((14..=60).step_by(7)).chain([60]);
     let heights: Vec<u16> = heights.collect();

@@ -1,0 +1,288 @@
+//! From readings to alarms: what a card suffers, in words, with what to try. A pure fold.
+
+use std::collections::HashMap;
+
+use super::xid;
+use crate::event::{GpuReading, Reading, short_uuid};
+
+/// What comes and goes by itself is worth a word only when it lasts longer, in seconds.
+const LASTING_S: f64 = 5.0;
+/// What was said is said again only after it was away for so long, in seconds.
+const AWAY_S: f64 = 600.0;
+/// The XID that says that a card is lost.
+const OFF_THE_BUS: u64 = 79;
+/// The XID of what ECC could not correct.
+const UNCORRECTED: u64 = 48;
+
+/// Something that is wrong with a card.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Alarm {
+    /// CUDA's index.
+    pub gpu: usize,
+    /// The cause and what to try.
+    pub text: String,
+}
+
+/// What the readings so far have shown, and what of it was said.
+#[derive(Debug, Default)]
+pub struct Alarms {
+    spells: HashMap<(usize, Trouble), Spell>,
+    /// PCIe replays and uncorrected memory errors of each card at the look before.
+    counts: HashMap<usize, (Option<u32>, Option<u64>)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Trouble {
+    Lost,
+    Xid(u64),
+    MemoryErrors,
+    /// In the sensors' words.
+    Limited(String),
+    NarrowLink,
+    Replays,
+}
+
+/// Readings with the same trouble in a row.
+#[derive(Clone, Copy, Debug)]
+struct Spell {
+    since_s: f64,
+    last_s: f64,
+    is_said: bool,
+}
+
+impl Alarms {
+    /// Takes in a reading; `now_s` only ever grows.
+    pub fn hear(&mut self, now_s: f64, reading: &Reading) -> Vec<Alarm> {
+        let mut alarms = Vec::new();
+        let mut present = Vec::new();
+        for (gpu, card) in reading.gpus.iter().enumerate() {
+            for trouble in self.troubles(gpu, card) {
+                let text = words(gpu, card, &trouble);
+                let is_sudden = trouble.is_sudden();
+                let key = (gpu, trouble);
+                let spell = self.spells.entry(key.clone()).or_insert(Spell {
+                    since_s: now_s,
+                    last_s: now_s,
+                    is_said: false,
+                });
+                spell.last_s = now_s;
+                let is_due = is_sudden || now_s - spell.since_s > LASTING_S;
+                if is_due && !spell.is_said {
+                    spell.is_said = true;
+                    alarms.push(Alarm { gpu, text });
+                }
+                present.push(key);
+            }
+        }
+        self.spells.retain(|key, spell| {
+            present.contains(key) || (spell.is_said && now_s - spell.last_s < AWAY_S)
+        });
+        alarms
+    }
+
+    fn troubles(&mut self, gpu: usize, card: &GpuReading) -> Vec<Trouble> {
+        if card.is_lost || card.xids.contains(&OFF_THE_BUS) {
+            return vec![Trouble::Lost];
+        }
+        let counts = (card.pcie_replays, card.ecc_uncorrected);
+        let (replays, errors) = self.counts.insert(gpu, counts).unwrap_or(counts);
+        let limits = card.limited_by.iter().cloned().map(Trouble::Limited);
+        let mut troubles: Vec<Trouble> = card.xids.iter().copied().map(Trouble::Xid).collect();
+        troubles.extend(limits);
+        if errors.is_some() && card.ecc_uncorrected > errors {
+            troubles.push(Trouble::MemoryErrors);
+        }
+        if card.is_link_narrow() {
+            troubles.push(Trouble::NarrowLink);
+        }
+        if replays.is_some() && card.pcie_replays > replays {
+            troubles.push(Trouble::Replays);
+        }
+        troubles
+    }
+}
+
+impl Trouble {
+    const fn is_sudden(&self) -> bool {
+        matches!(self, Self::Lost | Self::Xid(_) | Self::MemoryErrors)
+    }
+}
+
+fn words(gpu: usize, card: &GpuReading, trouble: &Trouble) -> String {
+    let (cause, remedy) = match trouble {
+        Trouble::Lost => {
+            let (cause, remedy) = xid::meaning(OFF_THE_BUS);
+            (format!("is lost: {cause}"), remedy)
+        }
+        Trouble::Xid(code) => {
+            let (cause, remedy) = xid::meaning(*code);
+            (format!("XID {code}: {cause}"), remedy)
+        }
+        Trouble::MemoryErrors => {
+            let (cause, remedy) = xid::meaning(UNCORRECTED);
+            (cause.to_owned(), remedy)
+        }
+        Trouble::Limited(by) => limited(card, by),
+        Trouble::NarrowLink => {
+            let lanes =
+                |width: Option<u32>| width.map_or_else(|| "n/a".to_owned(), |n| format!("x{n}"));
+            let (now, most) = (lanes(card.pcie_width), lanes(card.pcie_width_max));
+            (
+                format!("has a PCIe link of {now} where the card can do {most}"),
+                "another slot, riser or setting of the board gives it all lanes",
+            )
+        }
+        Trouble::Replays => (
+            "sends packets over PCIe again and again".to_owned(),
+            "look at the card's seat and riser; a lower PCIe generation in the BIOS may help",
+        ),
+    };
+    let name = short_uuid(&card.uuid);
+    format!("GPU {gpu} ({name}) {cause}; {remedy}")
+}
+
+/// A limit that lasts, with what the card says of it.
+fn limited(card: &GpuReading, by: &str) -> (String, &'static str) {
+    let said = match by {
+        "temperature" => card
+            .temperature_c
+            .map(|celsius| format!(" at {celsius} °C")),
+        "power limit" => card.power_limit_w.map(|watts| format!(" of {watts:.0} W")),
+        _ => None,
+    };
+    let remedy = match by {
+        "temperature" => {
+            "clean or speed up the fans, give it air, or lower its power limit (nvidia-smi -pl)"
+        }
+        "power limit" => "usual under full load; nvidia-smi -pl raises it where the card allows",
+        "power brake" | "hardware slowdown" => "look at the power supply and its cables",
+        _ => "nvidia-smi -q -d PERFORMANCE says more",
+    };
+    (
+        format!(
+            "is slowed by {by}{} for more than {LASTING_S:.0} s",
+            said.unwrap_or_default()
+        ),
+        remedy,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hw::recorded;
+
+    /// The machine's readings again and again, within the time in which nothing is said twice.
+    fn alarms(name: &str) -> Vec<(usize, String)> {
+        let recorded = recorded::machine(name);
+        let mut alarms = Alarms::default();
+        let mut now_s = 0.0;
+        let mut said = Vec::new();
+        for reading in (0..20).flat_map(|_| &recorded.readings) {
+            now_s += recorded.every_s;
+            said.extend(alarms.hear(now_s, reading));
+        }
+        said.into_iter()
+            .map(|alarm| (alarm.gpu, alarm.text))
+            .collect()
+    }
+
+    #[test]
+    fn each_machine_says_once_what_it_suffers() {
+        let said = alarms("geforce-4");
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert_eq!((said[0].0, said[1].0), (3, 3));
+        assert!(
+            said[0].1.contains("slowed by temperature at 83 °C"),
+            "{said:?}"
+        );
+        assert!(
+            said[1].1.contains("x4 where the card can do x16"),
+            "{said:?}"
+        );
+
+        let said = alarms("nvlink-8");
+        let of: Vec<usize> = said.iter().map(|(gpu, _)| *gpu).collect();
+        assert_eq!(of, [5, 2, 6], "{said:?}");
+        assert!(
+            said[0].1.contains("XID 63: the card put a bad row"),
+            "{said:?}"
+        );
+        assert!(said[1].1.contains("power limit of 700 W"), "{said:?}");
+
+        assert_eq!(alarms("laptop"), [], "now and then is not for long");
+        assert_eq!(alarms("no-driver"), []);
+    }
+
+    #[test]
+    fn a_lost_card_is_said_once() {
+        let said = alarms("lost-card");
+        assert_eq!(said.len(), 1, "{said:?}");
+        let (gpu, text) = &said[0];
+        assert!(
+            *gpu == 1 && text.contains("is lost: the card fell off the bus; reboot"),
+            "{text}"
+        );
+        let silent = Reading {
+            gpus: vec![GpuReading {
+                is_lost: true,
+                ..GpuReading::default()
+            }],
+            ..Reading::default()
+        };
+        let mut alarms = Alarms::default();
+        let n: usize = (0..1000)
+            .map(|now| alarms.hear(f64::from(now), &silent).len())
+            .sum();
+        assert_eq!(n, 1, "without an XID too");
+    }
+
+    #[test]
+    fn what_returns_after_long_is_said_again() {
+        let hot = recorded::machine("geforce-4").readings[0].clone();
+        let calm = Reading::default();
+        let mut alarms = Alarms::default();
+        let mut n_said = |from: u32, reading: &Reading| {
+            let times = (from..from + 10).map(f64::from);
+            times
+                .map(|now_s| alarms.hear(now_s, reading).len())
+                .sum::<usize>()
+        };
+        assert_eq!(n_said(0, &hot), 2);
+        assert_eq!(n_said(10, &calm), 0);
+        assert_eq!(n_said(20, &hot), 0, "said just before");
+        assert_eq!(n_said(1_000, &calm), 0);
+        assert_eq!(n_said(2_000, &hot), 2);
+    }
+
+    #[test]
+    fn counters_that_rise_are_said_and_those_that_stand_are_not() {
+        let card = |pcie_replays, ecc_uncorrected| Reading {
+            gpus: vec![GpuReading {
+                pcie_replays,
+                ecc_uncorrected,
+                ..GpuReading::default()
+            }],
+            ..Reading::default()
+        };
+        let mut alarms = Alarms::default();
+        for now in 0..10 {
+            assert_eq!(alarms.hear(f64::from(now), &card(Some(7), Some(1))), []);
+        }
+        let said = alarms.hear(10.0, &card(Some(7), Some(2)));
+        assert!(said[0].text.contains("ECC could not correct"), "{said:?}");
+        let rising =
+            (11..20).flat_map(|now| alarms.hear(f64::from(now), &card(Some(now as u32), Some(2))));
+        let said: Vec<Alarm> = rising.collect();
+        assert!(
+            said.len() == 1 && said[0].text.contains("again and again"),
+            "{said:?}"
+        );
+        assert_eq!(alarms.hear(21.0, &card(None, None)), []);
+        assert_eq!(
+            alarms.hear(22.0, &card(Some(9), Some(9))),
+            [],
+            "counted from here"
+        );
+    }
+}

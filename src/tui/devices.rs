@@ -1,0 +1,188 @@
+//! The devices panel of Live: what each rank's device does, takes and suffers.
+
+use ratatui::{
+    Frame,
+    layout::Rect,
+    text::{Line, Span},
+    widgets::{Block, Paragraph},
+};
+
+use super::{app::App, board::Board, draw::cut};
+use crate::{
+    base::units,
+    event::{GpuReading, RankStep},
+    hw::Device,
+    plan::RunPlan,
+    store::cards::{UNKNOWN, columns},
+};
+
+/// Rows that the panel asks for, its border included; a rank takes one, and at most `most` of them count.
+pub fn rows(board: &Board, most: u16) -> u16 {
+    let is_on_gpus = board.plan.as_deref().is_some_and(is_on_gpus);
+    // On CPU all ranks say the same.
+    let most = if is_on_gpus { most } else { most / 2 };
+    let ranks = u16::try_from(board.state.world).unwrap_or(most);
+    // Above the ranks: the heading of the table, or the host.
+    ranks.clamp(1, most) + 3
+}
+
+/// Draws the panel.
+pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
+    let width = usize::from(area.width.saturating_sub(2));
+    let rows = usize::from(area.height.saturating_sub(2));
+    let host = format!(" {}", host_words(board));
+    let mut lines = match board.plan.as_deref() {
+        Some(plan) if is_on_gpus(plan) => cards(board, plan, width),
+        Some(plan) => {
+            let ranks = cpu_ranks(board, plan);
+            std::iter::once(host.clone()).chain(ranks).collect()
+        }
+        None => vec![host.clone(), " plan.json: n/a".to_owned()],
+    };
+    if lines.len() > rows && rows > 0 {
+        let hidden = lines.len() - rows + 1;
+        lines.truncate(rows - 1);
+        lines.push(format!(" ... {hidden} more rank(s): e expands"));
+    } else if lines.first() != Some(&host) {
+        lines.push(host);
+    }
+    let lines: Vec<Line<'_>> = lines.into_iter().map(|line| styled(app, line)).collect();
+    let block = Block::bordered().title(title(board));
+    frame.render_widget(Paragraph::new(lines).block(block), area);
+}
+
+/// What needs attention stands out, with its word or sign.
+fn styled<'a>(app: &App, line: String) -> Line<'a> {
+    let style = if line.contains(LOST) {
+        app.look.bad()
+    } else if line.starts_with(HEADING) {
+        app.look.dim()
+    } else {
+        ratatui::style::Style::new()
+    };
+    Line::from(Span::styled(line, style))
+}
+
+const HEADING: &str = " rank  device";
+const LOST: &str = "LOST";
+
+fn title(board: &Board) -> String {
+    let state = &board.state;
+    let gpus = state.sensors.iter().flat_map(|reading| &reading.gpus);
+    let sum = |value: fn(&GpuReading) -> Option<f64>| gpus.clone().map(value).sum::<Option<f64>>();
+    let is_told = gpus.clone().next().is_some();
+    let power = sum(|gpu| gpu.power_w).filter(|_| is_told);
+    let limit =
+        sum(|gpu| gpu.power_limit_w).map_or_else(String::new, |limit| format!(" of {limit:.0}"));
+    let power = power.map_or_else(String::new, |power| format!("  {power:.0}{limit} W"));
+    let energy = state.energy_j.map_or_else(String::new, |joules| {
+        let each = joules / state.tokens.max(1) as f64;
+        let is_estimate = gpus.clone().any(|gpu| gpu.energy_is_estimate);
+        let about = if is_estimate { "≈ " } else { "" };
+        format!("  {about}{:.2} Wh, {each:.2e} J a token", joules / 3600.0)
+    });
+    format!(
+        " devices: {} rank(s), {}{power}{energy} ",
+        state.world, state.strategy
+    )
+}
+
+fn is_on_gpus(plan: &RunPlan) -> bool {
+    plan.ranks.iter().any(|rank| rank.device != Device::Cpu)
+}
+
+/// A table of the ranks' cards under its heading: as many columns as fit, the most important first.
+fn cards(board: &Board, plan: &RunPlan, width: usize) -> Vec<String> {
+    let gpus = board.state.sensors.iter().flat_map(|reading| &reading.gpus);
+    let gpus: Vec<GpuReading> = gpus.cloned().collect();
+    let silent = GpuReading::default();
+    let card = |rank: usize| match plan.ranks[rank].device {
+        Device::Cuda(index) => gpus.get(index).unwrap_or(&silent),
+        Device::Cpu => &silent,
+    };
+    let ranks = 0..plan.ranks.len();
+    let mut lines = vec![HEADING.to_owned()];
+    lines.extend(ranks.clone().map(|rank| {
+        let name = plan.ranks[rank].device.to_string();
+        format!(" {rank:>4}  {name:<6}")
+    }));
+    let mut add = |title: &str, room: usize, cell: &dyn Fn(usize) -> String| {
+        if lines[0].chars().count() + 2 + room > width {
+            return;
+        }
+        lines[0] = format!("{}  {title:<room$}", lines[0]);
+        for rank in ranks.clone() {
+            let cell = if card(rank).is_lost {
+                String::new()
+            } else {
+                cut(&cell(rank), room)
+            };
+            lines[rank + 1] = format!("{}  {cell:<room$}", lines[rank + 1]);
+        }
+    };
+    for column in columns(&gpus) {
+        add(column.title, column.width, &|rank| column.cell(card(rank)));
+    }
+    let own = board.mean_ranks();
+    add("peak", 9, &|rank| {
+        peak(&own, rank).map_or_else(|| UNKNOWN.to_owned(), units::bytes)
+    });
+    add("dp tp pp", 8, &|rank| {
+        let at = plan.split.mesh.at(rank);
+        format!("{:<2} {:<2} {:<2}", at.replica, at.shard, at.stage)
+    });
+    add("name", 23, &|rank| card(rank).name.clone());
+    for rank in ranks.filter(|&rank| card(rank).is_lost) {
+        let name = plan.ranks[rank].device.to_string();
+        let text =
+            format!(" {rank:>4}  {name:<6}  {LOST}: the driver no longer answers for the card");
+        lines[rank + 1] = cut(&text, width);
+    }
+    lines
+}
+
+/// Bytes of the rank's tensors at their most.
+fn peak(own: &[RankStep], rank: usize) -> Option<u64> {
+    let own = own.iter().find(|own| own.rank == rank)?;
+    own.memory_peak_bytes
+}
+
+fn cpu_ranks(board: &Board, plan: &RunPlan) -> Vec<String> {
+    let own = board.mean_ranks();
+    let line = |(rank, place): (usize, &crate::plan::RankPlan)| {
+        let at = plan.split.mesh.at(rank);
+        let memory = match peak(&own, rank) {
+            Some(bytes) => format!("tensors at most {}", units::bytes(bytes)),
+            None => format!("planned {}", units::bytes(plan.memory.total())),
+        };
+        format!(
+            " rank {rank:<3} {:<7} dp {} tp {} pp {}  {memory}  {} thread(s)",
+            place.device.to_string(),
+            at.replica,
+            at.shard,
+            at.stage,
+            place.threads
+        )
+    };
+    plan.ranks.iter().enumerate().map(line).collect()
+}
+
+/// Cores, memory and processor power.
+pub fn host_words(board: &Board) -> String {
+    let Some(reading) = &board.state.sensors else {
+        return "host: n/a, the log holds no look at the sensors".to_owned();
+    };
+    let host = &reading.host;
+    let power = host
+        .package_power_w
+        .map_or_else(|| UNKNOWN.to_owned(), |watts| format!("{watts:.0} W"));
+    let busy = host.cpu_busy.map_or_else(
+        || UNKNOWN.to_owned(),
+        |share| format!("{:>3.0} %", share * 100.0),
+    );
+    let memory = match (host.memory_used_bytes, host.memory_total_bytes) {
+        (Some(used), Some(total)) => format!("{} of {}", units::bytes(used), units::bytes(total)),
+        _ => UNKNOWN.to_owned(),
+    };
+    format!("host: {busy} busy, memory {memory}, processor {power}")
+}
