@@ -11,6 +11,7 @@ use super::{
     live::Live,
     logs::Logs,
     look::Look,
+    picker::{Asked, Looked, Picker},
     runs::{Details, RunRow, Runs},
 };
 use crate::{
@@ -135,6 +136,12 @@ pub enum Popup {
     Splits {
         chosen: usize,
     },
+    /// Where the data comes from.
+    Data(Picker),
+    /// Past runs, whose configs may begin a new one.
+    Recent {
+        chosen: usize,
+    },
     /// A file name to write to.
     WriteTo {
         path: String,
@@ -167,7 +174,13 @@ pub enum Msg {
     /// A run that was started, or gone on with, here.
     Started(Result<RunFolder, String>),
     Checked(Box<Checked>),
-    /// `$EDITOR` has ended with this text.
+    Looked(Box<Looked>),
+    /// What all paths that begin as typed have in common.
+    Completed {
+        typed: String,
+        whole: String,
+    },
+    /// The text of a config, out of `$EDITOR` or a past run.
     Edited(Result<String, String>),
     /// The process is asked to end.
     Signal(i32),
@@ -203,6 +216,12 @@ pub enum Effect {
     },
     Sample(RunFolder),
     Check(Box<Draft>),
+    /// Looks at data's beginning.
+    Look(Asked),
+    /// Completes a path.
+    Complete(String),
+    /// Begins with a past run's config.
+    Reopen(RunFolder),
     Write {
         path: String,
         text: String,

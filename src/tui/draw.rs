@@ -159,6 +159,17 @@ pub fn cut(text: &str, width: usize) -> String {
     short
 }
 
+/// The last `width` columns of a text, with a mark where something was cut off.
+pub fn cut_start(text: &str, width: usize) -> String {
+    let extra = text.chars().count().saturating_sub(width);
+    if extra == 0 || width == 0 {
+        return text.chars().skip(extra).collect();
+    }
+    std::iter::once('…')
+        .chain(text.chars().skip(extra + 1))
+        .collect()
+}
+
 /// How long ago, in one coarse unit, so that it does not change with each frame.
 pub fn ago(now: f64, then: f64) -> String {
     let seconds = now - then;

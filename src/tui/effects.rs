@@ -101,6 +101,18 @@ impl Doer {
                     Err(text) => Msg::Said(Err(text)),
                 });
             }
+            Effect::Look(asked) => {
+                self.spawn(move || Msg::Looked(Box::new(sources::look(asked))));
+            }
+            Effect::Complete(typed) => self.spawn(move || Msg::Completed {
+                whole: sources::completed(&typed),
+                typed,
+            }),
+            Effect::Reopen(folder) => self.spawn(move || {
+                let path = folder.config();
+                let text = std::fs::read_to_string(&path);
+                Msg::Edited(text.map_err(|error| format!("{}: {error}", path.display())))
+            }),
             Effect::Write { path, text } => self.spawn(move || {
                 Msg::Said(match replace(Path::new(&path), text.as_bytes()) {
                     Ok(()) => Ok(format!("wrote {path}")),

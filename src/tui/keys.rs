@@ -122,6 +122,7 @@ pub enum Action {
     Write,
     Edit,
     Launch,
+    Reopen,
 }
 
 /// Whether a key may change something outside the screen.
@@ -255,6 +256,14 @@ pub const KEYS: &[Binding] = {
             "write",
             "write the config to a file",
             "capstan config FILE",
+        ),
+        on(
+            &[Screen::Launch, Screen::Runs],
+            Look,
+            &[Char('o')],
+            Action::Reopen,
+            "reopen",
+            "begin a new run with a past run's config",
         ),
         act(
             LAUNCH,

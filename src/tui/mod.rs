@@ -20,6 +20,7 @@ mod logs;
 mod logs_view;
 mod look;
 mod palette;
+mod picker;
 mod popup;
 mod recording;
 mod run;
@@ -37,7 +38,7 @@ use std::path::PathBuf;
 
 use jiff::tz::TimeZone;
 
-use self::app::{App, Effect, Screen};
+use self::app::{App, Screen};
 pub use self::look::{Glyphs, Look};
 use crate::launch::RunFolder;
 
@@ -78,7 +79,7 @@ pub fn open(options: Options) -> anyhow::Result<u8> {
     if let Some(path) = &options.config {
         app.launch.open(path);
     }
-    let mut first = vec![Effect::Check(Box::new(app.launch.draft.clone()))];
+    let mut first = launch::check(&app);
     if let Some(folder) = options.run {
         app.screen = Screen::Live;
         first.extend(app.watch(folder));

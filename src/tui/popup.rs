@@ -10,12 +10,12 @@ use ratatui::{
 use super::{
     app::{App, Effect, Popup, Screen},
     keys::{Binding, Class, KEYS, Key},
-    launch::{SplitRow, set_split},
-    launch_view::split_line,
-    live,
+    launch::{SplitRow, reopen, set_split},
+    launch_view::{recent_line, split_line},
+    live, picker,
     update::{choose, edit_line, order, palette_of},
 };
-use crate::event::Control;
+use crate::{event::Control, launch::RunFolder};
 
 /// A key for the popup.
 pub fn press(app: &mut App, key: Key) -> Vec<Effect> {
@@ -51,6 +51,8 @@ pub fn press(app: &mut App, key: Key) -> Vec<Effect> {
             (scrolled(scroll, most, key), Vec::new())
         }
         Popup::Splits { chosen } => return press_splits(app, *chosen, key),
+        Popup::Data(picker) => return picker::press(app, std::mem::take(picker), key),
+        Popup::Recent { chosen } => return press_recent(app, *chosen, key),
         Popup::WriteTo { path } => match edit_line(path, key) {
             Some(true) if !path.is_empty() => {
                 let text = app.launch.draft.text();
@@ -136,23 +138,40 @@ fn press_splits(app: &mut App, chosen: usize, key: Key) -> Vec<Effect> {
         .iter()
         .flat_map(|checked| &checked.splits);
     let splits: Vec<SplitRow> = splits.cloned().collect();
-    let last = splits.len().saturating_sub(1);
-    let chosen = match key {
+    match (key, splits.get(chosen)) {
+        (Key::Enter, Some(split)) => return set_split(app, [split.dp, split.tp, split.pp]),
+        (key, _) => {
+            let chosen = moved(chosen, splits.len(), key);
+            app.popup = chosen.map(|chosen| Popup::Splits { chosen });
+        }
+    }
+    Vec::new()
+}
+
+fn press_recent(app: &mut App, chosen: usize, key: Key) -> Vec<Effect> {
+    let rows = app.runs.rows.iter().flatten();
+    let folders: Vec<RunFolder> = rows.map(|row| row.folder.clone()).collect();
+    match (key, folders.get(chosen)) {
+        (Key::Enter, Some(folder)) => return reopen(app, folder.clone()),
+        (key, _) => {
+            let chosen = moved(chosen, folders.len(), key);
+            app.popup = chosen.map(|chosen| Popup::Recent { chosen });
+        }
+    }
+    Vec::new()
+}
+
+/// The place in a list of `n` lines after a key; `None` where the key closes it.
+fn moved(chosen: usize, n: usize, key: Key) -> Option<usize> {
+    let last = n.saturating_sub(1);
+    Some(match key {
         Key::Down | Key::Char('j') => (chosen + 1).min(last),
         Key::Up | Key::Char('k') => chosen.saturating_sub(1),
         Key::Home | Key::Char('g') => 0,
         Key::End | Key::Char('G') => last,
-        Key::Enter => {
-            return match splits.get(chosen) {
-                Some(split) => set_split(app, [split.dp, split.tp, split.pp]),
-                None => Vec::new(),
-            };
-        }
-        Key::Esc | Key::Char('q') | Key::Ctrl('c') => return Vec::new(),
+        Key::Enter | Key::Esc | Key::Char('q') | Key::Ctrl('c') => return None,
         _ => chosen,
-    };
-    app.popup = Some(Popup::Splits { chosen });
-    Vec::new()
+    })
 }
 
 fn press_interrupt(app: &mut App, key: Key) -> Vec<Effect> {
@@ -216,6 +235,8 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
             scroll,
         }) => boxed(frame, area, app, title, lines, *scroll),
         Some(Popup::Splits { chosen }) => draw_splits(frame, area, app, *chosen),
+        Some(Popup::Data(picker)) => picker::draw(frame, area, app, picker),
+        Some(Popup::Recent { chosen }) => draw_recent(frame, area, app, *chosen),
         Some(Popup::WriteTo { path }) => {
             let lines = [
                 "write the config to".to_owned(),
@@ -316,23 +337,43 @@ fn draw_palette(frame: &mut Frame<'_>, area: Rect, app: &App, query: &str, chose
 }
 
 fn draw_splits(frame: &mut Frame<'_>, area: Rect, app: &App, chosen: usize) {
+    let inner = frame_of(
+        frame,
+        area,
+        app,
+        "Splits: Enter takes one, Esc closes",
+        100,
+        22,
+    );
     let splits = app
         .launch
         .checked
         .iter()
         .flat_map(|checked| &checked.splits);
-    let splits: Vec<&SplitRow> = splits.collect();
-    let title = "Splits: Enter takes one, Esc closes";
-    let inner = frame_of(frame, area, app, title, 100, 22);
-    let rows = usize::from(inner.height);
+    let lines = splits.map(|split| split_line(app, split, usize::from(inner.width)));
+    draw_list(frame, inner, app, lines, chosen);
+}
+
+fn draw_recent(frame: &mut Frame<'_>, area: Rect, app: &App, chosen: usize) {
+    let title = "Past runs: Enter begins a new one with its config, Esc closes";
+    let inner = frame_of(frame, area, app, title, 76, 18);
+    let rows = app.runs.rows.iter().flatten();
+    let lines = rows.map(|row| recent_line(app, row, usize::from(inner.width)));
+    draw_list(frame, inner, app, lines, chosen);
+}
+
+fn draw_list(
+    frame: &mut Frame<'_>,
+    area: Rect,
+    app: &App,
+    lines: impl Iterator<Item = String>,
+    chosen: usize,
+) {
+    let rows = usize::from(area.height);
     let first = chosen.saturating_sub(rows.saturating_sub(1));
-    let lines: Vec<Line<'_>> = splits
-        .iter()
-        .enumerate()
-        .skip(first)
-        .take(rows)
-        .map(|(index, split)| {
-            let text = split_line(app, split, usize::from(inner.width));
+    let lines = lines.enumerate().skip(first).take(rows);
+    let lines: Vec<Line<'_>> = lines
+        .map(|(index, text)| {
             let style = if index == chosen {
                 app.look.selected()
             } else {
@@ -341,11 +382,11 @@ fn draw_splits(frame: &mut Frame<'_>, area: Rect, app: &App, chosen: usize) {
             Line::from(Span::styled(text, style))
         })
         .collect();
-    frame.render_widget(Paragraph::new(lines), inner);
+    frame.render_widget(Paragraph::new(lines), area);
 }
 
 /// A frame in the middle, cleared; returns its inside.
-fn frame_of(
+pub fn frame_of(
     frame: &mut Frame<'_>,
     area: Rect,
     app: &App,

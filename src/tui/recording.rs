@@ -12,6 +12,7 @@ use std::{
 use super::{
     app::{App, Effect, Msg, News, Screen},
     board::Board,
+    launch,
     runs::{Details, RunRow},
     sources,
 };
@@ -64,10 +65,9 @@ pub fn begin(app: &mut App) -> Vec<Effect> {
         ..Details::default()
     });
     app.board = Some(board());
-    vec![
-        Effect::Check(Box::new(app.launch.draft.clone())),
-        Effect::Play,
-    ]
+    let mut first = launch::check(app);
+    first.push(Effect::Play);
+    first
 }
 
 /// Sends the records as they came, faster and with the times of today.

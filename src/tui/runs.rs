@@ -30,6 +30,8 @@ pub struct RunRow {
     pub written: f64,
     /// From its config: model and split in short.
     pub model: String,
+    /// From its config: where the data comes from; null where that can't be read.
+    pub data: serde_json::Value,
 }
 
 impl RunRow {
@@ -327,6 +329,7 @@ fn act_on_chosen(app: &mut App, action: Action) -> Vec<Effect> {
             ask_name(app, "Delete", lines, &row.name, Effect::Delete(row.folder))
         }
         Action::Copy => vec![Effect::Copy(command(app, &row))],
+        Action::Reopen => super::launch::reopen(app, row.folder),
         _ => Vec::new(),
     }
 }

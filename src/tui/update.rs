@@ -3,7 +3,7 @@
 use super::{
     app::{App, Effect, Msg, News, Popup, Screen},
     keys::{self, Action, Binding, Class, KEYS, Key},
-    launch, live, logs, palette, popup, runs,
+    launch, live, logs, palette, picker, popup, runs,
 };
 use crate::event::Control;
 
@@ -70,6 +70,11 @@ pub fn update(app: &mut App, msg: Msg) -> Vec<Effect> {
             launch::checked(app, *checked);
             Vec::new()
         }
+        Msg::Looked(looked) => {
+            picker::take(app, *looked);
+            Vec::new()
+        }
+        Msg::Completed { typed, whole } => picker::complete(app, &typed, whole),
         Msg::Edited(text) => launch::edited(app, text),
         Msg::Signal(signal) => {
             app.leaving = Some(u8::try_from(128 + signal).unwrap_or(1));

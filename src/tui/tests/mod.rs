@@ -1,6 +1,7 @@
 //! The UI without a terminal: keys in, pictures out.
 
 mod keys;
+mod launch;
 mod pictures;
 mod sizes;
 mod stills;
@@ -8,6 +9,7 @@ mod stills;
 use std::path::PathBuf;
 
 use ratatui::{Terminal, backend::TestBackend, buffer::Buffer};
+use serde_json::Value;
 
 use super::{
     app::{App, Effect, Msg, News, SCREENS, Screen},
@@ -16,11 +18,13 @@ use super::{
     keys::Key,
     launch::Checked,
     look::{Glyphs, Look},
+    picker::{Asked, Looked},
     recording,
     runs::{Details, RunRow},
     update::update,
 };
 use crate::{
+    data::Preview,
     event::{Event, HostReading, Reading, Record},
     hw::Machine,
     launch::RunFolder,
@@ -93,7 +97,27 @@ fn watching(look: Look, share: f64) -> App {
     update(&mut app, Msg::Details(Box::new(details)));
     let checked = verdict(&app);
     update(&mut app, Msg::Checked(Box::new(checked)));
+    let looked = looked(&app.launch.draft.root["data"]);
+    update(&mut app, Msg::Looked(Box::new(looked)));
     app
+}
+
+/// A look at data that a config names.
+fn looked(data: &Value) -> Looked {
+    let seen = Preview {
+        n_files: 1,
+        bytes: 1_120_000,
+        is_whole: true,
+        samples: vec![
+            "To be, or not to be, that is the question:".to_owned(),
+            "Whether 'tis nobler in the mind to suffer".to_owned(),
+            "The slings and arrows of outrageous fortune,".to_owned(),
+        ],
+    };
+    Looked {
+        asked: Asked::Data(data.clone()),
+        found: Ok((data.clone(), seen)),
+    }
 }
 
 fn sensed(seq: u64, time: f64, host: HostReading) -> Record {
@@ -119,6 +143,7 @@ fn row(app: &App, name: &str, word: &'static str, held: bool, written: f64) -> R
         state: Ok(Box::new(state.unwrap_or_default())),
         written,
         model: "gpt 837k, seq 128".to_owned(),
+        data: serde_json::json!({ "text": { "path": format!("/data/{name}.txt") } }),
     }
 }
 
