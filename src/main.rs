@@ -45,13 +45,16 @@ fn open_tui(opening: Opening) -> anyhow::Result<u8> {
         demo,
         color: match args.look.color {
             ColorArg::Auto => None,
-            ColorArg::Always => Some(true),
-            ColorArg::Never => Some(false),
+            ColorArg::Always | ColorArg::Sixteen => Some(tui::Colors::Sixteen),
+            ColorArg::Never => Some(tui::Colors::None),
+            ColorArg::Indexed => Some(tui::Colors::Indexed),
+            ColorArg::True => Some(tui::Colors::True),
         },
         glyphs: match args.look.glyphs {
             GlyphsArg::Braille => tui::Glyphs::Braille,
             GlyphsArg::Block => tui::Glyphs::Block,
             GlyphsArg::Ascii => tui::Glyphs::Ascii,
         },
+        low_bandwidth: args.look.low_bandwidth,
     })
 }

@@ -10,7 +10,7 @@ use super::{
     launch::{Checked, Draft, Launch},
     live::Live,
     logs::Logs,
-    look::Look,
+    look::{Glyphs, Look},
     picker::{Asked, Looked, Picker},
     runs::{Details, RunRow, Runs},
 };
@@ -253,6 +253,14 @@ impl App {
             launch: Launch::default(),
             leaving: None,
             recording: false,
+        }
+    }
+
+    /// For slow lines: draws once a second, and nothing whose dots change everywhere.
+    pub fn save_bandwidth(&mut self) {
+        self.interval_s = 1.0;
+        if self.look.glyphs == Glyphs::Braille {
+            self.look.glyphs = Glyphs::Block;
         }
     }
 

@@ -675,7 +675,7 @@ pub const KEYS: &[Binding] = {
             &[Char('t')],
             Action::Theme,
             "",
-            "colours on or off",
+            "next colours: sixteen, more where there are more, none",
         ),
     ]
 };

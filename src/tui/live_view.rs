@@ -451,7 +451,7 @@ fn draw_metric(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board, metr
         points: &[],
         is_log: false,
         from_zero: !matches!(metric, Metric::GradNorm),
-        style: app.look.good(),
+        style: app.look.curve(metric as usize),
     };
     chart::draw(frame, area, app.look, &plot);
 }

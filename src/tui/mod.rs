@@ -39,7 +39,7 @@ use std::path::PathBuf;
 use jiff::tz::TimeZone;
 
 use self::app::{App, Screen};
-pub use self::look::{Glyphs, Look};
+pub use self::look::{Colors, Glyphs, Look};
 use crate::launch::RunFolder;
 
 /// How the UI begins.
@@ -54,9 +54,11 @@ pub struct Options {
     pub demo: bool,
     /// No key changes a run.
     pub readonly: bool,
-    /// Absent: colours, unless `NO_COLOR` is set.
-    pub color: Option<bool>,
+    /// Absent: the terminal's sixteen, unless `NO_COLOR` is set.
+    pub color: Option<Colors>,
     pub glyphs: Glyphs,
+    /// A frame a second, without braille.
+    pub low_bandwidth: bool,
 }
 
 /// Takes the terminal until the user leaves; returns the exit code.
@@ -64,12 +66,12 @@ pub struct Options {
 /// # Errors
 /// The terminal can't be taken or written to.
 pub fn open(options: Options) -> anyhow::Result<u8> {
-    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let look = Look {
-        color: options.color.unwrap_or(!no_color),
-        glyphs: options.glyphs,
-    };
+    let variable = |name: &str| std::env::var(name).unwrap_or_default();
+    let look = Look::of_terminal(options.color, options.glyphs, variable);
     let mut app = App::new(options.runs_dir, look);
+    if options.low_bandwidth {
+        app.save_bandwidth();
+    }
     app.readonly = options.readonly;
     app.zone = TimeZone::system();
     if options.demo {

@@ -189,7 +189,7 @@ pub fn obey(app: &mut App, binding: &Binding) -> Vec<Effect> {
             vec![Effect::Mouse(app.mouse)]
         }
         Action::Theme => {
-            app.look.color = !app.look.color;
+            app.look.turn();
             vec![Effect::Redraw]
         }
         Action::Faster => pace(app, -1),

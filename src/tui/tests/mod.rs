@@ -1,5 +1,6 @@
 //! The UI without a terminal: keys in, pictures out.
 
+mod bandwidth;
 mod keys;
 mod launch;
 mod pictures;
@@ -17,7 +18,7 @@ use super::{
     draw::draw,
     keys::Key,
     launch::Checked,
-    look::{Glyphs, Look},
+    look::{Colors, Glyphs, Look},
     picker::{Asked, Looked},
     recording,
     runs::{Details, RunRow},
@@ -32,15 +33,18 @@ use crate::{
 };
 
 const COLOR: Look = Look {
-    color: true,
+    colors: Colors::Sixteen,
+    most: Colors::Sixteen,
     glyphs: Glyphs::Braille,
 };
 const MONO: Look = Look {
-    color: false,
+    colors: Colors::None,
+    most: Colors::Sixteen,
     glyphs: Glyphs::Braille,
 };
 const ASCII: Look = Look {
-    color: false,
+    colors: Colors::None,
+    most: Colors::Sixteen,
     glyphs: Glyphs::Ascii,
 };
 
