@@ -257,14 +257,6 @@ pub const KEYS: &[Binding] = {
             "write the config to a file",
             "capstan config FILE",
         ),
-        on(
-            &[Screen::Launch, Screen::Runs],
-            Look,
-            &[Char('o')],
-            Action::Reopen,
-            "reopen",
-            "begin a new run with a past run's config",
-        ),
         act(
             LAUNCH,
             &[Char('E')],
@@ -320,6 +312,14 @@ pub const KEYS: &[Binding] = {
             "delete",
             "delete the run: asks for its name",
             "capstan delete RUN --confirm RUN",
+        ),
+        on(
+            &[Screen::Launch, Screen::Runs],
+            Look,
+            &[Char('o')],
+            Action::Reopen,
+            "reopen",
+            "begin a new run with a past run's config",
         ),
         on(
             RUNS,

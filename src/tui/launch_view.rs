@@ -308,7 +308,10 @@ pub fn recent_line(app: &App, row: &RunRow, width: usize) -> String {
     let best = row.state.as_ref().ok().and_then(|state| state.best_eval());
     let best = best.map_or_else(String::new, |best| format!("val {:.4}", best.loss));
     let age = ago(app.now, row.written);
-    let end = format!("{:<11} {best:<10} {age:>4} ", row.word);
+    let mut end = format!("{best:<10} {age:>4} ");
+    if width >= 44 {
+        end = format!("{:<11} {end}", row.word);
+    }
     let room = width.saturating_sub(end.chars().count() + 4);
     let name = cut(&row.name, room);
     cut(&format!(" {} {name:<room$} {end}", row.sign()), width)
@@ -375,7 +378,7 @@ fn draw_who(frame: &mut Frame<'_>, area: Rect, app: &App) {
                 mesh.dp.min(8),
             );
             lines.push(Line::from(format!(
-                " rank {rank:<3} {:<7} batch part {}/{} {batch}  tensor part {}/{}  stage {}/{}",
+                " rank {rank:<3} {:<7} batch {}/{} {batch}  tensor {}/{}  stage {}/{}",
                 place.device.to_string(),
                 at.replica + 1,
                 mesh.dp,

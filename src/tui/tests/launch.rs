@@ -69,7 +69,7 @@ fn a_path_is_completed_recognised_and_taken() {
     let shown = text(&picture(&app, 160, 50));
     for part in [
         "letters.jsonl_",
-        "1 file, 41 B, field body",
+        "1 file, 39 B, field body",
         "│ Dear all",
         "│ Yours",
     ] {
