@@ -103,6 +103,9 @@ pub struct TuiArgs {
     /// No key changes a run
     #[arg(long)]
     pub readonly: bool,
+    /// Print the key map as keys.json in the config folder may change it
+    #[arg(long)]
+    pub keys: bool,
     #[command(flatten)]
     pub look: LookArgs,
 }

@@ -6,11 +6,11 @@ use jiff::tz::TimeZone;
 
 use super::{
     board::Board,
-    keys::Key,
+    keys::{Action, Binding, KEYS, Key},
     launch::{Checked, Draft, Launch},
     live::Live,
     logs::Logs,
-    look::{Glyphs, Look},
+    look::Look,
     picker::{Asked, Looked, Picker},
     runs::{Details, RunRow, Runs},
 };
@@ -64,6 +64,7 @@ impl Screen {
 pub struct App {
     pub runs_dir: PathBuf,
     pub readonly: bool,
+    pub keys: &'static [Binding],
     pub look: Look,
     /// Unix seconds, as of the last tick.
     pub now: f64,
@@ -236,6 +237,7 @@ impl App {
         Self {
             runs_dir,
             readonly: false,
+            keys: KEYS,
             look,
             now: 0.0,
             zone: TimeZone::UTC,
@@ -256,12 +258,18 @@ impl App {
         }
     }
 
-    /// For slow lines: draws once a second, and nothing whose dots change everywhere.
+    /// For slow lines: draws once a second, and curves in as few characters as can be.
     pub fn save_bandwidth(&mut self) {
         self.interval_s = 1.0;
-        if self.look.glyphs == Glyphs::Braille {
-            self.look.glyphs = Glyphs::Block;
-        }
+        self.look.is_coarse = true;
+    }
+
+    /// The first key of an action, as a hint names it.
+    pub fn key(&self, action: Action) -> String {
+        let mut bindings = self.keys.iter();
+        let binding = bindings.find(|binding| binding.action == action);
+        let key = binding.and_then(|binding| binding.keys.first());
+        key.map_or_else(String::new, |key| key.name())
     }
 
     /// Puts a word on the last line.

@@ -9,7 +9,7 @@ use ratatui::{
 
 use super::{
     app::{App, SCREENS, Screen},
-    keys::KEYS,
+    keys::Action,
     later, launch_view, live, live_view, logs_view, popup, runs_view, small,
 };
 
@@ -82,7 +82,7 @@ fn headline(app: &App) -> String {
                 let word = crate::launch::runs::word(&board.state, board.held);
                 parts.push(format!("{}  {word}", board.folder.name()));
                 if app.live.frozen.is_some() {
-                    parts.push("FROZEN (f goes on)".to_owned());
+                    parts.push(format!("FROZEN ({} goes on)", app.key(Action::Freeze)));
                 }
             }
         }
@@ -118,15 +118,18 @@ fn draw_last(frame: &mut Frame<'_>, area: Rect, app: &App) {
         return;
     }
     let leave = if app.screen == Screen::Live && area.width >= 120 {
-        "q leave (run goes on)"
+        "leave (run goes on)"
     } else {
-        "q leave"
+        "leave"
     };
-    let end = format!("? help  : cmd  {leave} ");
-    let room = usize::from(area.width).saturating_sub(end.len() + 1);
+    let [help, palette, quit] =
+        [Action::Help, Action::Palette, Action::Leave].map(|action| app.key(action));
+    let end = format!("{help} help  {palette} cmd  {quit} {leave} ");
+    let room = usize::from(area.width).saturating_sub(end.chars().count() + 1);
     let mut spans = Vec::new();
     let mut used = 0;
-    let here = KEYS
+    let here = app
+        .keys
         .iter()
         .filter(|binding| binding.is_on(app.screen) && !binding.brief.is_empty());
     for binding in here {

@@ -276,7 +276,7 @@ fn turn(app: &mut App, fields: &[Field], place: usize, forward: bool) -> Vec<Eff
         return turn_split(app, forward);
     }
     let Kind::Choice(options) = &field.kind else {
-        app.say("Enter edits this field");
+        app.say(format!("{} edits this field", app.key(Action::Open)));
         return Vec::new();
     };
     let n = options.len();

@@ -12,6 +12,7 @@ use super::{
     chart::bar,
     draw::{ago, cut},
     fields::{Field, Kind},
+    keys::Action,
     launch::{SplitRow, split_of, summary},
     picker,
     runs::RunRow,
@@ -25,9 +26,9 @@ const OUTLOOK_ROWS: u16 = 11;
 pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
     let [body, command] = Layout::vertical([Constraint::Min(0), Constraint::Length(1)]).areas(area);
     let sign = if app.launch.is_saved() {
-        "(y copies)"
+        format!("({} copies)", app.key(Action::Copy))
     } else {
-        "(w writes the file first)"
+        format!("({} writes the file first)", app.key(Action::Write))
     };
     let line = format!(" $ {}   {sign}", app.launch.command());
     let line = cut(&line, usize::from(area.width));
@@ -166,12 +167,17 @@ fn draw_help(frame: &mut Frame<'_>, area: Rect, app: &App, field: &Field) {
     let (text, style) = match app.launch.problem(field) {
         Some(problem) => (format!("! {problem}"), app.look.bad()),
         None if field.path == ["data"] => (
-            "Left and right change the kind; Enter chooses a built-in text, that of a past run, or a path."
-                .to_owned(),
+            format!(
+                "Left and right change the kind; {} chooses a built-in text, that of a past run, or a path.",
+                app.key(Action::Open)
+            ),
             app.look.dim(),
         ),
         None if field.path == ["parallel"] => (
-            "Left and right move the ranks between the axes; Enter lists all splits.".to_owned(),
+            format!(
+                "Left and right move the ranks between the axes; {} lists all splits.",
+                app.key(Action::Open)
+            ),
             app.look.dim(),
         ),
         None => (field.description.clone(), app.look.dim()),
@@ -283,7 +289,8 @@ fn draw_data(frame: &mut Frame<'_>, area: Rect, app: &App) {
 
 /// The latest runs, whose configs may begin a new one.
 fn draw_recent(frame: &mut Frame<'_>, area: Rect, app: &App) {
-    let block = Block::bordered().title(" Past runs: o reopens a config ");
+    let title = format!(" Past runs: {} reopens a config ", app.key(Action::Reopen));
+    let block = Block::bordered().title(title);
     let inner = block.inner(area);
     let rows = app.runs.rows.as_deref();
     let mut lines: Vec<Line<'_>> = rows

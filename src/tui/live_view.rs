@@ -8,10 +8,11 @@ use ratatui::{
 };
 
 use super::{
-    app::App,
+    app::{App, Screen},
     board::Board,
     chart::{self, Plot, bar, number, stacked},
     draw::{ago, cut},
+    keys::Action,
     live::{Metric, Panel, shown},
     logs_view::entry_line,
 };
@@ -30,9 +31,13 @@ const RESUMED: &str = "resumed";
 pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
     let Some(board) = shown(app) else {
         let text = match &app.runs.rows {
-            None => "reading the runs ...",
-            Some(rows) if rows.is_empty() => "There is no run yet: 1 shows Launch, L starts one.",
-            Some(_) => "No run is open: 5 lists the runs, Enter opens one.",
+            None => "reading the runs ...".to_owned(),
+            Some(rows) if rows.is_empty() => no_run(app),
+            Some(_) => format!(
+                "No run is open: {} lists the runs, {} opens one.",
+                app.key(Action::Show(Screen::Runs)),
+                app.key(Action::Open)
+            ),
         };
         frame.render_widget(Paragraph::new(text), area);
         return;
@@ -54,6 +59,13 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
     } else {
         draw_narrow(frame, body, app, board);
     }
+}
+
+/// What there is to do where there is no run.
+pub fn no_run(app: &App) -> String {
+    let [launch, start] =
+        [Action::Show(Screen::Launch), Action::Launch].map(|action| app.key(action));
+    format!("There is no run yet: {launch} shows Launch, {start} starts one.")
 }
 
 fn draw_wide(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
@@ -187,7 +199,7 @@ fn told_step(state: &RunState) -> String {
 
 /// The gravest thing there is to say, and what to do about it.
 fn draw_alarm(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
-    let (style, text) = match alarm(board) {
+    let (style, text) = match alarm(app, board) {
         Some((true, text)) => (app.look.bad(), format!(" ! {text}")),
         Some((false, text)) => (app.look.warn(), format!(" ! {text}")),
         None => (app.look.good(), format!(" {}", well(app, board))),
@@ -197,7 +209,7 @@ fn draw_alarm(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
 }
 
 /// Whether it is grave, and the words.
-fn alarm(board: &Board) -> Option<(bool, String)> {
+fn alarm(app: &App, board: &Board) -> Option<(bool, String)> {
     let state = &board.state;
     if let Some(text) = &board.failed {
         return Some((true, text.clone()));
@@ -205,9 +217,10 @@ fn alarm(board: &Board) -> Option<(bool, String)> {
     match &state.ended {
         Some(ending) if ending.outcome == crate::event::Outcome::Failed => {
             let remedy = if state.checkpoints.is_empty() {
-                "6 shows the log"
+                format!("{} shows the log", app.key(Action::Show(Screen::Logs)))
             } else {
-                "r resumes from the last checkpoint"
+                let key = app.key(Action::Resume);
+                format!("{key} resumes from the last checkpoint")
             };
             let reason = printable(&ending.reason);
             return Some((
@@ -221,7 +234,10 @@ fn alarm(board: &Board) -> Option<(bool, String)> {
                 .clone()
                 .unwrap_or_else(|| "its supervisor is gone".to_owned());
             let remedy = match state.newest_checkpoint() {
-                Some(checkpoint) => format!("r resumes from step {}", checkpoint.step),
+                Some(checkpoint) => {
+                    let key = app.key(Action::Resume);
+                    format!("{key} resumes from step {}", checkpoint.step)
+                }
                 None => "it left no checkpoint".to_owned(),
             };
             let step = state.step;
@@ -389,7 +405,11 @@ fn draw_devices(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
         let hidden = lines.len() - rows;
         lines.truncate(rows);
         let last = rows - 1;
-        lines[last] = Line::from(format!(" ... {} more rank(s): e expands", hidden + 1));
+        lines[last] = Line::from(format!(
+            " ... {} more rank(s): {} expands",
+            hidden + 1,
+            app.key(Action::Expand)
+        ));
     }
     let state = &board.state;
     let energy = state.energy_j.map_or_else(String::new, |joules| {
@@ -564,6 +584,8 @@ fn draw_events(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
         .take(rows)
         .map(|entry| entry_line(app, entry, width))
         .collect();
-    let block = Block::bordered().title(" events, the latest first: 6 shows all ");
+    let key = app.key(Action::Show(Screen::Logs));
+    let title = format!(" events, the latest first: {key} shows all ");
+    let block = Block::bordered().title(title);
     frame.render_widget(Paragraph::new(lines).block(block), area);
 }

@@ -48,6 +48,8 @@ pub struct Look {
     /// The most that the terminal has.
     pub most: Colors,
     pub glyphs: Glyphs,
+    /// Curves are one mark a cell, of which fewer change.
+    pub is_coarse: bool,
 }
 
 impl Look {
@@ -73,6 +75,7 @@ impl Look {
             colors,
             most: most.max(colors),
             glyphs,
+            is_coarse: false,
         }
     }
 
@@ -155,6 +158,7 @@ impl Look {
     /// What curves are made of.
     pub const fn marker(self) -> Marker {
         match self.glyphs {
+            _ if self.is_coarse => Marker::Custom('*'),
             Glyphs::Braille => Marker::Braille,
             Glyphs::Block => Marker::HalfBlock,
             Glyphs::Ascii => Marker::Custom('*'),
@@ -244,6 +248,7 @@ mod tests {
             colors: Colors::None,
             most: Colors::None,
             glyphs: Glyphs::Ascii,
+            is_coarse: false,
         };
         buffer.set_string(0, 0, "│●é", look.bad().patch(look.selected()));
         look.finish(&mut buffer);
@@ -295,6 +300,7 @@ mod tests {
                 colors: Colors::Sixteen,
                 most,
                 glyphs: Glyphs::Braille,
+                is_coarse: false,
             };
             let mut seen = Vec::new();
             while !seen.contains(&look.colors) {

@@ -10,6 +10,8 @@ mod checks;
 mod draw;
 mod effects;
 mod fields;
+mod key;
+mod keymap;
 mod keys;
 mod later;
 mod launch;
@@ -39,7 +41,10 @@ use std::path::PathBuf;
 use jiff::tz::TimeZone;
 
 use self::app::{App, Screen};
-pub use self::look::{Colors, Glyphs, Look};
+pub use self::{
+    keymap::text as keys_text,
+    look::{Colors, Glyphs, Look},
+};
 use crate::launch::RunFolder;
 
 /// How the UI begins.
@@ -50,6 +55,8 @@ pub struct Options {
     pub run: Option<RunFolder>,
     /// A config to begin with.
     pub config: Option<PathBuf>,
+    /// The user's own key map; it need not be there.
+    pub keys: PathBuf,
     /// A recording plays, and no run is touched.
     pub demo: bool,
     /// No key changes a run.
@@ -57,18 +64,19 @@ pub struct Options {
     /// Absent: the terminal's sixteen, unless `NO_COLOR` is set.
     pub color: Option<Colors>,
     pub glyphs: Glyphs,
-    /// A frame a second, without braille.
+    /// A frame a second, no braille.
     pub low_bandwidth: bool,
 }
 
 /// Takes the terminal until the user leaves; returns the exit code.
 ///
 /// # Errors
-/// The terminal can't be taken or written to.
+/// The key map is at fault; the terminal can't be taken or written to.
 pub fn open(options: Options) -> anyhow::Result<u8> {
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
     let look = Look::of_terminal(options.color, options.glyphs, variable);
     let mut app = App::new(options.runs_dir, look);
+    app.keys = keymap::load(&options.keys)?;
     if options.low_bandwidth {
         app.save_bandwidth();
     }

@@ -9,13 +9,16 @@ use ratatui::{
 
 use super::{
     app::{App, Effect, Popup, Screen},
-    keys::{Binding, Class, KEYS, Key},
+    keys::{Binding, Class, Key},
     launch::{SplitRow, reopen, set_split},
     launch_view::{recent_line, split_line},
     live, picker,
     update::{choose, edit_line, order, palette_of},
 };
 use crate::{event::Control, launch::RunFolder};
+
+/// Lines of help, at most.
+const MOST_HELP: usize = 100;
 
 /// A key for the popup.
 pub fn press(app: &mut App, key: Key) -> Vec<Effect> {
@@ -86,7 +89,7 @@ fn press_help(filter: &mut String, typing: &mut bool, scroll: &mut usize, key: K
         Key::Char('/') => *typing = true,
         Key::Esc if !filter.is_empty() => filter.clear(),
         Key::Char('?') | Key::F(1) => return false,
-        key => return scrolled(scroll, KEYS.len() + 8, key),
+        key => return scrolled(scroll, MOST_HELP, key),
     }
     true
 }
@@ -108,7 +111,7 @@ fn scrolled(scroll: &mut usize, most: usize, key: Key) -> bool {
 }
 
 fn press_palette(app: &mut App, query: &mut String, chosen: usize, key: Key) -> Vec<Effect> {
-    let found = palette_of(query);
+    let found = palette_of(app, query);
     let mut chosen = chosen;
     match key {
         Key::Down | Key::Tab => chosen = (chosen + 1).min(found.len().saturating_sub(1)),
@@ -262,7 +265,7 @@ fn draw_help(
         (Class::Look, "LOOK (never changes a run)"),
         (Class::Move, "MOVE"),
     ] {
-        let found = KEYS.iter().filter(|binding| {
+        let found = app.keys.iter().filter(|binding| {
             binding.class == class && binding.is_on(app.screen) && matches(binding, filter)
         });
         let found: Vec<String> = found
@@ -312,7 +315,7 @@ fn told(binding: &Binding) -> String {
 }
 
 fn draw_palette(frame: &mut Frame<'_>, area: Rect, app: &App, query: &str, chosen: usize) {
-    let found = palette_of(query);
+    let found = palette_of(app, query);
     let inner = frame_of(frame, area, app, "Palette: every action by name", 72, 18);
     let rows = usize::from(inner.height).saturating_sub(1);
     let first = chosen.saturating_sub(rows.saturating_sub(1));

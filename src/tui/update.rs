@@ -2,7 +2,7 @@
 
 use super::{
     app::{App, Effect, Msg, News, Popup, Screen},
-    keys::{self, Action, Binding, Class, KEYS, Key},
+    keys::{self, Action, Binding, Class, Key},
     launch, live, logs, palette, picker, popup, runs,
 };
 use crate::event::Control;
@@ -100,7 +100,7 @@ fn press(app: &mut App, key: Key) -> Vec<Effect> {
     if let Some(effects) = typed_into(app, key) {
         return effects;
     }
-    match keys::find(key, app.screen) {
+    match keys::find(app.keys, key, app.screen) {
         Some(binding) => obey(app, binding),
         None => Vec::new(),
     }
@@ -248,19 +248,21 @@ pub fn choose(app: &mut App, binding: &'static Binding) -> Vec<Effect> {
 }
 
 /// The palette's lines for what was typed.
-pub fn palette_of(query: &str) -> Vec<&'static Binding> {
-    palette::matching(query, KEYS)
+pub fn palette_of(app: &App, query: &str) -> Vec<&'static Binding> {
+    palette::matching(query, app.keys)
 }
 
 /// An order to the watched run, where somebody is there to take it.
 pub fn order(app: &mut App, control: Control) -> Vec<Effect> {
     let Some(board) = &app.board else {
-        app.complain("no run is open; 5 lists the runs");
+        let key = app.key(Action::Show(Screen::Runs));
+        app.complain(format!("no run is open; {key} lists the runs"));
         return Vec::new();
     };
     if !board.held {
         let name = board.folder.name();
-        app.complain(format!("{name} is not running; r resumes it"));
+        let key = app.key(Action::Resume);
+        app.complain(format!("{name} is not running; {key} resumes it"));
         return Vec::new();
     }
     vec![Effect::Control(board.folder.clone(), control)]

@@ -135,8 +135,8 @@ fn arrows_and_letters_move_alike_in_every_list() {
             (Key::Left, 'h'),
             (Key::Right, 'l'),
         ] {
-            let action = find(arrow, screen).map(|binding| binding.action);
-            let other = find(Key::Char(letter), screen).map(|binding| binding.action);
+            let action = find(KEYS, arrow, screen).map(|binding| binding.action);
+            let other = find(KEYS, Key::Char(letter), screen).map(|binding| binding.action);
             assert!(action.is_some() && action == other, "{screen:?} {letter}");
         }
     }

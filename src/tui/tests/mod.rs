@@ -36,16 +36,19 @@ const COLOR: Look = Look {
     colors: Colors::Sixteen,
     most: Colors::Sixteen,
     glyphs: Glyphs::Braille,
+    is_coarse: false,
 };
 const MONO: Look = Look {
     colors: Colors::None,
     most: Colors::Sixteen,
     glyphs: Glyphs::Braille,
+    is_coarse: false,
 };
 const ASCII: Look = Look {
     colors: Colors::None,
     most: Colors::Sixteen,
     glyphs: Glyphs::Ascii,
+    is_coarse: false,
 };
 
 /// An app that knows nothing yet.
