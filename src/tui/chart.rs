@@ -50,7 +50,7 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, look: Look, plot: &Plot<'_>) {
     };
     let clipped = match (scale.is_clipped, area.width) {
         (false, _) => "",
-        (true, ..60) => "  clipped",
+        (true, ..60) => " ^",
         (true, _) => "  first steps clipped",
     };
     let log = if plot.is_log { "  log" } else { "" };

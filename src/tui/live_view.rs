@@ -159,16 +159,16 @@ fn draw_progress(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
     if board.held && state.ended.is_none() {
         let left = state.remaining_s();
         let left = left.map_or_else(|| "n/a".to_owned(), units::seconds);
-        text = format!("{text}  ETA {left}");
+        text = format!("{text}  ETA {left:>7}");
         if let Some(seconds) = state.remaining_s().filter(|_| area.width >= 100) {
             text = format!("{text} ({})", app.clock(app.now + seconds));
         }
     }
-    text = format!("{text}  up {}", units::seconds(state.elapsed_s()));
+    text = format!("{text}  up {:>7}", units::seconds(state.elapsed_s()));
     if area.width >= 120 {
         let tokens = units::count(state.tokens as f64);
         text = format!(
-            "{text}  {tokens} tok  {} on {} rank(s)",
+            "{text}  {tokens:>5} tok  {} on {} rank(s)",
             state.strategy, state.world
         );
     }
@@ -308,7 +308,7 @@ fn speed_words(state: &RunState) -> String {
         .mfu
         .map_or_else(String::new, |mfu| format!("  MFU {:.1} %", mfu * 100.0));
     let speed = units::count(last.tokens_per_sec.round());
-    format!("loss {:.4}  {speed} tok/s{mfu}", last.loss)
+    format!("loss {:>7.4}  {speed:>5} tok/s{mfu}", last.loss)
 }
 
 fn host_words(board: &Board) -> String {
@@ -429,10 +429,10 @@ fn draw_devices(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
 fn draw_loss(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
     let mut title = "loss".to_owned();
     if let Some(last) = board.loss.last() {
-        title = format!("{title}  train {last:.4}");
+        title = format!("{title}  train {last:>7.4}");
     }
     if let Some((_, loss)) = board.validation.last() {
-        title = format!("{title}  val {loss:.4}");
+        title = format!("{title}  val {loss:>7.4}");
     }
     if let Some(best) = board.state.best_eval().filter(|_| area.width >= 60) {
         title = format!("{title}  best {:.4} @ {}", best.loss, best.step);
@@ -451,18 +451,22 @@ fn draw_loss(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
 fn draw_metric(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board, metric: Metric) {
     let (series, name, value): (_, _, fn(f64) -> String) = match metric {
         Metric::Throughput => (&board.tokens_per_sec, "throughput", |v| {
-            format!("{} tok/s", units::count(v.round()))
+            format!("{:>5} tok/s", units::count(v.round()))
         }),
-        Metric::StepTime => (&board.step_time, "step time", units::seconds),
+        Metric::StepTime => (&board.step_time, "step time", |v| {
+            format!("{:>7}", units::seconds(v))
+        }),
         Metric::LearningRate => (&board.lr, "learning rate", |v| format!("{v:.3e}")),
-        Metric::GradNorm => (&board.grad_norm, "grad norm", number),
-        Metric::Mfu => (&board.mfu, "MFU", |v| format!("{:.1} %", v * 100.0)),
+        Metric::GradNorm => (&board.grad_norm, "grad norm", |v| {
+            format!("{:>6}", number(v))
+        }),
+        Metric::Mfu => (&board.mfu, "MFU", |v| format!("{:>4.1} %", v * 100.0)),
     };
     let last = series.last().map_or_else(|| "n/a".to_owned(), value);
     let mut title = format!("{name}  {last}");
     if metric == Metric::Throughput && area.width >= 36 {
         let mfu = board.mfu.last();
-        let mfu = mfu.map_or_else(|| "n/a".to_owned(), |mfu| format!("{:.1} %", mfu * 100.0));
+        let mfu = mfu.map_or_else(|| "n/a".to_owned(), |mfu| format!("{:>4.1} %", mfu * 100.0));
         title = format!("{title}  MFU {mfu}");
     }
     let plot = Plot {
@@ -487,7 +491,7 @@ fn draw_anatomy(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
         return;
     };
     let total = phases.total();
-    let share = |part: f64| format!("{:.0}%", 100.0 * part / total.max(f64::MIN_POSITIVE));
+    let share = |part: f64| format!("{:>2.0}%", 100.0 * part / total.max(f64::MIN_POSITIVE));
     let mut words = format!(
         " rank 0: data {} forward {} backward {} comm {} optim {} other {}",
         share(phases.data),
@@ -529,7 +533,7 @@ fn draw_anatomy(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
         line.push_span(Span::raw(moved));
         lines.push(line);
     }
-    let time = units::seconds(total);
+    let time = format!("{:>7}", units::seconds(total));
     let legend = if area.width >= 78 {
         "  █ compute ▒ comm ░ bubble ▓ optimizer · other"
     } else {
@@ -560,7 +564,10 @@ fn draw_checkpoints(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board)
     {
         let next = (state.step / every).saturating_add(1).saturating_mul(every);
         let wait = units::seconds((next - state.step) as f64 * seconds);
-        lines.insert(0, Line::from(format!(" next at step {next} in {wait}")));
+        lines.insert(
+            0,
+            Line::from(format!(" next at step {next:<5} in {wait:>7}")),
+        );
     }
     let title = match board.config.as_ref() {
         Some(config) => format!(" checkpoints: keep {} + best ", config.checkpoint.keep),

@@ -292,6 +292,7 @@ fn notes(app: &App) -> Vec<String> {
     if app.screen == Screen::Live {
         lines.push("n/a: this machine or this run does not tell the value".to_owned());
         lines.push("comm: communication that no computation hid".to_owned());
+        lines.push("^: the first steps reach above the scale".to_owned());
     }
     if let Some(board) = &app.board {
         lines.push(format!("Reattach:  capstan attach {}", board.folder.name()));

@@ -3,6 +3,7 @@
 use super::{COLOR, empty, picture, show, text, watching};
 use crate::tui::{
     app::{App, Effect, Msg, Popup, SCREENS, Screen},
+    keymap,
     keys::{Action, Class, KEYS, Key, find},
     update::update,
 };
@@ -110,6 +111,33 @@ fn help_lists_exactly_the_keys_of_its_screen() {
             assert_eq!(shown.contains(&line), is_here, "{screen:?} {line}");
         }
     }
+}
+
+#[test]
+fn a_key_map_of_the_users_is_obeyed_and_shown() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("keys.json");
+    std::fs::write(&path, "{\"checkpoint\": \"X\", \"help\": \"F2\"}").expect("written");
+    let mut app = watching(COLOR, 0.5);
+    app.keys = keymap::load(&path).expect("a map");
+    show(&mut app, Screen::Live);
+    assert!(update(&mut app, Msg::Key(Key::Char('C'))).is_empty());
+    let effects = update(&mut app, Msg::Key(Key::Char('X')));
+    assert!(effects.iter().any(is_order), "{effects:?}");
+    let last = |app: &App| {
+        text(&picture(app, 120, 30))
+            .lines()
+            .last()
+            .map(str::to_owned)
+    };
+    let footer = last(&app).expect("a footer");
+    assert!(
+        footer.contains("X ckpt") && footer.contains("F2 help"),
+        "{footer}"
+    );
+    update(&mut app, Msg::Key(Key::F(2)));
+    let shown = text(&picture(&app, 120, 60));
+    assert!(shown.contains("X            save a checkpoint"), "{shown}");
 }
 
 #[test]

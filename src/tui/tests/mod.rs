@@ -5,6 +5,7 @@ mod keys;
 mod launch;
 mod pictures;
 mod sizes;
+mod still_numbers;
 mod stills;
 
 use std::path::PathBuf;
