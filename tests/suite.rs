@@ -36,6 +36,8 @@ mod survival;
 #[path = "suite/terminal.rs"]
 mod terminal;
 mod tidy;
+#[path = "suite/traced.rs"]
+mod traced;
 #[path = "suite/weights.rs"]
 mod weights;
 
@@ -57,6 +59,7 @@ fn main() {
         survival::trials(),
         terminal::trials(),
         tidy::trials(),
+        traced::trials(),
         weights::trials(),
     ];
     libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();

@@ -360,8 +360,9 @@ fn draw_splits(frame: &mut Frame<'_>, area: Rect, app: &App, chosen: usize) {
 
 fn draw_recent(frame: &mut Frame<'_>, area: Rect, app: &App, chosen: usize) {
     let title = "Past runs: Enter begins a new one with its config, Esc closes";
-    let inner = frame_of(frame, area, app, title, 76, 18);
     let rows = app.runs.rows.iter().flatten();
+    let height = u16::try_from(rows.clone().count()).unwrap_or(u16::MAX);
+    let inner = frame_of(frame, area, app, title, 76, height.clamp(1, 16) + 2);
     let lines = rows.map(|row| recent_line(app, row, usize::from(inner.width)));
     draw_list(frame, inner, app, lines, chosen);
 }
