@@ -330,11 +330,7 @@ fn planted() -> Result<(), Failed> {
     );
     let long_file = "\n".repeat(MOST_LINES + 1);
     let bad: [(Check, &str, &str); 21] = [
-        (
-            prompts,
-            "headless/a.rs",
-            "io::stdin().read_line(&mut answer)",
-        ),
+        (prompts, "tui/a.rs", "stdin().read_line(&mut line)"),
         (floors, "config/a.rs", "use crate::plan::RunPlan;"),
         (floors, "config/a.rs", "use crate::event::Event;"),
         (floors, "base/a.rs", "use crate::{base::b, hw};"),
@@ -376,7 +372,7 @@ fn planted() -> Result<(), Failed> {
         );
     }
     let good: [(Check, &str, &str); 8] = [
-        (prompts, "headless/a.rs", "io::stdin().is_terminal()"),
+        (prompts, "tui/a.rs", "stdin().is_terminal()"),
         (
             floors,
             "plan/a.rs",

@@ -249,7 +249,9 @@ fn draw_checks(frame: &mut Frame<'_>, area: Rect, app: &App) {
         let text = format!("✗ {path}: {problem}");
         lines.push(Line::from(Span::styled(text, app.look.bad())));
     }
-    for (is_well, text) in checked.map_or(&[][..], |checked| &checked.checks) {
+    let checks = checked.map_or(&[][..], |checked| &checked.checks);
+    let (well, other): (Vec<_>, Vec<_>) = checks.iter().partition(|(is_well, _)| *is_well);
+    for (is_well, text) in other.into_iter().chain(well) {
         let (sign, style) = if *is_well {
             ("✓", app.look.good())
         } else {
@@ -367,9 +369,9 @@ fn draw_splits(frame: &mut Frame<'_>, area: Rect, app: &App) {
     frame.render_widget(Paragraph::new(lines).block(block), area);
 }
 
-/// Which rank does what on which device.
+/// Which part of each axis a rank has, and on which device.
 fn draw_who(frame: &mut Frame<'_>, area: Rect, app: &App) {
-    let block = Block::bordered().title(" Who does what ");
+    let block = Block::bordered().title(" Which rank has which part ");
     let plan = app
         .launch
         .checked
@@ -385,7 +387,7 @@ fn draw_who(frame: &mut Frame<'_>, area: Rect, app: &App) {
                 mesh.dp.min(8),
             );
             lines.push(Line::from(format!(
-                " rank {rank:<3} {:<7} batch {}/{} {batch}  tensor {}/{}  stage {}/{}",
+                "{rank:>3} {:<6} dp {}/{} tp {}/{} pp {}/{}  {batch}",
                 place.device.to_string(),
                 at.replica + 1,
                 mesh.dp,

@@ -72,8 +72,7 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
     } else if dropped > 0 {
         format!(" {dropped} older line(s) are in the files only: events.jsonl, worker.log")
     } else {
-        " All ranks in one stream; a repeated line shows ×N. Files: events.jsonl, worker.log"
-            .to_owned()
+        " All ranks together; ×N: a line N times. Files: events.jsonl, worker.log".to_owned()
     };
     frame.render_widget(Paragraph::new(cut(&foot_text, width)), foot);
 }

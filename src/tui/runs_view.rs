@@ -274,18 +274,10 @@ fn facts(app: &App, row: &RunRow, room: usize) -> Vec<String> {
             .collect();
         fact("files", files.join(" "));
         let loss = sparkline(&details.loss, room.saturating_sub(10), app.look);
-        fact(
-            "loss",
-            if loss.is_empty() {
-                "no step yet".to_owned()
-            } else {
-                loss
-            },
-        );
+        let none = "no step yet".to_owned();
+        fact("loss", if loss.is_empty() { none } else { loss });
     }
-    fact(
-        "do",
-        format!("{}   ({} copies)", command(app, row), app.key(Action::Copy)),
-    );
+    let (command, key) = (command(app, row), app.key(Action::Copy));
+    fact("do", format!("{command}   ({key} copies)"));
     lines
 }

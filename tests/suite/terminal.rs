@@ -28,6 +28,9 @@ const CTRL_C: Duration = Duration::from_millis(100);
 /// Bytes a second at 160x50.
 const USUAL_BYTES: usize = 40_000;
 const LOW_BYTES: usize = 5_000;
+/// Of a core, while a run is watched at 160x50 and while nothing changes.
+const WATCHED_CPU: f64 = 0.01;
+const IDLE_CPU: f64 = 0.001;
 
 pub fn trials() -> Vec<Trial> {
     vec![
@@ -39,7 +42,7 @@ pub fn trials() -> Vec<Trial> {
         Trial::test("terminal::nothing_is_asked_of_the_terminal", quiet),
         Trial::test("terminal::no_color_means_none", no_color),
         Trial::test("terminal::an_idle_ui_sends_nothing", idle),
-        Trial::test("terminal::a_watched_run_sends_little", watched),
+        Trial::test("terminal::a_watched_run_costs_little", watched),
         Trial::test("terminal::a_size_of_zero_draws_nothing", zero_size),
         Trial::test("terminal::a_hung_collector_delays_no_key", hung),
         Trial::test("terminal::a_key_map_at_fault_is_told_at_the_start", key_map),
@@ -168,6 +171,18 @@ impl Seen {
             .and_then(|pid| Pid::from_raw(pid as i32));
         kill_process(pid.ok_or("a process")?, signal)?;
         Ok(())
+    }
+
+    /// Seconds that its threads have run.
+    fn cpu_s(&self) -> Result<f64, Failed> {
+        let pid = self.child.process_id().ok_or("a process")?;
+        let mut nanoseconds = 0.0;
+        for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+            let run = fs::read_to_string(thread?.path().join("schedstat"))?;
+            let run = run.split(' ').next().unwrap_or_default();
+            nanoseconds += run.parse::<f64>()?;
+        }
+        Ok(nanoseconds / 1e9)
     }
 
     /// The exit code, once the program has ended.
@@ -347,10 +362,25 @@ fn idle() -> Result<(), Failed> {
     ui.press("5")?;
     ui.until("There is no run yet")?;
     thread::sleep(Duration::from_millis(500));
-    let before = ui.bytes().len();
+    let (before, ran) = (ui.bytes().len(), ui.cpu_s()?);
+    let begin = Instant::now();
     thread::sleep(Duration::from_secs(3));
     let sent = ui.bytes().len() - before;
-    check(sent <= 60, format!("{sent} bytes in 3 s"))
+    check(sent <= 60, format!("{sent} bytes in 3 s"))?;
+    is_cheap(&ui, ran, begin, IDLE_CPU)
+}
+
+/// Processor time depends less on who else runs than time does: half as much again is let pass.
+fn is_cheap(ui: &Seen, ran: f64, since: Instant, most: f64) -> Result<(), Failed> {
+    let share = (ui.cpu_s()? - ran) / since.elapsed().as_secs_f64();
+    check(
+        share > 0.0 && share <= 1.5 * most,
+        format!(
+            "{:.3} % of a core, at most {} %",
+            share * 100.0,
+            most * 100.0
+        ),
+    )
 }
 
 /// The recording plays on both at once.
@@ -364,7 +394,7 @@ fn watched() -> Result<(), Failed> {
         ui.until("eval after step 50")?;
     }
     let before = [&usual, &low].map(|ui| ui.bytes().len());
-    let begin = Instant::now();
+    let (ran, begin) = (usual.cpu_s()?, Instant::now());
     thread::sleep(Duration::from_secs(5));
     let seconds = begin.elapsed().as_secs_f64();
     for (ui, before, most) in [
@@ -377,6 +407,7 @@ fn watched() -> Result<(), Failed> {
             format!("{rate:.0} bytes/s, at most {most}"),
         )?;
     }
+    is_cheap(&usual, ran, begin, WATCHED_CPU)?;
     let is_braille = |ui: &Seen| {
         ui.screen()
             .contains(|c| ('\u{2801}'..='\u{28ff}').contains(&c))

@@ -85,7 +85,7 @@ fn no_driver() -> Result<(), Failed> {
     let config = place.config.display().to_string();
     let asks = |command: &[&str]| -> Result<bool, Failed> {
         let line = [&[CAPSTAN], command].concat();
-        let calls = calls(&place, "open,openat,openat2,access,execve", &line)?;
+        let calls = calls(&place, "%file", &line)?;
         Ok(["libnvidia", "libcuda", "/dev/nvidia"]
             .iter()
             .any(|name| calls.contains(name)))
