@@ -221,8 +221,11 @@ pub enum Effect {
     Look(Asked),
     /// Completes a path.
     Complete(String),
-    /// Begins with a past run's config.
-    Reopen(RunFolder),
+    /// Begins with a past run's config, under a name that need not be free.
+    Reopen {
+        folder: RunFolder,
+        name: String,
+    },
     Write {
         path: String,
         text: String,

@@ -108,11 +108,9 @@ impl Doer {
                 whole: sources::completed(&typed),
                 typed,
             }),
-            Effect::Reopen(folder) => self.spawn(move || {
-                let path = folder.config();
-                let text = std::fs::read_to_string(&path);
-                Msg::Edited(text.map_err(|error| format!("{}: {error}", path.display())))
-            }),
+            Effect::Reopen { folder, name } => {
+                self.spawn(move || Msg::Edited(sources::renamed(&folder, name)));
+            }
             Effect::Write { path, text } => self.spawn(move || {
                 Msg::Said(match replace(Path::new(&path), text.as_bytes()) {
                     Ok(()) => Ok(format!("wrote {path}")),

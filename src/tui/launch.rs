@@ -451,8 +451,9 @@ pub fn summary(name: &str, plan: &RunPlan) -> Vec<String> {
         format!("model  {} parameters", units::count(plan.n_params as f64)),
         format!("split  {} on {} rank(s)", plan.split.name(), plan.world()),
         format!(
-            "batch  {} sequences, {} tokens a step",
+            "batch  {} × {} = {} tokens",
             plan.global_batch,
+            plan.model.seq_len(),
             units::count(tokens as f64)
         ),
         format!("until  {stop}"),
@@ -495,8 +496,19 @@ pub fn checked(app: &mut App, checked: Checked) {
 /// Begins with a past run's config.
 pub fn reopen(app: &mut App, folder: RunFolder) -> Vec<Effect> {
     app.show(Screen::Launch);
-    app.say(format!("begun with the config of {}", folder.name()));
-    vec![Effect::Reopen(folder)]
+    let name = folder.name();
+    app.say(format!("begun with the config of {name}"));
+    let name = base_of(app, &name).to_owned();
+    vec![Effect::Reopen { folder, name }]
+}
+
+/// A run's name without the number that kept it apart from the run of that name.
+fn base_of<'a>(app: &App, name: &'a str) -> &'a str {
+    let is_run = |name: &str| app.runs.rows.iter().flatten().any(|row| row.name == name);
+    match name.rsplit_once('-') {
+        Some((base, n)) if n.parse::<u32>().is_ok() && is_run(base) => base,
+        _ => name,
+    }
 }
 
 /// Takes in the text of a config.

@@ -4,7 +4,7 @@ use ratatui::{
     Frame,
     layout::{Constraint, Layout, Rect},
     text::{Line, Span},
-    widgets::Paragraph,
+    widgets::{Paragraph, Wrap},
 };
 use serde_json::{Value, json};
 
@@ -122,12 +122,8 @@ pub fn press(app: &mut App, mut picker: Picker, key: Key) -> Vec<Effect> {
                 let data = data.clone();
                 return launch::set_data(app, data);
             }
-            Some(Err(problem)) => {
-                app.notice = Some(super::app::Notice {
-                    text: problem.clone(),
-                    is_error: true,
-                })
-            }
+            Some(Err(problem)) => app.complain(problem.clone()),
+            None if before.is_none() => app.say("type a path, or choose one with the arrows"),
             None => app.say("still looking; press Enter again in a moment"),
         },
         key => {
@@ -278,6 +274,6 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App, picker: &Picker) {
         .into_iter()
         .map(|line| Line::from(format!(" {line}")))
         .collect();
-    let paragraph = Paragraph::new(lines).wrap(ratatui::widgets::Wrap { trim: false });
+    let paragraph = Paragraph::new(lines).wrap(Wrap { trim: false });
     frame.render_widget(paragraph, beginning);
 }

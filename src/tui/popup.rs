@@ -2,9 +2,9 @@
 
 use ratatui::{
     Frame,
-    layout::Rect,
+    layout::{Constraint, Layout, Rect},
     text::{Line, Span},
-    widgets::{Block, Clear, Paragraph},
+    widgets::{Block, Clear, Paragraph, Wrap},
 };
 
 use super::{
@@ -354,8 +354,13 @@ fn draw_splits(frame: &mut Frame<'_>, area: Rect, app: &App, chosen: usize) {
         .checked
         .iter()
         .flat_map(|checked| &checked.splits);
-    let lines = splits.map(|split| split_line(app, split, usize::from(inner.width)));
-    draw_list(frame, inner, app, lines, chosen);
+    let [list, why] = Layout::vertical([Constraint::Min(0), Constraint::Length(3)]).areas(inner);
+    if let Some(Err(reason)) = splits.clone().nth(chosen).map(|split| &split.verdict) {
+        let reason = Paragraph::new(format!("✗ {reason}")).style(app.look.bad());
+        frame.render_widget(reason.wrap(Wrap { trim: true }), why);
+    }
+    let lines = splits.map(|split| split_line(app, split, usize::from(list.width)));
+    draw_list(frame, list, app, lines, chosen);
 }
 
 fn draw_recent(frame: &mut Frame<'_>, area: Rect, app: &App, chosen: usize) {
@@ -444,7 +449,7 @@ fn boxed(
         .map(|line| Line::from(format!(" {line}")))
         .collect();
     let paragraph = Paragraph::new(text)
-        .wrap(ratatui::widgets::Wrap { trim: false })
+        .wrap(Wrap { trim: false })
         .scroll((u16::try_from(scroll.min(hidden)).unwrap_or(0), 0));
     frame.render_widget(paragraph, inner);
 }

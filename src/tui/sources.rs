@@ -105,6 +105,19 @@ fn config(folder: &RunFolder) -> Value {
     serde_json::from_slice(&text).unwrap_or_default()
 }
 
+/// The text of a run's config, under another name.
+///
+/// # Errors
+/// The config can't be read.
+pub fn renamed(folder: &RunFolder, name: String) -> Result<String, String> {
+    let mut config = config(folder);
+    if !config.is_object() {
+        return Err(format!("{} can't be read", folder.config().display()));
+    }
+    config["name"] = name.into();
+    Ok(config.to_string())
+}
+
 fn plan(folder: &RunFolder) -> Option<RunPlan> {
     let text = fs::read(folder.plan()).ok()?;
     serde_json::from_slice(&text).ok()

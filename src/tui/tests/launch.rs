@@ -137,14 +137,34 @@ fn a_past_runs_config_begins_a_new_one() {
     let shown = text(&picture(&app, 80, 24));
     assert!(shown.contains("✓ hello-2"), "{shown}");
     let effects = update(&mut app, Msg::Key(Key::Enter));
-    assert_eq!(effects, [Effect::Reopen(RunFolder::new("hello-2"))]);
+    let (folder, name) = (RunFolder::new("hello-2"), "hello".to_owned());
+    assert_eq!(effects, [Effect::Reopen { folder, name }]);
     let effects = update(&mut app, Msg::Edited(Ok(config.to_string())));
     assert!(matches!(effects[..], [Effect::Check(_)]), "{effects:?}");
     assert_eq!(app.launch.draft.root["batch"]["global"], 24);
     show(&mut app, Screen::Runs);
     let effects = press(&mut app, "o");
-    assert!(matches!(effects[..], [Effect::Reopen(_)]), "{effects:?}");
+    assert!(
+        matches!(effects[..], [Effect::Reopen { .. }]),
+        "{effects:?}"
+    );
     assert_eq!(app.screen, Screen::Launch);
+}
+
+#[test]
+fn a_refused_split_says_why_to_its_last_word() {
+    let mut app = on_field("parallel");
+    let splits = app.launch.checked.clone().expect("checked").splits;
+    let place = splits.iter().position(|split| split.verdict.is_err());
+    let place = place.expect("a refused split");
+    let reason = splits[place].verdict.clone().expect_err("refused");
+    update(&mut app, Msg::Key(Key::Enter));
+    for _ in 0..place {
+        update(&mut app, Msg::Key(Key::Down));
+    }
+    let shown = text(&picture(&app, 80, 24));
+    let last = reason.rsplit(' ').next().expect("words");
+    assert!(shown.contains(last), "{last}: {shown}");
 }
 
 /// A field's own path is completed too, and no key waits for the disk.
