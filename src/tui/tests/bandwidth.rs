@@ -89,7 +89,6 @@ fn a_watched_run_sends_little_and_very_little_on_a_slow_line() {
         let seconds = sent(app);
         let most = seconds.iter().copied().max().unwrap_or(0);
         assert!(seconds.len() > 5 && most > 100, "{seconds:?}");
-        eprintln!("{seconds:?}");
         assert!(most <= limit, "{most} of {limit}: {seconds:?}");
     }
 }
