@@ -21,7 +21,10 @@ mod store;
 mod tui;
 mod weights;
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
 
 use headless::{ColorArg, GlyphsArg, Opening};
 
@@ -37,21 +40,29 @@ fn open_tui(opening: Opening) -> anyhow::Result<u8> {
         run,
         demo,
     } = opening;
+    if args.keys {
+        io::stdout().write_all(tui::keys_text().as_bytes())?;
+        return Ok(0);
+    }
     tui::open(tui::Options {
         runs_dir,
         run,
         config: args.config,
         readonly: args.readonly,
+        keys: launch::dirs::config_dir().join("keys.json"),
         demo,
         color: match args.look.color {
             ColorArg::Auto => None,
-            ColorArg::Always => Some(true),
-            ColorArg::Never => Some(false),
+            ColorArg::Always | ColorArg::Sixteen => Some(tui::Colors::Sixteen),
+            ColorArg::Never => Some(tui::Colors::None),
+            ColorArg::Indexed => Some(tui::Colors::Indexed),
+            ColorArg::True => Some(tui::Colors::True),
         },
         glyphs: match args.look.glyphs {
             GlyphsArg::Braille => tui::Glyphs::Braille,
             GlyphsArg::Block => tui::Glyphs::Block,
             GlyphsArg::Ascii => tui::Glyphs::Ascii,
         },
+        low_bandwidth: args.look.low_bandwidth,
     })
 }

@@ -38,6 +38,8 @@ mod survival;
 #[path = "suite/terminal.rs"]
 mod terminal;
 mod tidy;
+#[path = "suite/traced.rs"]
+mod traced;
 #[path = "suite/weights.rs"]
 mod weights;
 #[path = "suite/workers.rs"]
@@ -62,6 +64,7 @@ fn main() {
         survival::trials(),
         terminal::trials(),
         tidy::trials(),
+        traced::trials(),
         weights::trials(),
         workers::trials(),
     ];

@@ -104,6 +104,9 @@ pub fn trials() -> Vec<Trial> {
         Trial::test("tidy::nothing_is_left_to_do", || {
             over(&["src", "tests", "build.rs"], finished)
         }),
+        Trial::test("tidy::no_command_prompts", || {
+            over(&["src/headless", "src/launch", "src/tui"], prompts)
+        }),
         Trial::test("tidy::every_floor_has_its_place", every_floor),
         Trial::test("tidy::the_front_is_made_of_its_own_floors", || {
             over(&["src/main.rs"], front)
@@ -254,6 +257,14 @@ fn finished(_: &str, text: &str) -> Vec<String> {
         .collect()
 }
 
+/// Commands ask of the standard input only whether it is a terminal, so there is no `--no-input` to give.
+fn prompts(_: &str, text: &str) -> Vec<String> {
+    let uses = text.split("stdin()").skip(1);
+    uses.filter(|after| !after.starts_with(".is_terminal()"))
+        .map(|_| "reads the standard input".to_owned())
+        .collect()
+}
+
 /// What `main.rs` declares is what the front is linked from.
 fn front(_: &str, text: &str) -> Vec<String> {
     let declared = text
@@ -318,7 +329,8 @@ fn planted() -> Result<(), Failed> {
         "    b();\n".repeat(MOST_FUNCTION_LINES)
     );
     let long_file = "\n".repeat(MOST_LINES + 1);
-    let bad: [(Check, &str, &str); 20] = [
+    let bad: [(Check, &str, &str); 21] = [
+        (prompts, "tui/a.rs", "stdin().read_line(&mut line)"),
         (floors, "config/a.rs", "use crate::plan::RunPlan;"),
         (floors, "config/a.rs", "use crate::event::Event;"),
         (floors, "base/a.rs", "use crate::{base::b, hw};"),
@@ -359,7 +371,8 @@ fn planted() -> Result<(), Failed> {
             text.trim()
         );
     }
-    let good: [(Check, &str, &str); 7] = [
+    let good: [(Check, &str, &str); 8] = [
+        (prompts, "tui/a.rs", "stdin().is_terminal()"),
         (
             floors,
             "plan/a.rs",
@@ -384,10 +397,8 @@ fn planted() -> Result<(), Failed> {
         let found = check(path, text);
         assert!(found.is_empty(), "{path}: {text}: {found:?}");
     }
-    assert_eq!(
-        strange(&["src".to_owned(), "notes.txt".to_owned()]).len(),
-        1
-    );
+    let strange = strange(&["src".to_owned(), "notes.txt".to_owned()]);
+    assert_eq!(strange.len(), 1);
     assert_eq!(elf::needed(b"#!/bin/sh"), None);
     Ok(())
 }

@@ -54,12 +54,25 @@ impl Wanted {
 /// # Errors
 /// The path is missing or unreadable, or the folder holds none of the wanted files.
 pub(super) fn find(path: &Path, wanted: Wanted) -> Result<Vec<InputFile>, DataError> {
+    find_among(path, wanted, usize::MAX).map(|(files, _)| files)
+}
+
+/// As [`find`], among the first `most` entries; also whether those are all.
+///
+/// # Errors
+/// As [`find`].
+pub(super) fn find_among(
+    path: &Path,
+    wanted: Wanted,
+    most: usize,
+) -> Result<(Vec<InputFile>, bool), DataError> {
     let metadata = fs::metadata(path).map_err(|source| DataError::read(path, source))?;
     if !metadata.is_dir() {
-        return Ok(vec![input_file(path.to_owned(), &metadata)?]);
+        return Ok((vec![input_file(path.to_owned(), &metadata)?], true));
     }
     let mut files = Vec::new();
-    collect(path, wanted, &mut files)?;
+    let mut left = most;
+    let is_whole = collect(path, wanted, &mut left, &mut files)?;
     if files.is_empty() {
         return Err(DataError::NoFiles {
             path: path.to_owned(),
@@ -67,7 +80,7 @@ pub(super) fn find(path: &Path, wanted: Wanted) -> Result<Vec<InputFile>, DataEr
         });
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(files)
+    Ok((files, is_whole))
 }
 
 /// The one file at `path`.
@@ -110,9 +123,19 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, DataError> {
     fs::read(path).map_err(|source| DataError::read(path, source))
 }
 
-fn collect(folder: &Path, wanted: Wanted, files: &mut Vec<InputFile>) -> Result<(), DataError> {
+/// Looks at no more than `left` entries; returns whether those were all.
+fn collect(
+    folder: &Path,
+    wanted: Wanted,
+    left: &mut usize,
+    files: &mut Vec<InputFile>,
+) -> Result<bool, DataError> {
     let unreadable = |source| DataError::read(folder, source);
     for entry in fs::read_dir(folder).map_err(unreadable)? {
+        if *left == 0 {
+            return Ok(false);
+        }
+        *left -= 1;
         let entry = entry.map_err(unreadable)?;
         if entry.file_name().as_encoded_bytes().starts_with(b".") {
             continue;
@@ -123,7 +146,9 @@ fn collect(folder: &Path, wanted: Wanted, files: &mut Vec<InputFile>) -> Result<
             .map_err(|source| DataError::read(&path, source))?
             .is_dir()
         {
-            collect(&path, wanted, files)?;
+            if !collect(&path, wanted, left, files)? {
+                return Ok(false);
+            }
         } else if wanted.takes(&path) {
             let metadata = fs::metadata(&path).map_err(|source| DataError::read(&path, source))?;
             if metadata.is_file() {
@@ -131,7 +156,7 @@ fn collect(folder: &Path, wanted: Wanted, files: &mut Vec<InputFile>) -> Result<
             }
         }
     }
-    Ok(())
+    Ok(true)
 }
 
 fn input_file(path: PathBuf, metadata: &fs::Metadata) -> Result<InputFile, DataError> {

@@ -103,6 +103,9 @@ pub struct TuiArgs {
     /// No key changes a run
     #[arg(long)]
     pub readonly: bool,
+    /// Print the key map as keys.json in the config folder may change it
+    #[arg(long)]
+    pub keys: bool,
     #[command(flatten)]
     pub look: LookArgs,
 }
@@ -110,21 +113,34 @@ pub struct TuiArgs {
 /// How the terminal UI looks.
 #[derive(Clone, Copy, Debug, Default, Args)]
 pub struct LookArgs {
-    /// auto: the sixteen colours of the terminal, none where NO_COLOR is set
-    #[arg(long, value_enum, default_value_t, value_name = "WHEN")]
+    /// Which colours: t turns through those that the terminal has
+    #[arg(long, value_enum, default_value_t, value_name = "WHICH")]
     pub color: ColorArg,
     /// What curves and frames are drawn with
     #[arg(long, value_enum, default_value_t, value_name = "KIND")]
     pub glyphs: GlyphsArg,
+    /// For slow lines: a frame a second, no braille
+    #[arg(long)]
+    pub low_bandwidth: bool,
 }
 
-/// Whether colours are used.
+/// Which colours are used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum ColorArg {
+    /// The terminal's sixteen, none where NO_COLOR is set
     #[default]
     Auto,
+    /// The terminal's sixteen, whatever NO_COLOR says
     Always,
     Never,
+    /// The terminal's sixteen
+    #[value(name = "16")]
+    Sixteen,
+    /// Those of the table of 256
+    #[value(name = "256")]
+    Indexed,
+    /// Those of 24 bits
+    True,
 }
 
 /// Which characters draw.

@@ -21,15 +21,16 @@ use crate::launch::{dirs, worker_program};
 pub fn paths(runs_dir: &Path, args: &QueryArgs) -> anyhow::Result<u8> {
     let program = std::env::current_exe()?;
     let worker = worker_program::find().ok();
-    let cache = dirs::cache_dir();
+    let (config, cache) = (dirs::config_dir(), dirs::cache_dir());
     if args.json {
         say_json(
-            json!({ "runs": runs_dir, "cache": cache, "program": program, "worker": worker }),
+            json!({ "runs": runs_dir, "config": config, "cache": cache, "program": program, "worker": worker }),
         )?;
         return Ok(0);
     }
     let rows = [
         ("runs", runs_dir.display().to_string()),
+        ("config", config.display().to_string()),
         ("cache", cache.display().to_string()),
         ("program", program.display().to_string()),
         (

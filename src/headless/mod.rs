@@ -109,7 +109,8 @@ fn run(cli: Cli, open_tui: OpenTui) -> anyhow::Result<u8> {
 /// The terminal UI where there is a terminal for it, else what the other commands are.
 fn tui(runs_dir: &Path, args: TuiArgs, demo: bool, open: OpenTui) -> anyhow::Result<u8> {
     let is_dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
-    if is_dumb || !io::stdout().is_terminal() || !io::stdin().is_terminal() {
+    let has_screen = !is_dumb && io::stdout().is_terminal() && io::stdin().is_terminal();
+    if !has_screen && !args.keys {
         write!(io::stderr(), "{}", Cli::command().render_help())?;
         return Ok(outcome::USAGE);
     }

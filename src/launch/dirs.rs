@@ -26,6 +26,14 @@ pub fn cache_dir() -> PathBuf {
     )
 }
 
+/// `$XDG_CONFIG_HOME/capstan`: what the user has set.
+pub fn config_dir() -> PathBuf {
+    project().map_or_else(
+        || PathBuf::from("capstan"),
+        |dirs| dirs.config_dir().to_owned(),
+    )
+}
+
 fn project() -> Option<ProjectDirs> {
     ProjectDirs::from("", "", "capstan")
 }

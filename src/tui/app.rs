@@ -6,11 +6,12 @@ use jiff::tz::TimeZone;
 
 use super::{
     board::Board,
-    keys::Key,
+    keys::{Action, Binding, KEYS, Key},
     launch::{Checked, Draft, Launch},
     live::Live,
     logs::Logs,
     look::Look,
+    picker::{Asked, Looked, Picker},
     runs::{Details, RunRow, Runs},
 };
 use crate::{
@@ -63,6 +64,7 @@ impl Screen {
 pub struct App {
     pub runs_dir: PathBuf,
     pub readonly: bool,
+    pub keys: &'static [Binding],
     pub look: Look,
     /// Unix seconds, as of the last tick.
     pub now: f64,
@@ -135,6 +137,12 @@ pub enum Popup {
     Splits {
         chosen: usize,
     },
+    /// Where the data comes from.
+    Data(Picker),
+    /// Past runs, whose configs may begin a new one.
+    Recent {
+        chosen: usize,
+    },
     /// A file name to write to.
     WriteTo {
         path: String,
@@ -167,7 +175,13 @@ pub enum Msg {
     /// A run that was started, or gone on with, here.
     Started(Result<RunFolder, String>),
     Checked(Box<Checked>),
-    /// `$EDITOR` has ended with this text.
+    Looked(Box<Looked>),
+    /// What all paths that begin as typed have in common.
+    Completed {
+        typed: String,
+        whole: String,
+    },
+    /// The text of a config, out of `$EDITOR` or a past run.
     Edited(Result<String, String>),
     /// The process is asked to end.
     Signal(i32),
@@ -203,6 +217,15 @@ pub enum Effect {
     },
     Sample(RunFolder),
     Check(Box<Draft>),
+    /// Looks at data's beginning.
+    Look(Asked),
+    /// Completes a path.
+    Complete(String),
+    /// Begins with a past run's config, under a name that need not be free.
+    Reopen {
+        folder: RunFolder,
+        name: String,
+    },
     Write {
         path: String,
         text: String,
@@ -217,6 +240,7 @@ impl App {
         Self {
             runs_dir,
             readonly: false,
+            keys: KEYS,
             look,
             now: 0.0,
             zone: TimeZone::UTC,
@@ -235,6 +259,20 @@ impl App {
             leaving: None,
             recording: false,
         }
+    }
+
+    /// For slow lines: draws once a second, and curves in as few characters as can be.
+    pub fn save_bandwidth(&mut self) {
+        self.interval_s = 1.0;
+        self.look.is_coarse = true;
+    }
+
+    /// The first key of an action, as a hint names it.
+    pub fn key(&self, action: Action) -> String {
+        let mut bindings = self.keys.iter();
+        let binding = bindings.find(|binding| binding.action == action);
+        let key = binding.and_then(|binding| binding.keys.first());
+        key.map_or_else(String::new, |key| key.name())
     }
 
     /// Puts a word on the last line.

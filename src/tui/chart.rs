@@ -50,7 +50,7 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, look: Look, plot: &Plot<'_>) {
     };
     let clipped = match (scale.is_clipped, area.width) {
         (false, _) => "",
-        (true, ..60) => "  clipped",
+        (true, ..60) => " ^",
         (true, _) => "  first steps clipped",
     };
     let log = if plot.is_log { "  log" } else { "" };
@@ -58,7 +58,8 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, look: Look, plot: &Plot<'_>) {
     let columns = usize::from(area.width.saturating_sub(8)).max(1);
     // A line to a point far outside would be followed cell by cell.
     let y = |(x, y): (f64, f64)| (x, scale.place(y).clamp(scale.y.0, scale.y.1));
-    let curve: Vec<(f64, f64)> = plot.series.points(columns).into_iter().map(y).collect();
+    let curve = plot.series.points(columns, scale.x.1);
+    let curve: Vec<(f64, f64)> = curve.into_iter().map(y).collect();
     let dots: Vec<(f64, f64)> = plot.points.iter().copied().map(y).collect();
     let mut sets = vec![dataset(&curve, look.marker(), GraphType::Line, plot.style)];
     if !dots.is_empty() {
@@ -108,11 +109,14 @@ impl Scale {
         }
         let is_log = plot.is_log && min > 0.0;
         let mut scale = Self {
-            x: (first, last.max(first + 1.0)),
+            x: (first, stepped(first, last)),
             y: (min, max),
             is_log,
             is_clipped: top > max,
         };
+        if !is_log {
+            (min, max) = rounded(min, max);
+        }
         scale.y = (scale.place(min), scale.place(max));
         let room = (scale.y.1 - scale.y.0).abs();
         if room < 1e-12 {
@@ -139,6 +143,29 @@ impl Scale {
         };
         number(value)
     }
+}
+
+/// Bounds around two values that are whole multiples of 1, 2 or 5 times a power of ten, so that they are read easily
+/// and move seldom.
+fn rounded(min: f64, max: f64) -> (f64, f64) {
+    let (min, max) = (min.max(-LARGEST), max.min(LARGEST));
+    let step = (max - min) / 8.0;
+    if step < f64::MIN_POSITIVE {
+        return (min, max);
+    }
+    let power = 10f64.powf(step.log10().floor());
+    let multiples = [1.0, 2.0, 5.0, 10.0].into_iter();
+    let step = multiples.map(|n| n * power).find(|&n| n >= step);
+    let step = step.unwrap_or(10.0 * power);
+    ((min / step).floor() * step, (max / step).ceil() * step)
+}
+
+/// An end of the axis at `last` or a little later, which moves seldom: a curve that shifts with every step is sent anew with
+/// every step.
+fn stepped(first: f64, last: f64) -> f64 {
+    let span = (last - first).max(1.0);
+    let step = (span / 8.0).log2().ceil().exp2();
+    first + (span / step).ceil() * step
 }
 
 fn y_axis(scale: &Scale, height: u16) -> Axis<'static> {
@@ -241,6 +268,29 @@ mod tests {
         assert_eq!(stacked(&[(0.0, 'a', style)], 8).to_string(), "n/a");
         assert_eq!(bar(f64::NAN, 4), "····");
         assert_eq!(bar(0.5, 4), "██··");
+    }
+
+    #[test]
+    fn bounds_are_round_and_hold_their_values() {
+        assert_eq!(rounded(2.13, 4.91), (2.0, 5.0));
+        assert_eq!(rounded(0.0, 20_480.0), (0.0, 25_000.0));
+        assert_eq!(rounded(3.0, 3.0), (3.0, 3.0));
+        for (min, max) in [(1e-9, 3e-9), (-1e308, 1e308), (0.0, f64::MIN_POSITIVE)] {
+            let (low, high) = rounded(min, max);
+            assert!(
+                low <= min.max(-LARGEST) && high >= max.min(LARGEST),
+                "{low} {high}"
+            );
+            assert!(low.is_finite() && high.is_finite());
+        }
+        for last in 1..5000 {
+            let end = stepped(1.0, f64::from(last));
+            let room = f64::from(last - 1).max(1.0) / 4.0;
+            assert!(
+                end >= f64::from(last) && end <= f64::from(last) + room + 1.0,
+                "{last} {end}"
+            );
+        }
     }
 
     #[test]

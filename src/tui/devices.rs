@@ -7,7 +7,7 @@ use ratatui::{
     widgets::{Block, Paragraph},
 };
 
-use super::{app::App, board::Board, draw::cut};
+use super::{app::App, board::Board, draw::cut, keys::Action};
 use crate::{
     base::units,
     event::{GpuReading, RankStep},
@@ -42,7 +42,8 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
     if lines.len() > rows && rows > 0 {
         let hidden = lines.len() - rows + 1;
         lines.truncate(rows - 1);
-        lines.push(format!(" ... {hidden} more rank(s): e expands"));
+        let key = app.key(Action::Expand);
+        lines.push(format!(" ... {hidden} more rank(s): {key} expands"));
     } else if lines.first() != Some(&host) {
         lines.push(host);
     }

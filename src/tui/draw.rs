@@ -9,7 +9,7 @@ use ratatui::{
 
 use super::{
     app::{App, SCREENS, Screen},
-    keys::KEYS,
+    keys::Action,
     later, launch_view, live, live_view, logs_view, popup, runs_view, small,
 };
 
@@ -82,7 +82,7 @@ fn headline(app: &App) -> String {
                 let word = crate::launch::runs::word(&board.state, board.held);
                 parts.push(format!("{}  {word}", board.folder.name()));
                 if app.live.frozen.is_some() {
-                    parts.push("FROZEN (f goes on)".to_owned());
+                    parts.push(format!("FROZEN ({} goes on)", app.key(Action::Freeze)));
                 }
             }
         }
@@ -118,15 +118,18 @@ fn draw_last(frame: &mut Frame<'_>, area: Rect, app: &App) {
         return;
     }
     let leave = if app.screen == Screen::Live && area.width >= 120 {
-        "q leave (run goes on)"
+        "leave (run goes on)"
     } else {
-        "q leave"
+        "leave"
     };
-    let end = format!("? help  : cmd  {leave} ");
-    let room = usize::from(area.width).saturating_sub(end.len() + 1);
+    let [help, palette, quit] =
+        [Action::Help, Action::Palette, Action::Leave].map(|action| app.key(action));
+    let end = format!("{help} help  {palette} cmd  {quit} {leave} ");
+    let room = usize::from(area.width).saturating_sub(end.chars().count() + 1);
     let mut spans = Vec::new();
     let mut used = 0;
-    let here = KEYS
+    let here = app
+        .keys
         .iter()
         .filter(|binding| binding.is_on(app.screen) && !binding.brief.is_empty());
     for binding in here {
@@ -157,6 +160,17 @@ pub fn cut(text: &str, width: usize) -> String {
     let mut short: String = text.chars().take(width - 1).collect();
     short.push('…');
     short
+}
+
+/// The last `width` columns of a text, with a mark where something was cut off.
+pub fn cut_start(text: &str, width: usize) -> String {
+    let extra = text.chars().count().saturating_sub(width);
+    if extra == 0 || width == 0 {
+        return text.chars().skip(extra).collect();
+    }
+    std::iter::once('…')
+        .chain(text.chars().skip(extra + 1))
+        .collect()
 }
 
 /// How long ago, in one coarse unit, so that it does not change with each frame.

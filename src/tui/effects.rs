@@ -101,6 +101,16 @@ impl Doer {
                     Err(text) => Msg::Said(Err(text)),
                 });
             }
+            Effect::Look(asked) => {
+                self.spawn(move || Msg::Looked(Box::new(sources::look(asked))));
+            }
+            Effect::Complete(typed) => self.spawn(move || Msg::Completed {
+                whole: sources::completed(&typed),
+                typed,
+            }),
+            Effect::Reopen { folder, name } => {
+                self.spawn(move || Msg::Edited(sources::renamed(&folder, name)));
+            }
             Effect::Write { path, text } => self.spawn(move || {
                 Msg::Said(match replace(Path::new(&path), text.as_bytes()) {
                     Ok(()) => Ok(format!("wrote {path}")),

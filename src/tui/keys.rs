@@ -1,75 +1,7 @@
 //! The key map: one table, from which handling, help, footer and palette come.
 
-use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
-
 use super::app::Screen;
-
-/// A key as the table names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Key {
-    Char(char),
-    Ctrl(char),
-    F(u8),
-    Esc,
-    Enter,
-    Tab,
-    BackTab,
-    Backspace,
-    Delete,
-    Up,
-    Down,
-    Left,
-    Right,
-    Home,
-    End,
-    PageUp,
-    PageDown,
-}
-
-impl Key {
-    /// What the terminal reported; `None` for keys that nothing uses.
-    pub fn of(event: KeyEvent) -> Option<Self> {
-        let ctrl = event.modifiers.contains(KeyModifiers::CONTROL);
-        Some(match event.code {
-            KeyCode::Char(c) if ctrl => Self::Ctrl(c.to_ascii_lowercase()),
-            KeyCode::Char(c) => Self::Char(c),
-            KeyCode::F(n) => Self::F(n),
-            KeyCode::Esc => Self::Esc,
-            KeyCode::Enter => Self::Enter,
-            KeyCode::Tab => Self::Tab,
-            KeyCode::BackTab => Self::BackTab,
-            KeyCode::Backspace => Self::Backspace,
-            KeyCode::Delete => Self::Delete,
-            KeyCode::Up => Self::Up,
-            KeyCode::Down => Self::Down,
-            KeyCode::Left => Self::Left,
-            KeyCode::Right => Self::Right,
-            KeyCode::Home => Self::Home,
-            KeyCode::End => Self::End,
-            KeyCode::PageUp => Self::PageUp,
-            KeyCode::PageDown => Self::PageDown,
-            _ => return None,
-        })
-    }
-
-    /// The key as help shows it.
-    pub fn name(self) -> String {
-        match self {
-            Self::Char(' ') => "Space".to_owned(),
-            Self::Char(c) => c.to_string(),
-            Self::Ctrl(c) => format!("Ctrl-{}", c.to_ascii_uppercase()),
-            Self::F(n) => format!("F{n}"),
-            Self::BackTab => "S-Tab".to_owned(),
-            Self::Up => "↑".to_owned(),
-            Self::Down => "↓".to_owned(),
-            Self::Left => "←".to_owned(),
-            Self::Right => "→".to_owned(),
-            Self::PageUp => "PgUp".to_owned(),
-            Self::PageDown => "PgDn".to_owned(),
-            key => format!("{key:?}"),
-        }
-    }
-}
+pub use super::key::Key;
 
 /// What a key does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,6 +54,21 @@ pub enum Action {
     Write,
     Edit,
     Launch,
+    Reopen,
+}
+
+impl Action {
+    /// The name in a key map's file: `next_panel`, `show_live`.
+    pub fn name(self) -> String {
+        let mut name = String::new();
+        for c in format!("{self:?}").chars().filter(|c| c.is_alphabetic()) {
+            if c.is_uppercase() && !name.is_empty() {
+                name.push('_');
+            }
+            name.push(c.to_ascii_lowercase());
+        }
+        name
+    }
 }
 
 /// Whether a key may change something outside the screen.
@@ -163,8 +110,8 @@ impl Binding {
 }
 
 /// What a key means on a screen.
-pub fn find(key: Key, screen: Screen) -> Option<&'static Binding> {
-    KEYS.iter()
+pub fn find(map: &'static [Binding], key: Key, screen: Screen) -> Option<&'static Binding> {
+    map.iter()
         .find(|binding| binding.is_on(screen) && binding.keys.contains(&key))
 }
 
@@ -209,7 +156,7 @@ const fn act(
     binding
 }
 
-/// Every key, the most useful of each screen first.
+/// Every key, until `keys.json` says otherwise; the most useful of each screen first.
 pub const KEYS: &[Binding] = {
     use Class::{Look, Move};
     use Key::{
@@ -311,6 +258,14 @@ pub const KEYS: &[Binding] = {
             "delete",
             "delete the run: asks for its name",
             "capstan delete RUN --confirm RUN",
+        ),
+        on(
+            &[Screen::Launch, Screen::Runs],
+            Look,
+            &[Char('o')],
+            Action::Reopen,
+            "reopen",
+            "begin a new run with a past run's config",
         ),
         on(
             RUNS,
@@ -666,7 +621,7 @@ pub const KEYS: &[Binding] = {
             &[Char('t')],
             Action::Theme,
             "",
-            "colours on or off",
+            "next colours: sixteen, more where there are more, none",
         ),
     ]
 };

@@ -5,15 +5,17 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::{
-    app::{App, Effect, Popup},
+    app::{App, Effect, Popup, Screen},
     fields::{self, Field, Kind},
     keys::{Action, Key},
+    picker::{self, Asked, Looked},
     popup::confirm,
     update::edit_line,
 };
 use crate::{
     base::units,
     config::{self, Assignment, RunConfig},
+    launch::RunFolder,
     plan::{RunPlan, StopPlan},
 };
 
@@ -125,6 +127,8 @@ pub struct Launch {
     /// What is being typed for the field under the cursor.
     pub editing: Option<String>,
     pub checked: Option<Checked>,
+    /// The beginning of the draft's data.
+    pub looked: Option<Looked>,
     /// The file that holds the draft, and the revision that it holds.
     pub saved: Option<(PathBuf, u64)>,
     /// Why the config that was asked for could not be read.
@@ -155,6 +159,11 @@ impl Launch {
         self.checked
             .as_ref()
             .filter(|checked| checked.revision == revision)
+    }
+
+    /// The draft's data, to be looked at.
+    pub fn data(&self) -> Asked {
+        Asked::Data(self.draft.root["data"].clone())
     }
 
     /// What is wrong at a field or, for a heading's own refusals, right there.
@@ -191,8 +200,14 @@ impl Launch {
     }
 }
 
-fn check(app: &App) -> Vec<Effect> {
-    vec![Effect::Check(Box::new(app.launch.draft.clone()))]
+/// Asks for a verdict on the draft, and for a look at data that was not looked at.
+pub fn check(app: &App) -> Vec<Effect> {
+    let mut effects = vec![Effect::Check(Box::new(app.launch.draft.clone()))];
+    let looked = app.launch.looked.as_ref();
+    if looked.is_none_or(|looked| looked.asked != app.launch.data()) {
+        effects.push(Effect::Look(app.launch.data()));
+    }
+    effects
 }
 
 /// A key of the map.
@@ -231,6 +246,10 @@ pub fn act(app: &mut App, action: Action) -> Vec<Effect> {
         Action::Edit => return vec![Effect::Edit(app.launch.draft.text())],
         Action::Copy => return vec![Effect::Copy(app.launch.command())],
         Action::Launch => return launch(app),
+        Action::Reopen if app.runs.rows.iter().all(Vec::is_empty) => {
+            app.say("there is no past run yet");
+        }
+        Action::Reopen => app.popup = Some(Popup::Recent { chosen: 0 }),
         _ => {}
     }
     Vec::new()
@@ -257,7 +276,7 @@ fn turn(app: &mut App, fields: &[Field], place: usize, forward: bool) -> Vec<Eff
         return turn_split(app, forward);
     }
     let Kind::Choice(options) = &field.kind else {
-        app.say("Enter edits this field");
+        app.say(format!("{} edits this field", app.key(Action::Open)));
         return Vec::new();
     };
     let n = options.len();
@@ -326,6 +345,7 @@ fn open(app: &mut App, fields: &[Field], place: usize) -> Vec<Effect> {
             app.popup = Some(Popup::Splits { chosen: 0 });
             Vec::new()
         }
+        _ if field.path == ["data"] => picker::open(app),
         Kind::Choice(_) => turn(app, fields, place, true),
         Kind::Free => {
             let text = if field.value == "absent" {
@@ -343,14 +363,25 @@ fn open(app: &mut App, fields: &[Field], place: usize) -> Vec<Effect> {
     }
 }
 
+/// Takes other data.
+pub fn set_data(app: &mut App, data: Value) -> Vec<Effect> {
+    let draft = &mut app.launch.draft;
+    draft.set(&["data".to_owned()], data);
+    // Every further setting of the data comes in sight.
+    if let Ok(config) = draft.config() {
+        draft.root = written(&config);
+    }
+    check(app)
+}
+
 /// A key for the value that is being typed.
 pub fn type_value(app: &mut App, key: Key) -> Vec<Effect> {
     let Some(mut text) = app.launch.editing.take() else {
         return Vec::new();
     };
     if key == Key::Tab {
-        app.launch.editing = Some(completed(&text));
-        return Vec::new();
+        app.launch.editing = Some(text.clone());
+        return vec![Effect::Complete(text)];
     }
     match edit_line(&mut text, key) {
         None => {
@@ -384,34 +415,6 @@ pub fn type_value(app: &mut App, key: Key) -> Vec<Effect> {
             check(app)
         }
     }
-}
-
-/// A path with what all files that begin so have in common.
-fn completed(text: &str) -> String {
-    let (folder, begun) = match text.rsplit_once('/') {
-        Some((folder, begun)) => (format!("{folder}/"), begun),
-        None => (String::new(), text),
-    };
-    let shown = if folder.is_empty() { "." } else { &folder };
-    let entries = std::fs::read_dir(shown).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries
-        .filter_map(|entry| {
-            let name = entry.file_name().into_string().ok()?;
-            let end = if entry.path().is_dir() { "/" } else { "" };
-            name.starts_with(begun).then(|| format!("{name}{end}"))
-        })
-        .collect();
-    names.sort();
-    let Some(first) = names.first() else {
-        return text.to_owned();
-    };
-    let common = first
-        .char_indices()
-        .map(|(at, c)| at + c.len_utf8())
-        .take_while(|&end| names.iter().all(|name| name.get(..end) == first.get(..end)))
-        .last()
-        .unwrap_or(0);
-    format!("{folder}{}", &first[..common.max(begun.len())])
 }
 
 fn launch(app: &mut App) -> Vec<Effect> {
@@ -448,8 +451,9 @@ pub fn summary(name: &str, plan: &RunPlan) -> Vec<String> {
         format!("model  {} parameters", units::count(plan.n_params as f64)),
         format!("split  {} on {} rank(s)", plan.split.name(), plan.world()),
         format!(
-            "batch  {} sequences, {} tokens a step",
+            "batch  {} × {} = {} tokens",
             plan.global_batch,
+            plan.model.seq_len(),
             units::count(tokens as f64)
         ),
         format!("until  {stop}"),
@@ -489,11 +493,29 @@ pub fn checked(app: &mut App, checked: Checked) {
     app.launch.checked = Some(checked);
 }
 
-/// Takes in what an editor left.
+/// Begins with a past run's config.
+pub fn reopen(app: &mut App, folder: RunFolder) -> Vec<Effect> {
+    app.show(Screen::Launch);
+    let name = folder.name();
+    app.say(format!("begun with the config of {name}"));
+    let name = base_of(app, &name).to_owned();
+    vec![Effect::Reopen { folder, name }]
+}
+
+/// A run's name without the number that kept it apart from the run of that name.
+fn base_of<'a>(app: &App, name: &'a str) -> &'a str {
+    let is_run = |name: &str| app.runs.rows.iter().flatten().any(|row| row.name == name);
+    match name.rsplit_once('-') {
+        Some((base, n)) if n.parse::<u32>().is_ok() && is_run(base) => base,
+        _ => name,
+    }
+}
+
+/// Takes in the text of a config.
 pub fn edited(app: &mut App, text: Result<String, String>) -> Vec<Effect> {
     let folder = std::env::current_dir().unwrap_or_default();
     let loaded = text.and_then(|text| {
-        let loaded = config::load_text(&text, "edited", &folder, &[], None);
+        let loaded = config::load_text(&text, "config", &folder, &[], None);
         loaded.map_err(|error| error.to_string())
     });
     match loaded {

@@ -10,58 +10,77 @@ use ratatui::{
 use super::{
     app::App,
     chart::bar,
-    draw::cut,
+    draw::{ago, cut},
     fields::{Field, Kind},
+    keys::Action,
     launch::{SplitRow, split_of, summary},
+    picker,
+    runs::RunRow,
 };
 use crate::base::units;
+
+/// Rows of what will happen, its frame included.
+const OUTLOOK_ROWS: u16 = 11;
 
 /// Draws the form, what will happen, the splits and the command line.
 pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
     let [body, command] = Layout::vertical([Constraint::Min(0), Constraint::Length(1)]).areas(area);
     let sign = if app.launch.is_saved() {
-        "(y copies)"
+        format!("({} copies)", app.key(Action::Copy))
     } else {
-        "(w writes the file first)"
+        format!("({} writes the file first)", app.key(Action::Write))
     };
     let line = format!(" $ {}   {sign}", app.launch.command());
     let line = cut(&line, usize::from(area.width));
     frame.render_widget(Paragraph::new(Span::styled(line, app.look.dim())), command);
+    let fields = app.launch.fields();
+    let root = fields
+        .get(app.launch.cursor)
+        .map_or("", |field| field.path[0].as_str());
     if body.width >= 120 {
-        let [form, splits, outlook] = Layout::horizontal([
-            Constraint::Fill(2),
+        let [form, middle, side] = Layout::horizontal([Constraint::Fill(2); 3]).areas(body);
+        let [splits, who, data] = Layout::vertical([
+            Constraint::Fill(3),
             Constraint::Fill(2),
             Constraint::Fill(2),
         ])
-        .areas(body);
-        let [splits, who] =
-            Layout::vertical([Constraint::Fill(3), Constraint::Fill(2)]).areas(splits);
-        let [outlook, checks] =
-            Layout::vertical([Constraint::Length(14), Constraint::Min(0)]).areas(outlook);
+        .areas(middle);
+        let [outlook, checks, recent] = Layout::vertical([
+            Constraint::Length(OUTLOOK_ROWS),
+            Constraint::Fill(3),
+            Constraint::Fill(2),
+        ])
+        .areas(side);
         draw_form(frame, form, app);
         draw_splits(frame, splits, app);
         draw_who(frame, who, app);
+        draw_data(frame, data, app);
         draw_outlook(frame, outlook, app);
         draw_checks(frame, checks, app);
+        draw_recent(frame, recent, app);
     } else if body.width >= 70 {
         let [form, side] =
             Layout::horizontal([Constraint::Percentage(56), Constraint::Percentage(44)])
                 .areas(body);
         draw_form(frame, form, app);
-        let on_split = app
-            .launch
-            .fields()
-            .get(app.launch.cursor)
-            .is_some_and(|field| matches!(field.path[0].as_str(), "parallel" | "devices"));
-        let [above, below] =
-            Layout::vertical([Constraint::Fill(1), Constraint::Fill(1)]).areas(side);
-        if on_split {
-            draw_splits(frame, above, app);
-            draw_who(frame, below, app);
-        } else {
-            draw_outlook(frame, above, app);
-            draw_checks(frame, below, app);
+        let [above, checks, recent] = Layout::vertical([
+            Constraint::Length(OUTLOOK_ROWS),
+            Constraint::Min(0),
+            Constraint::Length(if side.height >= 20 { 4 } else { 0 }),
+        ])
+        .areas(side);
+        match root {
+            "parallel" | "devices" => {
+                let below = checks.union(recent);
+                draw_splits(frame, above, app);
+                draw_who(frame, below, app);
+                return;
+            }
+            "data" => draw_data(frame, above, app),
+            _ => draw_outlook(frame, above, app),
         }
+        draw_checks(frame, checks, app);
+        draw_recent(frame, recent, app);
     } else {
         draw_form(frame, body, app);
     }
@@ -147,8 +166,18 @@ fn field_line<'a>(app: &App, field: &Field, is_here: bool, width: usize) -> Line
 fn draw_help(frame: &mut Frame<'_>, area: Rect, app: &App, field: &Field) {
     let (text, style) = match app.launch.problem(field) {
         Some(problem) => (format!("! {problem}"), app.look.bad()),
+        None if field.path == ["data"] => (
+            format!(
+                "Left and right change the kind; {} chooses a built-in text, that of a past run, or a path.",
+                app.key(Action::Open)
+            ),
+            app.look.dim(),
+        ),
         None if field.path == ["parallel"] => (
-            "Left and right move the ranks between the axes; Enter lists all splits.".to_owned(),
+            format!(
+                "Left and right move the ranks between the axes; {} lists all splits.",
+                app.key(Action::Open)
+            ),
             app.look.dim(),
         ),
         None => (field.description.clone(), app.look.dim()),
@@ -220,7 +249,9 @@ fn draw_checks(frame: &mut Frame<'_>, area: Rect, app: &App) {
         let text = format!("✗ {path}: {problem}");
         lines.push(Line::from(Span::styled(text, app.look.bad())));
     }
-    for (is_well, text) in checked.map_or(&[][..], |checked| &checked.checks) {
+    let checks = checked.map_or(&[][..], |checked| &checked.checks);
+    let (well, other): (Vec<_>, Vec<_>) = checks.iter().partition(|(is_well, _)| *is_well);
+    for (is_well, text) in other.into_iter().chain(well) {
         let (sign, style) = if *is_well {
             ("✓", app.look.good())
         } else {
@@ -238,6 +269,61 @@ fn draw_checks(frame: &mut Frame<'_>, area: Rect, app: &App) {
         .wrap(Wrap { trim: false })
         .block(block);
     frame.render_widget(paragraph, area);
+}
+
+/// The beginning of the draft's data.
+fn draw_data(frame: &mut Frame<'_>, area: Rect, app: &App) {
+    let block = Block::bordered().title(" Data begins ");
+    let inner = block.inner(area);
+    let (width, rows) = (usize::from(inner.width), usize::from(inner.height));
+    let looked = app.launch.looked.as_ref();
+    let lines = match looked.filter(|looked| looked.asked == app.launch.data()) {
+        Some(looked) => picker::told(&looked.found, width.saturating_sub(2), rows),
+        None => vec!["looking ...".to_owned()],
+    };
+    let lines: Vec<Line<'_>> = lines
+        .iter()
+        .map(|line| Line::from(format!(" {line}")))
+        .collect();
+    let paragraph = Paragraph::new(lines).wrap(Wrap { trim: false });
+    frame.render_widget(paragraph.block(block), area);
+}
+
+/// The latest runs, whose configs may begin a new one.
+fn draw_recent(frame: &mut Frame<'_>, area: Rect, app: &App) {
+    let title = format!(" Past runs: {} reopens a config ", app.key(Action::Reopen));
+    let block = Block::bordered().title(title);
+    let inner = block.inner(area);
+    let rows = app.runs.rows.as_deref();
+    let mut lines: Vec<Line<'_>> = rows
+        .unwrap_or_default()
+        .iter()
+        .take(usize::from(inner.height))
+        .map(|row| Line::from(recent_line(app, row, usize::from(inner.width))))
+        .collect();
+    if lines.is_empty() {
+        let text = if rows.is_some() {
+            " none yet"
+        } else {
+            " reading the runs ..."
+        };
+        lines.push(Line::from(Span::styled(text, app.look.dim())));
+    }
+    frame.render_widget(Paragraph::new(lines).block(block), area);
+}
+
+/// A past run in a line: how it stands, how far it came.
+pub fn recent_line(app: &App, row: &RunRow, width: usize) -> String {
+    let best = row.state.as_ref().ok().and_then(|state| state.best_eval());
+    let best = best.map_or_else(String::new, |best| format!("val {:.4}", best.loss));
+    let age = ago(app.now, row.written);
+    let mut end = format!("{best:<10} {age:>4} ");
+    if width >= 44 {
+        end = format!("{:<11} {end}", row.word);
+    }
+    let room = width.saturating_sub(end.chars().count() + 4);
+    let name = cut(&row.name, room);
+    cut(&format!(" {} {name:<room$} {end}", row.sign()), width)
 }
 
 /// One split in a line: degrees, bytes of a rank or the reason why not.
@@ -283,9 +369,9 @@ fn draw_splits(frame: &mut Frame<'_>, area: Rect, app: &App) {
     frame.render_widget(Paragraph::new(lines).block(block), area);
 }
 
-/// Which rank does what on which device.
+/// Which part of each axis a rank has, and on which device.
 fn draw_who(frame: &mut Frame<'_>, area: Rect, app: &App) {
-    let block = Block::bordered().title(" Who does what ");
+    let block = Block::bordered().title(" Which rank has which part ");
     let plan = app
         .launch
         .checked
@@ -301,7 +387,7 @@ fn draw_who(frame: &mut Frame<'_>, area: Rect, app: &App) {
                 mesh.dp.min(8),
             );
             lines.push(Line::from(format!(
-                " rank {rank:<3} {:<7} batch part {}/{} {batch}  tensor part {}/{}  stage {}/{}",
+                "{rank:>3} {:<6} dp {}/{} tp {}/{} pp {}/{}  {batch}",
                 place.device.to_string(),
                 at.replica + 1,
                 mesh.dp,

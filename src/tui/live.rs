@@ -151,7 +151,7 @@ fn ask_stop(app: &mut App) -> Vec<Effect> {
         .map_or_else(String::new, |board| board.folder.name());
     let lines = vec![
         format!("{name} finishes its step, saves a checkpoint and ends."),
-        "Nothing is lost; r resumes it.".to_owned(),
+        format!("Nothing is lost; {} resumes it.", app.key(Action::Resume)),
     ];
     confirm(app, "Stop", lines, then)
 }
@@ -203,7 +203,8 @@ fn sample(app: &mut App) -> Vec<Effect> {
         return Vec::new();
     };
     if board.state.checkpoints.is_empty() {
-        app.complain("no checkpoint to sample from yet; C saves one");
+        let key = app.key(Action::Checkpoint);
+        app.complain(format!("no checkpoint to sample from yet; {key} saves one"));
         return Vec::new();
     }
     let folder = board.folder.clone();

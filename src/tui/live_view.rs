@@ -8,11 +8,12 @@ use ratatui::{
 };
 
 use super::{
-    app::App,
+    app::{App, Screen},
     board::Board,
     chart::{self, Plot, bar, number, stacked},
     devices,
     draw::{ago, cut},
+    keys::Action,
     live::{Metric, Panel, shown},
     logs_view::entry_line,
 };
@@ -29,9 +30,13 @@ const RESUMED: &str = "resumed";
 pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
     let Some(board) = shown(app) else {
         let text = match &app.runs.rows {
-            None => "reading the runs ...",
-            Some(rows) if rows.is_empty() => "There is no run yet: 1 shows Launch, L starts one.",
-            Some(_) => "No run is open: 5 lists the runs, Enter opens one.",
+            None => "reading the runs ...".to_owned(),
+            Some(rows) if rows.is_empty() => no_run(app),
+            Some(_) => format!(
+                "No run is open: {} lists the runs, {} opens one.",
+                app.key(Action::Show(Screen::Runs)),
+                app.key(Action::Open)
+            ),
         };
         frame.render_widget(Paragraph::new(text), area);
         return;
@@ -53,6 +58,13 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
     } else {
         draw_narrow(frame, body, app, board);
     }
+}
+
+/// What there is to do where there is no run.
+pub fn no_run(app: &App) -> String {
+    let [launch, start] =
+        [Action::Show(Screen::Launch), Action::Launch].map(|action| app.key(action));
+    format!("There is no run yet: {launch} shows Launch, {start} starts one.")
 }
 
 fn draw_wide(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
@@ -161,16 +173,16 @@ fn draw_progress(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
     if board.held && state.ended.is_none() {
         let left = state.remaining_s();
         let left = left.map_or_else(|| "n/a".to_owned(), units::seconds);
-        text = format!("{text}  ETA {left}");
+        text = format!("{text}  ETA {left:>7}");
         if let Some(seconds) = state.remaining_s().filter(|_| area.width >= 100) {
             text = format!("{text} ({})", app.clock(app.now + seconds));
         }
     }
-    text = format!("{text}  up {}", units::seconds(state.elapsed_s()));
+    text = format!("{text}  up {:>7}", units::seconds(state.elapsed_s()));
     if area.width >= 120 {
         let tokens = units::count(state.tokens as f64);
         text = format!(
-            "{text}  {tokens} tok  {} on {} rank(s)",
+            "{text}  {tokens:>5} tok  {} on {} rank(s)",
             state.strategy, state.world
         );
     }
@@ -201,7 +213,7 @@ fn told_step(state: &RunState) -> String {
 
 /// The gravest thing there is to say, and what to do about it.
 fn draw_alarm(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
-    let (style, text) = match alarm(board) {
+    let (style, text) = match alarm(app, board) {
         Some((true, text)) => (app.look.bad(), format!(" ! {text}")),
         Some((false, text)) => (app.look.warn(), format!(" ! {text}")),
         None => (app.look.good(), format!(" {}", well(app, board))),
@@ -211,7 +223,7 @@ fn draw_alarm(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
 }
 
 /// Whether it is grave, and the words.
-pub fn alarm(board: &Board) -> Option<(bool, String)> {
+pub fn alarm(app: &App, board: &Board) -> Option<(bool, String)> {
     let state = &board.state;
     if let Some(text) = &board.failed {
         return Some((true, text.clone()));
@@ -219,9 +231,10 @@ pub fn alarm(board: &Board) -> Option<(bool, String)> {
     match &state.ended {
         Some(ending) if ending.outcome == crate::event::Outcome::Failed => {
             let remedy = if state.checkpoints.is_empty() {
-                "6 shows the log"
+                format!("{} shows the log", app.key(Action::Show(Screen::Logs)))
             } else {
-                "r resumes from the last checkpoint"
+                let key = app.key(Action::Resume);
+                format!("{key} resumes from the last checkpoint")
             };
             let reason = printable(&ending.reason);
             return Some((
@@ -235,7 +248,10 @@ pub fn alarm(board: &Board) -> Option<(bool, String)> {
                 .clone()
                 .unwrap_or_else(|| "its supervisor is gone".to_owned());
             let remedy = match state.newest_checkpoint() {
-                Some(checkpoint) => format!("r resumes from step {}", checkpoint.step),
+                Some(checkpoint) => {
+                    let key = app.key(Action::Resume);
+                    format!("{key} resumes from step {}", checkpoint.step)
+                }
                 None => "it left no checkpoint".to_owned(),
             };
             let step = state.step;
@@ -303,16 +319,16 @@ fn speed_words(state: &RunState) -> String {
         .mfu
         .map_or_else(String::new, |mfu| format!("  MFU {:.1} %", mfu * 100.0));
     let speed = units::count(last.tokens_per_sec.round());
-    format!("loss {:.4}  {speed} tok/s{mfu}", last.loss)
+    format!("loss {:>7.4}  {speed:>5} tok/s{mfu}", last.loss)
 }
 
 fn draw_loss(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
     let mut title = "loss".to_owned();
     if let Some(last) = board.loss.last() {
-        title = format!("{title}  train {last:.4}");
+        title = format!("{title}  train {last:>7.4}");
     }
     if let Some((_, loss)) = board.validation.last() {
-        title = format!("{title}  val {loss:.4}");
+        title = format!("{title}  val {loss:>7.4}");
     }
     if let Some(best) = board.state.best_eval().filter(|_| area.width >= 60) {
         title = format!("{title}  best {:.4} @ {}", best.loss, best.step);
@@ -331,18 +347,22 @@ fn draw_loss(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
 fn draw_metric(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board, metric: Metric) {
     let (series, name, value): (_, _, fn(f64) -> String) = match metric {
         Metric::Throughput => (&board.tokens_per_sec, "throughput", |v| {
-            format!("{} tok/s", units::count(v.round()))
+            format!("{:>5} tok/s", units::count(v.round()))
         }),
-        Metric::StepTime => (&board.step_time, "step time", units::seconds),
+        Metric::StepTime => (&board.step_time, "step time", |v| {
+            format!("{:>7}", units::seconds(v))
+        }),
         Metric::LearningRate => (&board.lr, "learning rate", |v| format!("{v:.3e}")),
-        Metric::GradNorm => (&board.grad_norm, "grad norm", number),
-        Metric::Mfu => (&board.mfu, "MFU", |v| format!("{:.1} %", v * 100.0)),
+        Metric::GradNorm => (&board.grad_norm, "grad norm", |v| {
+            format!("{:>6}", number(v))
+        }),
+        Metric::Mfu => (&board.mfu, "MFU", |v| format!("{:>4.1} %", v * 100.0)),
     };
     let last = series.last().map_or_else(|| "n/a".to_owned(), value);
     let mut title = format!("{name}  {last}");
     if metric == Metric::Throughput && area.width >= 36 {
         let mfu = board.mfu.last();
-        let mfu = mfu.map_or_else(|| "n/a".to_owned(), |mfu| format!("{:.1} %", mfu * 100.0));
+        let mfu = mfu.map_or_else(|| "n/a".to_owned(), |mfu| format!("{:>4.1} %", mfu * 100.0));
         title = format!("{title}  MFU {mfu}");
     }
     let plot = Plot {
@@ -351,7 +371,7 @@ fn draw_metric(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board, metr
         points: &[],
         is_log: false,
         from_zero: !matches!(metric, Metric::GradNorm),
-        style: app.look.good(),
+        style: app.look.curve(metric as usize),
     };
     chart::draw(frame, area, app.look, &plot);
 }
@@ -367,7 +387,7 @@ fn draw_anatomy(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
         return;
     };
     let total = phases.total();
-    let share = |part: f64| format!("{:.0}%", 100.0 * part / total.max(f64::MIN_POSITIVE));
+    let share = |part: f64| format!("{:>2.0}%", 100.0 * part / total.max(f64::MIN_POSITIVE));
     let mut words = format!(
         " rank 0: data {} forward {} backward {} comm {} optim {} other {}",
         share(phases.data),
@@ -409,7 +429,7 @@ fn draw_anatomy(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
         line.push_span(Span::raw(moved));
         lines.push(line);
     }
-    let time = units::seconds(total);
+    let time = format!("{:>7}", units::seconds(total));
     let legend = if area.width >= 78 {
         "  █ compute ▒ comm ░ bubble ▓ optimizer · other"
     } else {
@@ -440,7 +460,10 @@ fn draw_checkpoints(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board)
     {
         let next = (state.step / every).saturating_add(1).saturating_mul(every);
         let wait = units::seconds((next - state.step) as f64 * seconds);
-        lines.insert(0, Line::from(format!(" next at step {next} in {wait}")));
+        lines.insert(
+            0,
+            Line::from(format!(" next at step {next:<5} in {wait:>7}")),
+        );
     }
     let title = match board.config.as_ref() {
         Some(config) => format!(" checkpoints: keep {} + best ", config.checkpoint.keep),
@@ -464,6 +487,8 @@ fn draw_events(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
         .take(rows)
         .map(|entry| entry_line(app, entry, width))
         .collect();
-    let block = Block::bordered().title(" events, the latest first: 6 shows all ");
+    let key = app.key(Action::Show(Screen::Logs));
+    let title = format!(" events, the latest first: {key} shows all ");
+    let block = Block::bordered().title(title);
     frame.render_widget(Paragraph::new(lines).block(block), area);
 }

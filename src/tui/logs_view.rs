@@ -8,9 +8,10 @@ use ratatui::{
 };
 
 use super::{
-    app::App,
+    app::{App, Screen},
     board::{Entry, Level},
     draw::cut,
+    keys::Action,
     live::shown,
     logs::visible,
 };
@@ -24,7 +25,13 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
     ])
     .areas(area);
     let Some(board) = shown(app) else {
-        frame.render_widget(Paragraph::new("No run is open: 5 lists the runs."), body);
+        frame.render_widget(
+            Paragraph::new(format!(
+                "No run is open: {} lists the runs.",
+                app.key(Action::Show(Screen::Runs))
+            )),
+            body,
+        );
         return;
     };
     let lines = visible(app);
@@ -33,9 +40,9 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
         .rank
         .map_or_else(|| "all".to_owned(), |rank| rank.to_string());
     let follow = if app.logs.at.is_none() {
-        "following"
+        "following".to_owned()
     } else {
-        "G follows"
+        format!("{} follows", app.key(Action::Last))
     };
     let wrap = if app.logs.wrap { "   wrapped" } else { "" };
     let head_text = format!(
@@ -58,12 +65,14 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
     let foot_text = if app.logs.typing {
         format!(" / {}_", app.logs.search)
     } else if !app.logs.search.is_empty() {
-        format!(" / {}   n N next, previous   Esc ends", app.logs.search)
+        let [next, previous, back] =
+            [Action::NextMatch, Action::PreviousMatch, Action::Back].map(|action| app.key(action));
+        let search = &app.logs.search;
+        format!(" / {search}   {next} {previous} next, previous   {back} ends")
     } else if dropped > 0 {
         format!(" {dropped} older line(s) are in the files only: events.jsonl, worker.log")
     } else {
-        " All ranks in one stream; a repeated line shows ×N. Files: events.jsonl, worker.log"
-            .to_owned()
+        " All ranks together; ×N: a line N times. Files: events.jsonl, worker.log".to_owned()
     };
     frame.render_widget(Paragraph::new(cut(&foot_text, width)), foot);
 }

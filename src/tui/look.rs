@@ -1,4 +1,4 @@
-//! Colours and characters: the terminal's own sixteen colours, and nothing that a font may lack.
+//! Colours and characters: by default the terminal's own sixteen colours, and nothing that a font may lack.
 
 use ratatui::{
     buffer::Buffer,
@@ -16,14 +16,110 @@ pub enum Glyphs {
     Ascii,
 }
 
+/// Which colours are drawn with, the fewest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Colors {
+    None,
+    /// Those that the terminal's own theme sets.
+    Sixteen,
+    /// Of the table of 256.
+    Indexed,
+    /// Of 24 bits.
+    True,
+}
+
+/// What stands for a colour where there are more than sixteen: its index, and its red, green and blue. All are legible
+/// on white and on black.
+const SHADES: [(Color, u8, [u8; 3]); 6] = [
+    (Color::Cyan, 37, [42, 161, 152]),
+    (Color::Green, 64, [110, 149, 0]),
+    (Color::Yellow, 136, [181, 137, 0]),
+    (Color::Red, 160, [220, 50, 47]),
+    (Color::Blue, 32, [38, 139, 210]),
+    (Color::Magenta, 98, [138, 103, 207]),
+];
+/// Of frames, so that they stand behind what they hold.
+const FRAME: (u8, [u8; 3]) = (244, [128, 128, 128]);
+
 /// How everything looks. Meaning is never in a colour alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Look {
-    pub color: bool,
+    pub colors: Colors,
+    /// The most that the terminal has.
+    pub most: Colors,
     pub glyphs: Glyphs,
+    /// Curves are one mark a cell, of which fewer change.
+    pub is_coarse: bool,
 }
 
 impl Look {
+    /// The look that is asked for, or that suits the terminal of these variables. Only `COLORTERM` is trusted for
+    /// 24 bits: ssh and tmux don't pass it on, but what they do pass on says less.
+    pub fn of_terminal(
+        asked: Option<Colors>,
+        glyphs: Glyphs,
+        variable: impl Fn(&str) -> String,
+    ) -> Self {
+        let most = match variable("COLORTERM").as_str() {
+            "truecolor" | "24bit" => Colors::True,
+            _ if variable("TERM").contains("256color") => Colors::Indexed,
+            _ => Colors::Sixteen,
+        };
+        let own = if variable("NO_COLOR").is_empty() {
+            Colors::Sixteen
+        } else {
+            Colors::None
+        };
+        let colors = asked.unwrap_or(own);
+        Self {
+            colors,
+            most: most.max(colors),
+            glyphs,
+            is_coarse: false,
+        }
+    }
+
+    /// Turns to the next colours that the terminal has.
+    pub fn turn(&mut self) {
+        self.colors = match self.colors {
+            Colors::None => Colors::Sixteen,
+            Colors::Sixteen if self.most > Colors::Sixteen => self.most,
+            _ => Colors::None,
+        };
+    }
+
+    /// Of one of several curves: green with sixteen colours, else one of its own.
+    pub fn curve(self, index: usize) -> Style {
+        const HUES: [Color; 5] = [
+            Color::Green,
+            Color::Blue,
+            Color::Magenta,
+            Color::Yellow,
+            Color::Cyan,
+        ];
+        if self.colors > Colors::Sixteen {
+            Style::new().fg(HUES[index % HUES.len()])
+        } else {
+            self.good()
+        }
+    }
+
+    /// A colour as this look has it.
+    fn shade(self, color: Color, is_frame: bool) -> Color {
+        let found = SHADES.iter().find(|(name, ..)| *name == color);
+        let shade = match found {
+            Some(&(_, index, rgb)) => Some((index, rgb)),
+            None if is_frame && color == Color::Reset => Some(FRAME),
+            None => None,
+        };
+        match (self.colors, shade) {
+            (Colors::None, _) => Color::Reset,
+            (Colors::Indexed, Some((index, _))) => Color::Indexed(index),
+            (Colors::True, Some((_, [red, green, blue]))) => Color::Rgb(red, green, blue),
+            _ => color,
+        }
+    }
+
     /// What is being worked with.
     pub const fn accent(self) -> Style {
         Style::new().fg(Color::Cyan)
@@ -62,6 +158,7 @@ impl Look {
     /// What curves are made of.
     pub const fn marker(self) -> Marker {
         match self.glyphs {
+            _ if self.is_coarse => Marker::Custom('*'),
             Glyphs::Braille => Marker::Braille,
             Glyphs::Block => Marker::HalfBlock,
             Glyphs::Ascii => Marker::Custom('*'),
@@ -94,10 +191,9 @@ impl Look {
     /// Takes from a drawn frame what this terminal is not to see: colours, or all but ASCII.
     pub fn finish(self, buffer: &mut Buffer) {
         for cell in &mut buffer.content {
-            if !self.color {
-                cell.fg = Color::Reset;
-                cell.bg = Color::Reset;
-            }
+            let is_frame = cell.symbol().chars().all(|c| ('─'..='╿').contains(&c));
+            cell.fg = self.shade(cell.fg, is_frame);
+            cell.bg = self.shade(cell.bg, false);
             if self.glyphs == Glyphs::Ascii && !cell.symbol().is_ascii() {
                 let plain: String = cell.symbol().chars().take(1).map(ascii).collect();
                 cell.set_symbol(&plain);
@@ -150,8 +246,10 @@ mod tests {
     fn a_mono_frame_has_no_colour_and_keeps_its_selection() {
         let mut buffer = Buffer::empty(Rect::new(0, 0, 4, 1));
         let look = Look {
-            color: false,
+            colors: Colors::None,
+            most: Colors::None,
             glyphs: Glyphs::Ascii,
+            is_coarse: false,
         };
         buffer.set_string(0, 0, "│●é", look.bad().patch(look.selected()));
         look.finish(&mut buffer);
@@ -160,5 +258,80 @@ mod tests {
         assert!(cell.modifier.contains(Modifier::REVERSED));
         let text: String = buffer.content.iter().map(|cell| cell.symbol()).collect();
         assert_eq!(text, "|*? ");
+    }
+
+    #[test]
+    fn auto_trusts_only_the_terminals_own_word() {
+        let look = |asked: Option<Colors>, term: &str, colorterm: &str, no_color: &str| {
+            let variable = |name: &str| match name {
+                "TERM" => term.to_owned(),
+                "COLORTERM" => colorterm.to_owned(),
+                "NO_COLOR" => no_color.to_owned(),
+                _ => String::new(),
+            };
+            let look = Look::of_terminal(asked, Glyphs::default(), variable);
+            (look.colors, look.most)
+        };
+        use Colors::{Indexed, None, Sixteen, True};
+        for (term, colorterm, most) in [
+            ("xterm", "", Sixteen),
+            ("xterm-256color", "", Indexed),
+            ("tmux-256color", "yes", Indexed),
+            ("xterm-direct", "", Sixteen),
+            ("xterm-256color", "truecolor", True),
+            ("xterm", "24bit", True),
+        ] {
+            let auto = Option::None;
+            assert_eq!(look(auto, term, colorterm, ""), (Sixteen, most), "{term}");
+            assert_eq!(look(auto, term, colorterm, "1"), (None, most), "{term}");
+        }
+        assert_eq!(look(Some(Sixteen), "xterm", "", "1"), (Sixteen, Sixteen));
+        assert_eq!(look(Some(True), "xterm", "", "1"), (True, True));
+        assert_eq!(look(Some(None), "xterm", "24bit", ""), (None, True));
+    }
+
+    #[test]
+    fn themes_turn_over_what_the_terminal_has() {
+        for (most, n) in [
+            (Colors::Sixteen, 2),
+            (Colors::Indexed, 3),
+            (Colors::True, 3),
+        ] {
+            let mut look = Look {
+                colors: Colors::Sixteen,
+                most,
+                glyphs: Glyphs::Braille,
+                is_coarse: false,
+            };
+            let mut seen = Vec::new();
+            while !seen.contains(&look.colors) {
+                assert!(look.colors <= most);
+                seen.push(look.colors);
+                look.turn();
+            }
+            assert_eq!(seen.len(), n, "{most:?}");
+        }
+    }
+
+    /// WCAG's contrast; 3 is what it asks of large text.
+    #[test]
+    fn every_shade_is_legible_on_white_and_on_black() {
+        let linear = |byte: u8| {
+            let share = f64::from(byte) / 255.0;
+            if share <= 0.04045 {
+                share / 12.92
+            } else {
+                ((share + 0.055) / 1.055).powf(2.4)
+            }
+        };
+        let shades = SHADES.iter().map(|&(_, _, rgb)| rgb).chain([FRAME.1]);
+        for [red, green, blue] in shades {
+            let light = 0.2126 * linear(red) + 0.7152 * linear(green) + 0.0722 * linear(blue);
+            let (white, black) = (1.05 / (light + 0.05), (light + 0.05) / 0.05);
+            assert!(
+                white >= 3.0 && black >= 3.0,
+                "{red} {green} {blue}: {white} {black}"
+            );
+        }
     }
 }

@@ -11,6 +11,8 @@ mod devices;
 mod draw;
 mod effects;
 mod fields;
+mod key;
+mod keymap;
 mod keys;
 mod later;
 mod launch;
@@ -21,6 +23,7 @@ mod logs;
 mod logs_view;
 mod look;
 mod palette;
+mod picker;
 mod popup;
 mod recording;
 mod run;
@@ -38,8 +41,11 @@ use std::path::PathBuf;
 
 use jiff::tz::TimeZone;
 
-use self::app::{App, Effect, Screen};
-pub use self::look::{Glyphs, Look};
+use self::app::{App, Screen};
+pub use self::{
+    keymap::text as keys_text,
+    look::{Colors, Glyphs, Look},
+};
 use crate::launch::RunFolder;
 
 /// How the UI begins.
@@ -50,26 +56,31 @@ pub struct Options {
     pub run: Option<RunFolder>,
     /// A config to begin with.
     pub config: Option<PathBuf>,
+    /// The user's own key map; it need not be there.
+    pub keys: PathBuf,
     /// A recording plays, and no run is touched.
     pub demo: bool,
     /// No key changes a run.
     pub readonly: bool,
-    /// Absent: colours, unless `NO_COLOR` is set.
-    pub color: Option<bool>,
+    /// Absent: the terminal's sixteen, unless `NO_COLOR` is set.
+    pub color: Option<Colors>,
     pub glyphs: Glyphs,
+    /// A frame a second, no braille.
+    pub low_bandwidth: bool,
 }
 
 /// Takes the terminal until the user leaves; returns the exit code.
 ///
 /// # Errors
-/// The terminal can't be taken or written to.
+/// The key map is at fault; the terminal can't be taken or written to.
 pub fn open(options: Options) -> anyhow::Result<u8> {
-    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let look = Look {
-        color: options.color.unwrap_or(!no_color),
-        glyphs: options.glyphs,
-    };
+    let variable = |name: &str| std::env::var(name).unwrap_or_default();
+    let look = Look::of_terminal(options.color, options.glyphs, variable);
     let mut app = App::new(options.runs_dir, look);
+    app.keys = keymap::load(&options.keys)?;
+    if options.low_bandwidth {
+        app.save_bandwidth();
+    }
     app.readonly = options.readonly;
     app.zone = TimeZone::system();
     if options.demo {
@@ -79,7 +90,7 @@ pub fn open(options: Options) -> anyhow::Result<u8> {
     if let Some(path) = &options.config {
         app.launch.open(path);
     }
-    let mut first = vec![Effect::Check(Box::new(app.launch.draft.clone()))];
+    let mut first = launch::check(&app);
     if let Some(folder) = options.run {
         app.screen = Screen::Live;
         first.extend(app.watch(folder));

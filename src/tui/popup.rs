@@ -2,20 +2,23 @@
 
 use ratatui::{
     Frame,
-    layout::Rect,
+    layout::{Constraint, Layout, Rect},
     text::{Line, Span},
-    widgets::{Block, Clear, Paragraph},
+    widgets::{Block, Clear, Paragraph, Wrap},
 };
 
 use super::{
     app::{App, Effect, Popup, Screen},
-    keys::{Binding, Class, KEYS, Key},
-    launch::{SplitRow, set_split},
-    launch_view::split_line,
-    live,
+    keys::{Binding, Class, Key},
+    launch::{SplitRow, reopen, set_split},
+    launch_view::{recent_line, split_line},
+    live, picker,
     update::{choose, edit_line, order, palette_of},
 };
-use crate::event::Control;
+use crate::{event::Control, launch::RunFolder};
+
+/// Lines of help, at most.
+const MOST_HELP: usize = 100;
 
 /// A key for the popup.
 pub fn press(app: &mut App, key: Key) -> Vec<Effect> {
@@ -51,6 +54,8 @@ pub fn press(app: &mut App, key: Key) -> Vec<Effect> {
             (scrolled(scroll, most, key), Vec::new())
         }
         Popup::Splits { chosen } => return press_splits(app, *chosen, key),
+        Popup::Data(picker) => return picker::press(app, std::mem::take(picker), key),
+        Popup::Recent { chosen } => return press_recent(app, *chosen, key),
         Popup::WriteTo { path } => match edit_line(path, key) {
             Some(true) if !path.is_empty() => {
                 let text = app.launch.draft.text();
@@ -84,7 +89,7 @@ fn press_help(filter: &mut String, typing: &mut bool, scroll: &mut usize, key: K
         Key::Char('/') => *typing = true,
         Key::Esc if !filter.is_empty() => filter.clear(),
         Key::Char('?') | Key::F(1) => return false,
-        key => return scrolled(scroll, KEYS.len() + 8, key),
+        key => return scrolled(scroll, MOST_HELP, key),
     }
     true
 }
@@ -106,7 +111,7 @@ fn scrolled(scroll: &mut usize, most: usize, key: Key) -> bool {
 }
 
 fn press_palette(app: &mut App, query: &mut String, chosen: usize, key: Key) -> Vec<Effect> {
-    let found = palette_of(query);
+    let found = palette_of(app, query);
     let mut chosen = chosen;
     match key {
         Key::Down | Key::Tab => chosen = (chosen + 1).min(found.len().saturating_sub(1)),
@@ -136,23 +141,40 @@ fn press_splits(app: &mut App, chosen: usize, key: Key) -> Vec<Effect> {
         .iter()
         .flat_map(|checked| &checked.splits);
     let splits: Vec<SplitRow> = splits.cloned().collect();
-    let last = splits.len().saturating_sub(1);
-    let chosen = match key {
+    match (key, splits.get(chosen)) {
+        (Key::Enter, Some(split)) => return set_split(app, [split.dp, split.tp, split.pp]),
+        (key, _) => {
+            let chosen = moved(chosen, splits.len(), key);
+            app.popup = chosen.map(|chosen| Popup::Splits { chosen });
+        }
+    }
+    Vec::new()
+}
+
+fn press_recent(app: &mut App, chosen: usize, key: Key) -> Vec<Effect> {
+    let rows = app.runs.rows.iter().flatten();
+    let folders: Vec<RunFolder> = rows.map(|row| row.folder.clone()).collect();
+    match (key, folders.get(chosen)) {
+        (Key::Enter, Some(folder)) => return reopen(app, folder.clone()),
+        (key, _) => {
+            let chosen = moved(chosen, folders.len(), key);
+            app.popup = chosen.map(|chosen| Popup::Recent { chosen });
+        }
+    }
+    Vec::new()
+}
+
+/// The place in a list of `n` lines after a key; `None` where the key closes it.
+fn moved(chosen: usize, n: usize, key: Key) -> Option<usize> {
+    let last = n.saturating_sub(1);
+    Some(match key {
         Key::Down | Key::Char('j') => (chosen + 1).min(last),
         Key::Up | Key::Char('k') => chosen.saturating_sub(1),
         Key::Home | Key::Char('g') => 0,
         Key::End | Key::Char('G') => last,
-        Key::Enter => {
-            return match splits.get(chosen) {
-                Some(split) => set_split(app, [split.dp, split.tp, split.pp]),
-                None => Vec::new(),
-            };
-        }
-        Key::Esc | Key::Char('q') | Key::Ctrl('c') => return Vec::new(),
+        Key::Enter | Key::Esc | Key::Char('q') | Key::Ctrl('c') => return None,
         _ => chosen,
-    };
-    app.popup = Some(Popup::Splits { chosen });
-    Vec::new()
+    })
 }
 
 fn press_interrupt(app: &mut App, key: Key) -> Vec<Effect> {
@@ -216,6 +238,8 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
             scroll,
         }) => boxed(frame, area, app, title, lines, *scroll),
         Some(Popup::Splits { chosen }) => draw_splits(frame, area, app, *chosen),
+        Some(Popup::Data(picker)) => picker::draw(frame, area, app, picker),
+        Some(Popup::Recent { chosen }) => draw_recent(frame, area, app, *chosen),
         Some(Popup::WriteTo { path }) => {
             let lines = [
                 "write the config to".to_owned(),
@@ -241,7 +265,7 @@ fn draw_help(
         (Class::Look, "LOOK (never changes a run)"),
         (Class::Move, "MOVE"),
     ] {
-        let found = KEYS.iter().filter(|binding| {
+        let found = app.keys.iter().filter(|binding| {
             binding.class == class && binding.is_on(app.screen) && matches(binding, filter)
         });
         let found: Vec<String> = found
@@ -282,6 +306,7 @@ fn notes(app: &App) -> Vec<String> {
                 .to_owned(),
         );
         lines.push("comm: communication that no computation hid".to_owned());
+        lines.push("^: the first steps reach above the scale".to_owned());
     }
     if let Some(board) = &app.board {
         lines.push(format!("Reattach:  capstan attach {}", board.folder.name()));
@@ -305,7 +330,7 @@ fn told(binding: &Binding) -> String {
 }
 
 fn draw_palette(frame: &mut Frame<'_>, area: Rect, app: &App, query: &str, chosen: usize) {
-    let found = palette_of(query);
+    let found = palette_of(app, query);
     let inner = frame_of(frame, area, app, "Palette: every action by name", 72, 18);
     let rows = usize::from(inner.height).saturating_sub(1);
     let first = chosen.saturating_sub(rows.saturating_sub(1));
@@ -330,23 +355,49 @@ fn draw_palette(frame: &mut Frame<'_>, area: Rect, app: &App, query: &str, chose
 }
 
 fn draw_splits(frame: &mut Frame<'_>, area: Rect, app: &App, chosen: usize) {
+    let inner = frame_of(
+        frame,
+        area,
+        app,
+        "Splits: Enter takes one, Esc closes",
+        100,
+        22,
+    );
     let splits = app
         .launch
         .checked
         .iter()
         .flat_map(|checked| &checked.splits);
-    let splits: Vec<&SplitRow> = splits.collect();
-    let title = "Splits: Enter takes one, Esc closes";
-    let inner = frame_of(frame, area, app, title, 100, 22);
-    let rows = usize::from(inner.height);
+    let [list, why] = Layout::vertical([Constraint::Min(0), Constraint::Length(3)]).areas(inner);
+    if let Some(Err(reason)) = splits.clone().nth(chosen).map(|split| &split.verdict) {
+        let reason = Paragraph::new(format!("✗ {reason}")).style(app.look.bad());
+        frame.render_widget(reason.wrap(Wrap { trim: true }), why);
+    }
+    let lines = splits.map(|split| split_line(app, split, usize::from(list.width)));
+    draw_list(frame, list, app, lines, chosen);
+}
+
+fn draw_recent(frame: &mut Frame<'_>, area: Rect, app: &App, chosen: usize) {
+    let title = "Past runs: Enter begins a new one with its config, Esc closes";
+    let rows = app.runs.rows.iter().flatten();
+    let height = u16::try_from(rows.clone().count()).unwrap_or(u16::MAX);
+    let inner = frame_of(frame, area, app, title, 76, height.clamp(1, 16) + 2);
+    let lines = rows.map(|row| recent_line(app, row, usize::from(inner.width)));
+    draw_list(frame, inner, app, lines, chosen);
+}
+
+fn draw_list(
+    frame: &mut Frame<'_>,
+    area: Rect,
+    app: &App,
+    lines: impl Iterator<Item = String>,
+    chosen: usize,
+) {
+    let rows = usize::from(area.height);
     let first = chosen.saturating_sub(rows.saturating_sub(1));
-    let lines: Vec<Line<'_>> = splits
-        .iter()
-        .enumerate()
-        .skip(first)
-        .take(rows)
-        .map(|(index, split)| {
-            let text = split_line(app, split, usize::from(inner.width));
+    let lines = lines.enumerate().skip(first).take(rows);
+    let lines: Vec<Line<'_>> = lines
+        .map(|(index, text)| {
             let style = if index == chosen {
                 app.look.selected()
             } else {
@@ -355,11 +406,11 @@ fn draw_splits(frame: &mut Frame<'_>, area: Rect, app: &App, chosen: usize) {
             Line::from(Span::styled(text, style))
         })
         .collect();
-    frame.render_widget(Paragraph::new(lines), inner);
+    frame.render_widget(Paragraph::new(lines), area);
 }
 
 /// A frame in the middle, cleared; returns its inside.
-fn frame_of(
+pub fn frame_of(
     frame: &mut Frame<'_>,
     area: Rect,
     app: &App,
@@ -412,7 +463,7 @@ fn boxed(
         .map(|line| Line::from(format!(" {line}")))
         .collect();
     let paragraph = Paragraph::new(text)
-        .wrap(ratatui::widgets::Wrap { trim: false })
+        .wrap(Wrap { trim: false })
         .scroll((u16::try_from(scroll.min(hidden)).unwrap_or(0), 0));
     frame.render_widget(paragraph, inner);
 }

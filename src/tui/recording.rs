@@ -6,12 +6,13 @@
 use std::{
     sync::mpsc::SyncSender,
     thread,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use super::{
     app::{App, Effect, Msg, News, Screen},
     board::Board,
+    launch,
     runs::{Details, RunRow},
     sources,
 };
@@ -64,10 +65,22 @@ pub fn begin(app: &mut App) -> Vec<Effect> {
         ..Details::default()
     });
     app.board = Some(board());
-    vec![
-        Effect::Check(Box::new(app.launch.draft.clone())),
-        Effect::Play,
-    ]
+    let mut first = launch::check(app);
+    first.push(Effect::Play);
+    first
+}
+
+/// All records with the seconds after which they play.
+pub fn paced() -> Vec<(f64, Record)> {
+    let mut before: Option<f64> = None;
+    let mut at = 0.0;
+    let paced = records().into_iter().map(|record| {
+        let pause = before.map_or(0.0, |before| record.time - before);
+        before = Some(record.time);
+        at += (pause / SPEED).clamp(0.0, LONGEST);
+        (at, record)
+    });
+    paced.collect()
 }
 
 /// Sends the records as they came, faster and with the times of today.
@@ -79,12 +92,10 @@ pub fn play(to: &SyncSender<Msg>) {
     if !tell(News::Held(true)) {
         return;
     }
-    let mut before: Option<f64> = None;
-    for mut record in records() {
-        let pause = before.map_or(0.0, |before| record.time - before);
-        before = Some(record.time);
-        let pause = (pause / SPEED).clamp(0.0, LONGEST);
-        thread::sleep(Duration::from_secs_f64(pause));
+    let begin = Instant::now();
+    for (at, mut record) in paced() {
+        let pause = Duration::from_secs_f64(at).saturating_sub(begin.elapsed());
+        thread::sleep(pause);
         record.time = unix_seconds();
         if !tell(News::Records(vec![record])) {
             return;

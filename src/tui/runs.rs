@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{
-    app::{App, Effect},
+    app::{App, Effect, Screen},
     keys::{Action, Key},
     popup::ask_name,
     series::Series,
@@ -30,6 +30,8 @@ pub struct RunRow {
     pub written: f64,
     /// From its config: model and split in short.
     pub model: String,
+    /// From its config: where the data comes from; null where that can't be read.
+    pub data: serde_json::Value,
 }
 
 impl RunRow {
@@ -198,7 +200,7 @@ pub fn take(app: &mut App, rows: Vec<RunRow>) -> Vec<Effect> {
 
 /// What the screen needs to be read when it is in sight.
 pub fn arrive(app: &mut App) -> Vec<Effect> {
-    if app.screen == super::app::Screen::Runs {
+    if app.screen == Screen::Runs {
         look_at_chosen(app)
     } else {
         Vec::new()
@@ -291,12 +293,13 @@ fn sort(app: &mut App) {
 
 fn act_on_chosen(app: &mut App, action: Action) -> Vec<Effect> {
     let Some(row) = app.runs.chosen().cloned() else {
-        app.complain("there is no run here yet; 1 launches one");
+        let key = app.key(Action::Show(Screen::Launch));
+        app.complain(format!("there is no run here yet; {key} launches one"));
         return Vec::new();
     };
     match action {
         Action::Open => {
-            app.show(super::app::Screen::Live);
+            app.show(Screen::Live);
             app.watch(row.folder)
         }
         Action::Mark => {
@@ -327,6 +330,7 @@ fn act_on_chosen(app: &mut App, action: Action) -> Vec<Effect> {
             ask_name(app, "Delete", lines, &row.name, Effect::Delete(row.folder))
         }
         Action::Copy => vec![Effect::Copy(command(app, &row))],
+        Action::Reopen => super::launch::reopen(app, row.folder),
         _ => Vec::new(),
     }
 }

@@ -11,6 +11,8 @@ use super::{
     app::App,
     chart::sparkline,
     draw::{ago, cut},
+    keys::Action,
+    live_view::no_run,
     runs::{RunRow, Sort, command},
 };
 use crate::base::units;
@@ -45,7 +47,7 @@ fn draw_filter(frame: &mut Frame<'_>, area: Rect, app: &App) {
             runs.filter
         )
     } else if !runs.filter.is_empty() {
-        format!(" / {}   Esc clears", runs.filter)
+        format!(" / {}   {} clears", runs.filter, app.key(Action::Back))
     } else if !runs.marked.is_empty() {
         let names: Vec<&str> = runs.marked.iter().map(String::as_str).collect();
         format!(" marked: {}", names.join(", "))
@@ -64,9 +66,10 @@ fn draw_list(frame: &mut Frame<'_>, area: Rect, app: &App) {
     let rows = app.runs.visible();
     if rows.is_empty() {
         let text = if app.runs.filter.is_empty() {
-            " There is no run yet: 1 shows Launch, L starts one."
+            format!(" {}", no_run(app))
         } else {
-            " No run passes the filter; Esc clears it."
+            let key = app.key(Action::Back);
+            format!(" No run passes the filter; {key} clears it.")
         };
         frame.render_widget(Paragraph::new(text), area);
         return;
@@ -271,15 +274,10 @@ fn facts(app: &App, row: &RunRow, room: usize) -> Vec<String> {
             .collect();
         fact("files", files.join(" "));
         let loss = sparkline(&details.loss, room.saturating_sub(10), app.look);
-        fact(
-            "loss",
-            if loss.is_empty() {
-                "no step yet".to_owned()
-            } else {
-                loss
-            },
-        );
+        let none = "no step yet".to_owned();
+        fact("loss", if loss.is_empty() { none } else { loss });
     }
-    fact("do", format!("{}   (y copies)", command(app, row)));
+    let (command, key) = (command(app, row), app.key(Action::Copy));
+    fact("do", format!("{command}   ({key} copies)"));
     lines
 }

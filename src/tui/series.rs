@@ -106,9 +106,10 @@ impl Series {
             .collect()
     }
 
-    /// Two points a column: the extremes of what falls into it, in the order in which a curve goes through them.
-    pub fn points(&self, columns: usize) -> Vec<(f64, f64)> {
-        let Some((first, last)) = self.span() else {
+    /// Two points a column up to the one that ends at `last`: the extremes of what falls into it, in the order in which a
+    /// curve goes through them.
+    pub fn points(&self, columns: usize, last: f64) -> Vec<(f64, f64)> {
+        let Some((first, _)) = self.span() else {
             return Vec::new();
         };
         let width = ((last - first) / columns.max(1) as f64).max(f64::MIN_POSITIVE);
@@ -173,7 +174,7 @@ mod tests {
             series.push(f64::from(step), value);
         }
         assert!(series.buckets.len() <= MOST);
-        let points = series.points(80);
+        let points = series.points(80, 1e6);
         assert!(points.len() <= 162, "{}", points.len());
         let top = points.iter().map(|&(_, y)| y).fold(0.0, f64::max);
         assert_eq!(top, 99.0);
@@ -189,7 +190,7 @@ mod tests {
         series.cut(4.0);
         series.push(5.0, 2.0);
         assert_eq!(series.span(), Some((1.0, 5.0)));
-        assert_eq!(series.points(80).last(), Some(&(5.0, 2.0)));
+        assert_eq!(series.points(80, 5.0).last(), Some(&(5.0, 2.0)));
     }
 
     #[test]
@@ -197,7 +198,7 @@ mod tests {
         let mut series = Series::default();
         series.push(1.0, f64::NAN);
         series.push(2.0, f64::INFINITY);
-        assert!(series.span().is_none() && series.points(10).is_empty());
+        assert!(series.span().is_none() && series.points(10, 9.0).is_empty());
         assert_eq!(series.non_finite, 2);
         assert!(series.means(5).is_empty());
     }

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fs,
     io::{BufRead, BufReader},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -14,16 +14,21 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use serde_json::Value;
+
 use super::{
     app::{Msg, News},
     board::Board,
+    picker::{Asked, Looked},
     runs::{Details, RunRow, differences},
 };
 use crate::{
     arch::ModelShape,
-    base::units,
+    base::{fs::absolute, units},
+    config::DataConfig,
+    data,
     event::LogReader,
-    launch::{RunFolder, lock, runs},
+    launch::{RunFolder, in_full, lock, runs},
     plan::RunPlan,
 };
 
@@ -89,8 +94,28 @@ pub fn row(folder: &RunFolder, written: SystemTime, held: bool) -> RunRow {
         state,
         written,
         model: plan(folder).map_or_else(|| "n/a".to_owned(), |plan| model(&plan)),
+        data: config(folder)["data"].take(),
         folder: folder.clone(),
     }
+}
+
+/// A run's config as written; null where it can't be read.
+fn config(folder: &RunFolder) -> Value {
+    let text = fs::read(folder.config()).unwrap_or_default();
+    serde_json::from_slice(&text).unwrap_or_default()
+}
+
+/// The text of a run's config, under another name.
+///
+/// # Errors
+/// The config can't be read.
+pub fn renamed(folder: &RunFolder, name: String) -> Result<String, String> {
+    let mut config = config(folder);
+    if !config.is_object() {
+        return Err(format!("{} can't be read", folder.config().display()));
+    }
+    config["name"] = name.into();
+    Ok(config.to_string())
 }
 
 fn plan(folder: &RunFolder) -> Option<RunPlan> {
@@ -102,7 +127,7 @@ fn plan(folder: &RunFolder) -> Option<RunPlan> {
 pub fn model(plan: &RunPlan) -> String {
     let params = units::count(plan.n_params as f64);
     let family = match serde_json::to_value(&plan.model) {
-        Ok(serde_json::Value::Object(object)) => object.keys().next().cloned(),
+        Ok(Value::Object(object)) => object.keys().next().cloned(),
         _ => None,
     };
     let seq_len = ModelShape::seq_len(&plan.model);
@@ -213,10 +238,6 @@ pub fn fill(board: &mut Board) {
 
 /// What Runs shows of one run beside its line.
 pub fn details(folder: &RunFolder, against: Option<&RunFolder>) -> Details {
-    let config = |folder: &RunFolder| -> serde_json::Value {
-        let text = fs::read(folder.config()).unwrap_or_default();
-        serde_json::from_slice(&text).unwrap_or_default()
-    };
     let differences = against.map(|other| differences(&config(folder), &config(other)));
     let mut board = Board::new(folder.clone());
     if let Ok(mut log) = LogReader::open(&folder.events()) {
@@ -247,6 +268,63 @@ pub fn details(folder: &RunFolder, against: Option<&RunFolder>) -> Details {
         next_seq: board.state.next_seq,
         loss: board.loss,
     }
+}
+
+/// Looks at the beginning of data, and at what a typed path is.
+pub fn look(asked: Asked) -> Looked {
+    let data = match &asked {
+        Asked::Path(typed) => {
+            let path = absolute(
+                &std::env::current_dir().unwrap_or_default(),
+                &at_home(typed),
+            );
+            data::recognise(&path).map_err(|error| in_full(&error))
+        }
+        Asked::Data(data) => Ok(data.clone()),
+    };
+    let found = data.and_then(|data| {
+        let config: DataConfig =
+            serde_json::from_value(data.clone()).map_err(|error| error.to_string())?;
+        let seen = data::preview(&config).map_err(|error| in_full(&error))?;
+        Ok((data, seen))
+    });
+    Looked { asked, found }
+}
+
+/// A typed path, in which `~` means the user's own folder.
+fn at_home(typed: &str) -> PathBuf {
+    match (typed.strip_prefix("~/"), std::env::home_dir()) {
+        (Some(rest), Some(home)) => home.join(rest),
+        _ => typed.into(),
+    }
+}
+
+/// A path with what all files that begin so have in common.
+pub fn completed(text: &str) -> String {
+    let (folder, begun) = match text.rsplit_once('/') {
+        Some((folder, begun)) => (format!("{folder}/"), begun),
+        None => (String::new(), text),
+    };
+    let shown = if folder.is_empty() { "." } else { &folder };
+    let entries = fs::read_dir(at_home(shown)).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            let end = if entry.path().is_dir() { "/" } else { "" };
+            name.starts_with(begun).then(|| format!("{name}{end}"))
+        })
+        .collect();
+    names.sort();
+    let Some(first) = names.first() else {
+        return text.to_owned();
+    };
+    let common = first
+        .char_indices()
+        .map(|(at, c)| at + c.len_utf8())
+        .take_while(|&end| names.iter().all(|name| name.get(..end) == first.get(..end)))
+        .last()
+        .unwrap_or(0);
+    format!("{folder}{}", &first[..common.max(begun.len())])
 }
 
 /// Bytes of a file, or of all files below a folder; links are not followed.

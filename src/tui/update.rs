@@ -2,8 +2,8 @@
 
 use super::{
     app::{App, Effect, Msg, News, Popup, Screen},
-    keys::{self, Action, Binding, Class, KEYS, Key},
-    launch, live, logs, palette, popup, runs,
+    keys::{self, Action, Binding, Class, Key},
+    launch, live, logs, palette, picker, popup, runs,
 };
 use crate::event::Control;
 
@@ -70,6 +70,11 @@ pub fn update(app: &mut App, msg: Msg) -> Vec<Effect> {
             launch::checked(app, *checked);
             Vec::new()
         }
+        Msg::Looked(looked) => {
+            picker::take(app, *looked);
+            Vec::new()
+        }
+        Msg::Completed { typed, whole } => picker::complete(app, &typed, whole),
         Msg::Edited(text) => launch::edited(app, text),
         Msg::Signal(signal) => {
             app.leaving = Some(u8::try_from(128 + signal).unwrap_or(1));
@@ -95,7 +100,7 @@ fn press(app: &mut App, key: Key) -> Vec<Effect> {
     if let Some(effects) = typed_into(app, key) {
         return effects;
     }
-    match keys::find(key, app.screen) {
+    match keys::find(app.keys, key, app.screen) {
         Some(binding) => obey(app, binding),
         None => Vec::new(),
     }
@@ -184,7 +189,7 @@ pub fn obey(app: &mut App, binding: &Binding) -> Vec<Effect> {
             vec![Effect::Mouse(app.mouse)]
         }
         Action::Theme => {
-            app.look.color = !app.look.color;
+            app.look.turn();
             vec![Effect::Redraw]
         }
         Action::Faster => pace(app, -1),
@@ -243,19 +248,21 @@ pub fn choose(app: &mut App, binding: &'static Binding) -> Vec<Effect> {
 }
 
 /// The palette's lines for what was typed.
-pub fn palette_of(query: &str) -> Vec<&'static Binding> {
-    palette::matching(query, KEYS)
+pub fn palette_of(app: &App, query: &str) -> Vec<&'static Binding> {
+    palette::matching(query, app.keys)
 }
 
 /// An order to the watched run, where somebody is there to take it.
 pub fn order(app: &mut App, control: Control) -> Vec<Effect> {
     let Some(board) = &app.board else {
-        app.complain("no run is open; 5 lists the runs");
+        let key = app.key(Action::Show(Screen::Runs));
+        app.complain(format!("no run is open; {key} lists the runs"));
         return Vec::new();
     };
     if !board.held {
         let name = board.folder.name();
-        app.complain(format!("{name} is not running; r resumes it"));
+        let key = app.key(Action::Resume);
+        app.complain(format!("{name} is not running; {key} resumes it"));
         return Vec::new();
     }
     vec![Effect::Control(board.folder.clone(), control)]

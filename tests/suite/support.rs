@@ -109,6 +109,7 @@ impl Workplace {
         command
             .env("CAPSTAN_RUNS_DIR", self.runs())
             .env("XDG_CACHE_HOME", self.root.path().join("cache"))
+            .env("XDG_CONFIG_HOME", self.root.path().join("config"))
             .env("CAPSTAN_WORKER", worker)
             .env_remove("WORLD_SIZE")
             .envs(self.variables.iter().map(|(name, value)| (name, value)))

@@ -3,6 +3,7 @@
 use super::{COLOR, empty, picture, show, text, watching};
 use crate::tui::{
     app::{App, Effect, Msg, Popup, SCREENS, Screen},
+    keymap,
     keys::{Action, Class, KEYS, Key, find},
     update::update,
 };
@@ -113,6 +114,33 @@ fn help_lists_exactly_the_keys_of_its_screen() {
 }
 
 #[test]
+fn a_key_map_of_the_users_is_obeyed_and_shown() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("keys.json");
+    std::fs::write(&path, "{\"checkpoint\": \"X\", \"help\": \"F2\"}").expect("written");
+    let mut app = watching(COLOR, 0.5);
+    app.keys = keymap::load(&path).expect("a map");
+    show(&mut app, Screen::Live);
+    assert!(update(&mut app, Msg::Key(Key::Char('C'))).is_empty());
+    let effects = update(&mut app, Msg::Key(Key::Char('X')));
+    assert!(effects.iter().any(is_order), "{effects:?}");
+    let last = |app: &App| {
+        text(&picture(app, 120, 30))
+            .lines()
+            .last()
+            .map(str::to_owned)
+    };
+    let footer = last(&app).expect("a footer");
+    assert!(
+        footer.contains("X ckpt") && footer.contains("F2 help"),
+        "{footer}"
+    );
+    update(&mut app, Msg::Key(Key::F(2)));
+    let shown = text(&picture(&app, 120, 60));
+    assert!(shown.contains("X            save a checkpoint"), "{shown}");
+}
+
+#[test]
 fn help_can_be_filtered() {
     let mut app = empty(COLOR);
     show(&mut app, Screen::Live);
@@ -135,8 +163,8 @@ fn arrows_and_letters_move_alike_in_every_list() {
             (Key::Left, 'h'),
             (Key::Right, 'l'),
         ] {
-            let action = find(arrow, screen).map(|binding| binding.action);
-            let other = find(Key::Char(letter), screen).map(|binding| binding.action);
+            let action = find(KEYS, arrow, screen).map(|binding| binding.action);
+            let other = find(KEYS, Key::Char(letter), screen).map(|binding| binding.action);
             assert!(action.is_some() && action == other, "{screen:?} {letter}");
         }
     }

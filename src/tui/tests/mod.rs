@@ -1,14 +1,18 @@
 //! The UI without a terminal: keys in, pictures out.
 
+mod bandwidth;
 mod devices;
 mod keys;
+mod launch;
 mod pictures;
 mod sizes;
+mod still_numbers;
 mod stills;
 
 use std::path::PathBuf;
 
 use ratatui::{Terminal, backend::TestBackend, buffer::Buffer};
+use serde_json::Value;
 
 use super::{
     app::{App, Effect, Msg, News, SCREENS, Screen},
@@ -16,12 +20,14 @@ use super::{
     draw::draw,
     keys::Key,
     launch::Checked,
-    look::{Glyphs, Look},
+    look::{Colors, Glyphs, Look},
+    picker::{Asked, Looked},
     recording,
     runs::{Details, RunRow},
     update::update,
 };
 use crate::{
+    data::Preview,
     event::{Event, HostReading, Reading, Record},
     hw::Machine,
     launch::RunFolder,
@@ -29,16 +35,22 @@ use crate::{
 };
 
 const COLOR: Look = Look {
-    color: true,
+    colors: Colors::Sixteen,
+    most: Colors::Sixteen,
     glyphs: Glyphs::Braille,
+    is_coarse: false,
 };
 const MONO: Look = Look {
-    color: false,
+    colors: Colors::None,
+    most: Colors::Sixteen,
     glyphs: Glyphs::Braille,
+    is_coarse: false,
 };
 const ASCII: Look = Look {
-    color: false,
+    colors: Colors::None,
+    most: Colors::Sixteen,
     glyphs: Glyphs::Ascii,
+    is_coarse: false,
 };
 
 /// An app that knows nothing yet.
@@ -94,7 +106,27 @@ fn watching(look: Look, share: f64) -> App {
     update(&mut app, Msg::Details(Box::new(details)));
     let checked = verdict(&app);
     update(&mut app, Msg::Checked(Box::new(checked)));
+    let looked = looked(&app.launch.draft.root["data"]);
+    update(&mut app, Msg::Looked(Box::new(looked)));
     app
+}
+
+/// A look at data that a config names.
+fn looked(data: &Value) -> Looked {
+    let seen = Preview {
+        n_files: 1,
+        bytes: 1_120_000,
+        is_whole: true,
+        samples: vec![
+            "To be, or not to be, that is the question:".to_owned(),
+            "Whether 'tis nobler in the mind to suffer".to_owned(),
+            "The slings and arrows of outrageous fortune,".to_owned(),
+        ],
+    };
+    Looked {
+        asked: Asked::Data(data.clone()),
+        found: Ok((data.clone(), seen)),
+    }
 }
 
 fn sensed(seq: u64, time: f64, host: HostReading) -> Record {
@@ -120,6 +152,7 @@ fn row(app: &App, name: &str, word: &'static str, held: bool, written: f64) -> R
         state: Ok(Box::new(state.unwrap_or_default())),
         written,
         model: "gpt 837k, seq 128".to_owned(),
+        data: serde_json::json!({ "text": { "path": format!("/data/{name}.txt") } }),
     }
 }
 
