@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     io::{self, Read, Write},
     os::unix::net::UnixStream,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     thread,
 };
 
@@ -65,30 +65,45 @@ fn write_message(socket: &mut UnixStream, header: Header, bytes: &[u8]) -> io::R
 
 /// Relays between the workers at the other ends of `sockets`, in order of their numbers, until they hang up.
 ///
-/// Messages to a worker that is gone are dropped: whoever watches the workers ends the others.
+/// Messages wait here for a worker that does not read, so that it holds up nobody else; those to a worker that is
+/// gone are dropped. Whoever watches the workers ends the others.
 ///
 /// # Errors
 /// A socket can't be doubled, or no thread is to be had.
 pub fn relay(sockets: &[UnixStream]) -> io::Result<()> {
-    let clones: io::Result<Vec<_>> = sockets.iter().map(UnixStream::try_clone).collect();
-    let outgoing: Arc<[Mutex<UnixStream>]> = clones?.into_iter().map(Mutex::new).collect();
+    let mut queues = Vec::new();
+    for socket in sockets {
+        let mut socket = socket.try_clone()?;
+        let (sender, queue) = mpsc::channel::<(Header, Vec<u8>)>();
+        queues.push(sender);
+        spawn("hub-out", move || {
+            for (header, bytes) in queue {
+                if write_message(&mut socket, header, &bytes).is_err() {
+                    return;
+                }
+            }
+        })?;
+    }
     for (number, socket) in sockets.iter().enumerate() {
-        let (mut socket, outgoing) = (socket.try_clone()?, Arc::clone(&outgoing));
-        let body = move || {
+        let (mut socket, queues) = (socket.try_clone()?, queues.clone());
+        spawn("hub-in", move || {
             while let Ok((header, bytes)) = read_message(&mut socket) {
-                let Some(receiver) = outgoing.get(header.worker as usize) else {
-                    continue;
-                };
                 let from = Header {
                     worker: number as u32,
                     ..header
                 };
-                let _ = write_message(&mut locked(receiver), from, &bytes);
+                if let Some(queue) = queues.get(header.worker as usize) {
+                    let _ = queue.send((from, bytes));
+                }
             }
-        };
-        thread::Builder::new().name("hub".to_owned()).spawn(body)?;
+        })?;
     }
     Ok(())
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    let thread = thread::Builder::new().name(name.to_owned());
+    thread.spawn(body).map(|_| ())
 }
 
 /// One worker's end.
@@ -139,9 +154,7 @@ impl Spoke {
                 mailbox.send(bytes);
             }
         };
-        thread::Builder::new()
-            .name("spoke".to_owned())
-            .spawn(body)?;
+        spawn("spoke", body)?;
         Ok(Self {
             worker,
             n_workers,
@@ -176,7 +189,7 @@ impl Spoke {
         };
         write_message(&mut locked(&self.socket), header, bytes).map_err(|error| {
             self.boxes.fault.poison(Fault {
-                rank: 0,
+                rank: self.worker,
                 step: 0,
                 operation: "speaking to other workers".to_owned(),
                 cause: error.to_string(),
@@ -236,6 +249,31 @@ pub mod tests {
         assert_eq!(spokes[2].recv(2, 1).as_deref(), Ok(b"own".as_slice()));
         assert_eq!(spokes[2].try_recv(0, 1), None);
         assert!(spokes[2].try_recv(1, 1).is_some());
+    }
+
+    #[test]
+    fn a_worker_that_does_not_read_holds_up_nobody() {
+        let fault = Arc::new(FaultCell::default());
+        let pairs: Vec<_> = (0..3)
+            .map(|_| UnixStream::pair().expect("a pair"))
+            .collect();
+        let (hub, mut ends): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+        relay(&hub).expect("threads");
+        let last = ends.pop().expect("an end");
+        let open = |(worker, end)| Spoke::open(end, worker, 3, &fault).expect("a thread");
+        let spokes: Vec<Spoke> = ends.into_iter().enumerate().map(open).collect();
+        for number in 0..1_000u32 {
+            spokes[0]
+                .send(2, 0, &[number as u8; 1_000])
+                .expect("it waits in the hub");
+        }
+        spokes[0].send(1, 0, b"heard").expect("sent");
+        assert_eq!(spokes[1].recv(0, 0).as_deref(), Ok(b"heard".as_slice()));
+        // Nothing is lost of what waited.
+        let late = Spoke::open(last, 2, 3, &fault).expect("a thread");
+        for number in 0..1_000u32 {
+            assert_eq!(late.recv(0, 0), Ok(vec![number as u8; 1_000]));
+        }
     }
 
     #[test]

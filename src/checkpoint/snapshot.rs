@@ -8,7 +8,7 @@ use crate::{
     arch::{ParamSpec, Shard},
     nn::{self, Layout, ParamStore},
     optim::Optimizer,
-    torch::{SharedMemory, TorchError, raw},
+    torch::{HostCopy, TorchError, raw},
     weights::{Loaded, MODEL_FILE, Pretrained},
 };
 
@@ -54,10 +54,11 @@ pub struct Place {
 pub struct Contribution {
     place: Place,
     /// Master weights, then the optimizer's state; `None` where another rank has the same.
-    buffers: Vec<Option<SharedMemory>>,
+    buffers: Vec<Option<HostCopy>>,
 }
 
-/// Copies what this rank adds to a checkpoint to the host; the run may go on meanwhile.
+/// Copies what this rank adds to a checkpoint to the host, with `is_shared` for ranks of other processes to read; the
+/// run may go on meanwhile.
 ///
 /// # Errors
 /// No room, or a device fault.
@@ -65,14 +66,20 @@ pub fn contribute(
     store: &ParamStore,
     optimizer: &dyn Optimizer,
     place: Place,
+    is_shared: bool,
 ) -> Result<Contribution, TorchError> {
+    let copy = if is_shared {
+        HostCopy::shared
+    } else {
+        HostCopy::of
+    };
     let _guard = tch::no_grad_guard();
     let buffers = [store.master()].into_iter();
     let buffers = buffers.chain(optimizer.state().into_iter().map(|(_, buffer)| buffer));
     let buffers = buffers.map(|buffer| {
         let is_shard = buffer.size()[0] < store.layout().len();
         let is_needed = place.replica == 0 || is_shard;
-        is_needed.then(|| SharedMemory::copy_of(buffer)).transpose()
+        is_needed.then(|| copy(buffer)).transpose()
     });
     Ok(Contribution {
         place,
@@ -106,7 +113,7 @@ pub fn assemble(
             let parts: Vec<&Tensor> = contributions
                 .iter()
                 .filter(|other| (other.place.stage, other.place.shard) == (stage, shard))
-                .filter_map(|other| other.buffers[buffer].as_ref().map(SharedMemory::tensor))
+                .filter_map(|other| other.buffers[buffer].as_ref().map(HostCopy::tensor))
                 .collect();
             let whole = match parts[..] {
                 [whole] => whole.shallow_clone(),

@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use super::{
     CommError, Communicator, Flow, HostComm, HostGroup, HostLinks, LinkEnd, Links, LocalComm,
-    LocalLinks, NcclComm, NcclLinks, NcclPairs, NoLinks, Progress, SoloComm, Workplace,
-    check_pairs,
+    LocalLinks, NcclComm, NcclLinks, NcclPairs, NoLinks, Progress, Seating, SoloComm, check_pairs,
 };
 use crate::{
     event::Traffic,
@@ -111,8 +110,8 @@ const COMMS: [Axis; 4] = [Axis::Data, Axis::Tensor, Axis::Norm, Axis::Tied];
 impl GroupEnds {
     /// Makes the ends of a worker's seats, each to be moved to its thread. Where there are other workers,
     /// everything goes through the host.
-    pub fn of(membership: &Membership, workplace: &Workplace) -> Vec<Self> {
-        let own = workplace.own();
+    pub fn of(membership: &Membership, seating: &Seating) -> Vec<Self> {
+        let own = seating.own();
         let mut seats: Vec<Self> = own
             .clone()
             .map(|_| Self {
@@ -122,13 +121,13 @@ impl GroupEnds {
             .collect();
         for (number, axis) in COMMS.into_iter().enumerate() {
             for members in membership.groups(axis) {
-                for (seat, end) in comm_ends(workplace, &members) {
+                for (seat, end) in comm_ends(seating, &members) {
                     seats[seat - own.start].comms[number] = Some(end);
                 }
             }
         }
         for members in membership.groups(Axis::Pipeline) {
-            for (seat, end) in link_ends(workplace, &members) {
+            for (seat, end) in link_ends(seating, &members) {
                 seats[seat - own.start].links = Some(end);
             }
         }
@@ -155,32 +154,29 @@ impl GroupEnds {
 }
 
 /// The own ends of a group, with each its seat.
-fn comm_ends(
-    workplace: &Workplace,
-    members: &[usize],
-) -> Vec<(usize, Box<dyn Communicator + Send>)> {
-    if workplace.spoke().is_some() {
-        let ends = HostComm::ends(workplace, members).into_iter();
+fn comm_ends(seating: &Seating, members: &[usize]) -> Vec<(usize, Box<dyn Communicator + Send>)> {
+    if seating.spoke().is_some() {
+        let ends = HostComm::ends(seating, members).into_iter();
         return ends.map(|(seat, end)| (seat, Box::new(end) as _)).collect();
     }
-    let ends = LocalComm::ends(workplace.fault(), &progress(workplace, members));
+    let ends = LocalComm::ends(seating.fault(), &progress(seating, members));
     let boxed = ends.into_iter().map(|end| Box::new(end) as _);
     members.iter().copied().zip(boxed).collect()
 }
 
 /// The own ends of a pipeline's links, with each its seat.
-fn link_ends(workplace: &Workplace, stages: &[usize]) -> Vec<(usize, Box<dyn Links + Send>)> {
-    if workplace.spoke().is_some() {
-        let ends = HostLinks::ends(workplace, stages).into_iter();
+fn link_ends(seating: &Seating, stages: &[usize]) -> Vec<(usize, Box<dyn Links + Send>)> {
+    if seating.spoke().is_some() {
+        let ends = HostLinks::ends(seating, stages).into_iter();
         return ends.map(|(seat, end)| (seat, Box::new(end) as _)).collect();
     }
-    let ends = LocalLinks::ends(workplace.fault(), &progress(workplace, stages));
+    let ends = LocalLinks::ends(seating.fault(), &progress(seating, stages));
     let boxed = ends.into_iter().map(|end| Box::new(end) as _);
     stages.iter().copied().zip(boxed).collect()
 }
 
-fn progress(workplace: &Workplace, members: &[usize]) -> Vec<Arc<Progress>> {
-    let of = |&seat: &usize| Arc::clone(workplace.progress(seat));
+fn progress(seating: &Seating, members: &[usize]) -> Vec<Arc<Progress>> {
+    let of = |&seat: &usize| Arc::clone(seating.progress(seat));
     members.iter().map(of).collect()
 }
 
@@ -233,6 +229,7 @@ impl Groups {
         if let Some(id) = id_of(0, true)? {
             let mut pairs = NcclPairs::join(id, rank, world, compute, communication)?;
             check_pairs(&mut pairs, rank, world, tch::Device::Cuda(device))?;
+            pairs.close(device)?;
         }
         let mut comms = Vec::new();
         for axis in COMMS {

@@ -9,8 +9,8 @@ mod nccl;
 mod pairs;
 mod progress;
 mod remote;
+mod seating;
 mod solo;
-mod workplace;
 
 pub use comm::{CommError, Communicator, Reduction};
 pub use groups::{GroupEnds, Groups, Membership};
@@ -21,5 +21,5 @@ pub use nccl::{LinkEnd, NcclComm, NcclLinks, NcclPairs};
 pub use pairs::check_pairs;
 pub use progress::{Progress, RankProgress};
 pub use remote::{HostComm, HostLinks};
+pub use seating::{Seating, Watch};
 pub use solo::SoloComm;
-pub use workplace::{Watch, Workplace};

@@ -12,6 +12,7 @@ use crate::{
     torch::{
         TorchError,
         nccl::{Handle, UniqueId},
+        runtime,
         stream::{Event, Stream, Timing},
     },
 };
@@ -193,6 +194,16 @@ impl NcclPairs {
             event: Event::new(Timing::Off)?,
             in_flight: Vec::new(),
         })
+    }
+
+    /// Leaves the communicator; every rank does.
+    ///
+    /// # Errors
+    /// A device fault of earlier work surfaces here.
+    pub fn close(self, device: usize) -> Result<(), TorchError> {
+        runtime::synchronize(device)?;
+        self.handle.destroy();
+        Ok(())
     }
 
     /// Lets the communication stream wait for the compute stream; [`Self::leave`] the other way round.

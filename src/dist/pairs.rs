@@ -23,7 +23,9 @@ pub fn check_pairs(
     let pattern = |from: usize, to: usize| {
         // Odd, so that no two pairs' patterns agree anywhere.
         let factor = 0x9E37_79B9 + 2 * (from * world + to) as i64;
-        Ok::<_, TorchError>(Tensor::f_arange(LEN, (Kind::Int64, device))?.f_mul_scalar(factor)?)
+        Ok::<_, TorchError>(
+            Tensor::f_arange_start(1, LEN + 1, (Kind::Int64, device))?.f_mul_scalar(factor)?,
+        )
     };
     // Told at the end: the others are not left waiting.
     let mut changed = None;

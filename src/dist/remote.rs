@@ -9,8 +9,8 @@ use serde_bytes::ByteBuf;
 use tch::Tensor;
 
 use super::{
-    CommError, Communicator, Expected, Flow, HostGroup, Links, Progress, Reduction, Workplace,
-    comm::n_bytes, workplace::garbled,
+    CommError, Communicator, Expected, Flow, HostGroup, Links, Progress, Reduction, Seating,
+    comm::n_bytes, seating::garbled,
 };
 use crate::{
     base::{fault::FaultCell, hub::Spoke},
@@ -41,7 +41,7 @@ struct Offer {
 
 impl HostComm {
     /// The ends of a group's ranks of this worker; with each its seat.
-    pub fn ends(workplace: &Workplace, members: &[usize]) -> Vec<(usize, Self)> {
+    pub fn ends(seating: &Seating, members: &[usize]) -> Vec<(usize, Self)> {
         let end = |(seat, group)| {
             let comm = Self {
                 world: members.len(),
@@ -52,7 +52,7 @@ impl HostComm {
             };
             (seat, comm)
         };
-        workplace.group(members).into_iter().map(end).collect()
+        seating.group(members).into_iter().map(end).collect()
     }
 
     fn start(&mut self, operation: Operation, buffer: &Tensor) {
@@ -166,25 +166,22 @@ struct Parcel {
 
 impl HostLinks {
     /// The ends of a pipeline's stages of this worker; with each its seat. None where there is no other worker.
-    pub fn ends(workplace: &Workplace, stages: &[usize]) -> Vec<(usize, Self)> {
+    pub fn ends(seating: &Seating, stages: &[usize]) -> Vec<(usize, Self)> {
         let n_stages = stages.len();
-        let first_channel = workplace.channels(2 * (n_stages * n_stages) as u32);
-        let Some(spoke) = workplace.spoke() else {
+        let first_channel = seating.channels(2 * (n_stages * n_stages) as u32);
+        let Some(spoke) = seating.spoke() else {
             return Vec::new();
         };
         let own = stages.iter().enumerate();
-        own.filter(|(_, seat)| workplace.own().contains(seat))
+        own.filter(|(_, seat)| seating.own().contains(seat))
             .map(|(stage, &seat)| {
                 let links = Self {
                     stage,
-                    workers: stages
-                        .iter()
-                        .map(|&seat| workplace.worker_of(seat))
-                        .collect(),
+                    workers: stages.iter().map(|&seat| seating.worker_of(seat)).collect(),
                     spoke: Arc::clone(spoke),
                     first_channel,
-                    fault: Arc::clone(workplace.fault()),
-                    progress: Arc::clone(workplace.progress(seat)),
+                    fault: Arc::clone(seating.fault()),
+                    progress: Arc::clone(seating.progress(seat)),
                     sent_bytes: 0,
                 };
                 (seat, links)
@@ -209,7 +206,7 @@ impl Links for HostLinks {
             bytes: ByteBuf::from(raw::bytes(&tensor)?.to_vec()),
         };
         let bytes = rmp_serde::to_vec_named(&parcel)
-            .map_err(|error| PeerError::from(garbled(&self.fault, &error)))?;
+            .map_err(|error| PeerError::from(garbled(&self.fault, &self.spoke, &error)))?;
         let channel = self.channel(flow, self.stage, to);
         let sent = self.spoke.send(self.workers[to], channel, &bytes);
         Ok(sent.map_err(PeerError::from)?)
@@ -222,7 +219,7 @@ impl Links for HostLinks {
         let bytes = bytes.map_err(PeerError::from)?;
         self.progress.leave_collective();
         let parcel: Parcel = rmp_serde::from_slice(&bytes)
-            .map_err(|error| PeerError::from(garbled(&self.fault, &error)))?;
+            .map_err(|error| PeerError::from(garbled(&self.fault, &self.spoke, &error)))?;
         let found = (parcel.shape.as_slice(), parcel.kind.as_str());
         if found != (expected.shape.as_slice(), &format!("{:?}", expected.kind)) {
             let text = format!("stage {from} handed over {found:?}, expected {expected:?}");
@@ -243,12 +240,12 @@ mod tests {
 
     use tch::{Device, Kind};
 
-    use super::{super::workplace::tests::workplaces, *};
+    use super::{super::seating::tests::seatings, *};
 
     /// Ranks of two workers.
     fn on_ranks<R: Send>(world: usize, body: impl Fn(HostComm) -> R + Sync) -> Vec<R> {
         let members: Vec<usize> = (0..world).collect();
-        let places = workplaces(world, 2);
+        let places = seatings(world, 2);
         let ends: Vec<_> = places
             .iter()
             .flat_map(|place| HostComm::ends(place, &members))
@@ -314,7 +311,7 @@ mod tests {
 
     #[test]
     fn stages_hand_tensors_over_in_order() {
-        let places = workplaces(2, 2);
+        let places = seatings(2, 2);
         let mut links = places.iter().map(|place| {
             let mut own = HostLinks::ends(place, &[0, 1]);
             own.remove(0).1

@@ -19,6 +19,9 @@ pub enum EngineError {
     Data(#[from] DataError),
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
+    /// Each worker reads its checkpoint by itself.
+    #[error("the ranks would go on from different steps: {steps:?}")]
+    Apart { steps: Vec<u64> },
     /// Training has diverged; the weights are those before the bad step.
     #[error("the {what} is no finite number; {place}")]
     NotFinite { what: &'static str, place: String },
@@ -28,7 +31,7 @@ impl EngineError {
     /// Whether starting again from a checkpoint may help.
     pub fn may_help_to_retry(&self) -> bool {
         match self {
-            Self::Torch(_) | Self::Comm(CommError::Torch(_)) => true,
+            Self::Torch(_) | Self::Comm(CommError::Torch(_)) | Self::Apart { .. } => true,
             Self::Poisoned(_)
             | Self::Comm(_)
             | Self::Data(_)

@@ -26,6 +26,6 @@ pub use evaluate::{Evaluated, Turn, evaluate};
 pub use generate::generate;
 pub use inject::Injection;
 pub use passes::Passes;
-pub use run::{Ending, Hub, Job, run};
+pub use run::{Ending, HubSocket, Job, run};
 pub use seat::Finish;
 pub use step::Stepper;

@@ -88,6 +88,15 @@ impl Rank {
         let (step, tokens, trained_s, best) = manifest.map_or((0, 0, 0.0, None), |saved| {
             (saved.step, saved.tokens, saved.trained_s, saved.best)
         });
+        let note = Note {
+            from_step: step,
+            ..Note::default()
+        };
+        let notes = seat.notes.exchange(note)?;
+        if notes.iter().any(|note| note.from_step != step) {
+            let steps = notes.iter().map(|note| note.from_step).collect();
+            return Err(EngineError::Apart { steps });
+        }
         let order = WindowOrder::new(
             job.config.data.windows(),
             job.config.seed,
@@ -293,12 +302,13 @@ impl Rank {
             // The buffers hold the next step's gradients by now.
             self.passes.train(&batch, step, &mut self.clock)?;
         }
-        let own = guard::look(&self.passes.stepper, batch, step)?;
-        let places = self.seat.places.exchange(own)?;
-        let found = places.iter().enumerate();
-        let found = found.filter_map(|(seat, place)| Some((place.as_ref()?, seat)));
+        let stage = self.seat.at(&self.job.plan).stage;
+        let own = guard::look(&self.passes.stepper, stage, batch, step)?;
+        let origins = self.seat.origins.exchange(own)?;
+        let found = origins.iter().enumerate();
+        let found = found.filter_map(|(seat, origin)| Some((origin.as_ref()?, seat)));
         let (place, speaker) = match found.min() {
-            Some((place, seat)) => (place.to_string(), seat),
+            Some((origin, seat)) => (origin.to_string(), seat),
             None => ("all weights and gradients are finite".to_owned(), 0),
         };
         let what = match loss.is_finite() {
@@ -495,7 +505,8 @@ impl Rank {
         let own = match self.seat.lane {
             0 => {
                 let place = self.seat.place(&self.job.plan);
-                let own = checkpoint::contribute(store, self.optimizer.as_ref(), place)?;
+                let is_shared = self.job.plan.n_workers > 1;
+                let own = checkpoint::contribute(store, self.optimizer.as_ref(), place, is_shared)?;
                 Some(own)
             }
             // The first lane's buffers are this one's too.

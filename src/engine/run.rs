@@ -26,7 +26,7 @@ use crate::{
     checkpoint::Loaded,
     config::{Precision, RunConfig},
     data::Prepared,
-    dist::{GroupEnds, HostGroup, Membership, RankProgress, Workplace},
+    dist::{GroupEnds, HostGroup, Membership, RankProgress, Seating},
     event::{Control, Event},
     plan::{Communicator, RunPlan},
     torch::{TorchError, memory, runtime},
@@ -51,11 +51,11 @@ pub struct Job {
     pub checkpoints: Option<PathBuf>,
     pub inject: Option<Injection>,
     /// The way to the run's other workers; absent: there are none.
-    pub hub: Option<Hub>,
+    pub hub: Option<HubSocket>,
 }
 
 /// A worker's socket to the hub, not listened to yet.
-pub struct Hub {
+pub struct HubSocket {
     pub socket: UnixStream,
     /// This worker's number.
     pub worker: usize,
@@ -97,7 +97,7 @@ pub fn run(
 /// The threads of a worker's ranks, as the watching thread sees them.
 struct Crew {
     fault: Arc<FaultCell>,
-    workplace: Workplace,
+    seating: Seating,
     messages: Receiver<Message>,
     orders: Sender<Control>,
     n_lanes: usize,
@@ -107,22 +107,23 @@ impl Crew {
     fn start(mut job: Job) -> Result<Self, TorchError> {
         let fault = Arc::new(FaultCell::default());
         let membership = seat::membership(&job.plan);
-        let spoke = job.hub.take().map(|Hub { socket, worker }| {
+        let spoke = job.hub.take().map(|HubSocket { socket, worker }| {
             Spoke::open(socket, worker, job.plan.n_workers, &fault)
                 .map_err(|error| TorchError::new(&format!("no way to the other workers: {error}")))
         });
-        let workplace = Workplace::new(membership.n_seats(), spoke.transpose()?, &fault);
+        let seating = Seating::new(membership.n_seats(), spoke.transpose()?, &fault);
         let (events, messages) = channel();
         let (orders, rank_orders) = channel();
         let job = Arc::new(job);
-        for seat in seats(&job.plan, &membership, &workplace, &events, rank_orders) {
+        for seat in seats(&job.plan, &membership, &seating, &events, rank_orders) {
             let no_thread = Arc::clone(&fault);
             let (job, fault, events) = (Arc::clone(&job), Arc::clone(&fault), events.clone());
             let name = format!("rank-{}.{}", seat.rank, seat.lane);
+            let rank = seat.rank;
             let body = move || live(job, seat, &fault, &events);
             if let Err(error) = thread::Builder::new().name(name).spawn(body) {
                 no_thread.poison(Fault {
-                    rank: 0,
+                    rank,
                     step: 0,
                     operation: "starting".to_owned(),
                     cause: format!("no thread for a rank: {error}"),
@@ -132,7 +133,7 @@ impl Crew {
         }
         Ok(Self {
             fault,
-            workplace,
+            seating,
             messages,
             orders,
             n_lanes: membership.n_lanes,
@@ -145,9 +146,9 @@ impl Crew {
         hang_limit: Duration,
         emit: &mut dyn FnMut(Event),
     ) -> Ending {
-        let own = self.workplace.own();
+        let own = self.seating.own();
         let mut finishes: Vec<Option<Finish>> = vec![None; own.len()];
-        let mut watch = self.workplace.watch();
+        let mut watch = self.seating.watch();
         let mut last_watch = Instant::now();
         loop {
             match self.messages.recv_timeout(TICK) {
@@ -167,7 +168,7 @@ impl Crew {
             for control in controls.try_iter() {
                 if control == Control::Kill {
                     return Ending::Killed {
-                        step: self.workplace.progress(own.start).step(),
+                        step: self.seating.progress(own.start).step(),
                     };
                 }
                 // Rank 0 stops listening only when it is done; the ranks of other workers never listen.
@@ -210,6 +211,7 @@ impl Crew {
 /// A rank's thread. A rank that fails parks with its memory intact, since others may be reading it.
 fn live(job: Arc<Job>, seat: Seat, fault: &FaultCell, events: &Sender<Message>) {
     let (rank_number, number, progress) = (seat.rank, seat.number(), Arc::clone(&seat.progress));
+    let has_other_workers = job.plan.n_workers > 1;
     let mut rank = None;
     let lived = panic::catch_unwind(AssertUnwindSafe(|| {
         let rank = rank.insert(Rank::new(job, seat)?);
@@ -221,6 +223,10 @@ fn live(job: Arc<Job>, seat: Seat, fault: &FaultCell, events: &Sender<Message>) 
                 seat: number,
                 finish,
             });
+            if has_other_workers {
+                // The process is about to end: taking it apart here could only go wrong, and end the others.
+                park();
+            }
             return;
         }
         Ok(Err(error)) if error.is_consequence() => park(),
@@ -289,15 +295,15 @@ fn all(finishes: &[Option<Finish>]) -> Option<Finish> {
 fn seats(
     plan: &RunPlan,
     membership: &Membership,
-    workplace: &Workplace,
+    seating: &Seating,
     events: &Sender<Message>,
     orders: Receiver<Control>,
 ) -> Vec<Seat> {
-    let (own, n_lanes) = (workplace.own(), membership.n_lanes);
+    let (own, n_lanes) = (seating.own(), membership.n_lanes);
     let comms: Vec<CommSeat> = match plan.communicator {
         Communicator::Nccl => own.clone().map(|_| CommSeat::Nccl).collect(),
         Communicator::Solo | Communicator::Local | Communicator::Host => {
-            GroupEnds::of(membership, workplace)
+            GroupEnds::of(membership, seating)
                 .into_iter()
                 .map(|ends| CommSeat::Ends(Box::new(ends)))
                 .collect()
@@ -305,19 +311,19 @@ fn seats(
     };
     let progress: Vec<_> = own
         .clone()
-        .map(|seat| Arc::clone(workplace.progress(seat)))
+        .map(|seat| Arc::clone(seating.progress(seat)))
         .collect();
     let lanes = progress
         .chunks(n_lanes)
-        .flat_map(|rank| HostGroup::of_threads(workplace.fault(), rank));
+        .flat_map(|rank| HostGroup::of_threads(seating.fault(), rank));
     let mut lanes = lanes.collect::<Vec<_>>().into_iter();
     let mut orders = Some(orders).filter(|_| own.start == 0);
-    let mut notes = workplace.everyone().into_iter();
-    let mut losses = workplace.everyone().into_iter();
-    let mut ids = workplace.everyone().into_iter();
-    let mut saves = workplace.everyone().into_iter();
-    let mut tokens = workplace.everyone().into_iter();
-    let mut places = workplace.everyone().into_iter();
+    let mut notes = seating.everyone().into_iter();
+    let mut losses = seating.everyone().into_iter();
+    let mut ids = seating.everyone().into_iter();
+    let mut saves = seating.everyone().into_iter();
+    let mut tokens = seating.everyone().into_iter();
+    let mut origins = seating.everyone().into_iter();
     let mut seats = Vec::with_capacity(own.len());
     for ((number, comms), progress) in own.zip(comms).zip(progress) {
         let (
@@ -327,7 +333,7 @@ fn seats(
             Some(lanes),
             Some(saves),
             Some(tokens),
-            Some(places),
+            Some(origins),
         ) = (
             notes.next(),
             losses.next(),
@@ -335,7 +341,7 @@ fn seats(
             lanes.next(),
             saves.next(),
             tokens.next(),
-            places.next(),
+            origins.next(),
         )
         else {
             break;
@@ -350,7 +356,7 @@ fn seats(
             ids,
             saves,
             tokens,
-            places,
+            origins,
             comms,
             progress,
             events: events.clone(),

@@ -11,7 +11,7 @@ use tch::Tensor;
 use super::{
     EngineError, Job, Passes, RankDevice, Stepper,
     evaluate::PartialLoss,
-    guard::Place as BadPlace,
+    guard::Origin,
     inject::{self, Injection},
     step::{self, Recipe},
 };
@@ -39,7 +39,7 @@ pub struct Seat {
     pub ids: HostGroup<Option<UniqueId>>,
     pub saves: HostGroup<Option<Contribution>>,
     pub tokens: HostGroup<Option<u32>>,
-    pub places: HostGroup<Option<BadPlace>>,
+    pub origins: HostGroup<Option<Origin>>,
     pub comms: CommSeat,
     pub progress: Arc<Progress>,
     pub events: Sender<Message>,
@@ -101,6 +101,8 @@ pub struct Note {
     pub grad_norm: f64,
     pub orders: Orders,
     pub trained_s: f64,
+    /// Where the rank starts; of the first exchange only.
+    pub from_step: u64,
 }
 
 impl Note {

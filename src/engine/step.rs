@@ -330,7 +330,7 @@ impl Stepper {
         Ok(this.join(weights, x, y, context)?)
     }
 
-    /// The name of the first segment whose output is not finite on a batch, run as in training.
+    /// Number and name of the first segment whose output is not finite on a batch, run as in training.
     ///
     /// Only where the rank holds the whole model.
     ///
@@ -340,7 +340,7 @@ impl Stepper {
         &self,
         batch: &HostBatch,
         step: u64,
-    ) -> Result<Option<String>, TorchError> {
+    ) -> Result<Option<(usize, String)>, TorchError> {
         let _guard = tch::no_grad_guard();
         let tape = Tape::new(self.load(batch)?, step);
         let context = Context {
@@ -351,7 +351,7 @@ impl Stepper {
         for (number, segment) in self.segments.iter().enumerate() {
             x = segment.forward(self.store.weights(number), &x, &context)?;
             if x.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
-                return Ok(Some(segment.name().to_owned()));
+                return Ok(Some((number, segment.name().to_owned())));
             }
         }
         Ok(None)

@@ -25,12 +25,11 @@ const DEFAULTS: [(&str, &str); 3] = [
     ("CUBLAS_WORKSPACE_CONFIG", ":4096:8"),
 ];
 
-/// What a worker with several GPUs needs besides.
-const OF_SEVERAL_GPUS: [(&str, &str); 2] = [
+/// What a worker with several GPUs needs besides. Not `NCCL_LAUNCH_MODE=GROUP`: each launch would wait on the host for
+/// all ranks of the communicator, and sends between stages must not wait.
+const OF_SEVERAL_GPUS: [(&str, &str); 1] = [
     // Loading a kernel synchronises the device, which can deadlock against a spinning collective.
     ("CUDA_MODULE_LOADING", "EAGER"),
-    // All ranks' kernels of a collective start together.
-    ("NCCL_LAUNCH_MODE", "GROUP"),
 ];
 
 /// `$CAPSTAN_WORKER`, else beside this program, else on `PATH`.

@@ -15,6 +15,8 @@ use crate::torch::TorchError;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NotFinite {
     pub tensor: String,
+    /// The number of its segment on this stage.
+    pub segment: usize,
 }
 
 impl ParamStore {
@@ -158,34 +160,37 @@ impl ParamStore {
             .collect()
     }
 
-    /// The first parameter of which this rank's gradient holds NaN or infinity.
+    /// The parameters of which this rank's gradients hold NaN or infinity, in the model's order.
     ///
     /// # Errors
     /// Whatever libtorch throws.
-    pub fn first_bad_grad(&self) -> Result<Option<NotFinite>, TorchError> {
-        self.first_bad(&self.grads)
+    pub fn bad_grads(&self) -> Result<Vec<NotFinite>, TorchError> {
+        self.bad(&self.grads)
     }
 
-    /// The first parameter that holds NaN or infinity itself.
+    /// The parameters that hold NaN or infinity themselves, in the model's order.
     ///
     /// # Errors
     /// Whatever libtorch throws.
-    pub fn first_bad_weight(&self) -> Result<Option<NotFinite>, TorchError> {
-        self.first_bad(&self.master)
+    pub fn bad_weights(&self) -> Result<Vec<NotFinite>, TorchError> {
+        self.bad(&self.master)
     }
 
-    fn first_bad(&self, buffer: &Tensor) -> Result<Option<NotFinite>, TorchError> {
+    fn bad(&self, buffer: &Tensor) -> Result<Vec<NotFinite>, TorchError> {
+        let mut found = Vec::new();
         for entry in &self.layout.entries {
             for own in self.own_pieces(slice::from_ref(&entry.range())) {
                 let is_finite = self.cut(buffer, &own)?.f_isfinite()?.f_all()?;
                 if is_finite.f_int64_value(&[])? == 0 {
-                    return Ok(Some(NotFinite {
+                    found.push(NotFinite {
                         tensor: entry.spec.name.clone(),
-                    }));
+                        segment: entry.group,
+                    });
+                    break;
                 }
             }
         }
-        Ok(None)
+        Ok(found)
     }
 }
 
@@ -230,14 +235,18 @@ mod tests {
     }
 
     #[test]
-    fn the_first_bad_gradient_is_named() {
+    fn bad_gradients_are_named() {
         let mut store = store();
-        assert_eq!(store.first_bad_grad().expect("readable"), None);
-        let _ = store.grad_view(3).expect("there").fill_(f64::NAN);
-        let name = store.layout.entries[3].spec.name.clone();
-        assert_eq!(
-            store.first_bad_grad().expect("readable"),
-            Some(NotFinite { tensor: name })
-        );
+        assert_eq!(store.bad_grads().expect("readable"), []);
+        let bad = [1, 3].map(|number| {
+            let _ = store.grad_view(number).expect("there").fill_(f64::NAN);
+            let entry = &store.layout.entries[number];
+            NotFinite {
+                tensor: entry.spec.name.clone(),
+                segment: entry.group,
+            }
+        });
+        assert_eq!(store.bad_grads().expect("readable"), bad);
+        assert_eq!(store.bad_weights().expect("readable"), []);
     }
 }

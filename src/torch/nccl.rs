@@ -61,7 +61,8 @@ impl UniqueId {
     }
 }
 
-/// One rank's handle. It stays on the thread that made it.
+/// One rank's handle. It stays on the thread that made it, and lives as long as the process: destroying it waits for
+/// the other ranks, which a rank that failed must not do.
 pub struct Handle {
     comm: sys::ncclComm_t,
     stream: Stream,
@@ -90,6 +91,12 @@ impl Handle {
             stream,
             stream_handle: stream.handle()?,
         })
+    }
+
+    /// Destroys the communicator; every rank does, when nothing is under way on it.
+    pub fn destroy(self) {
+        // SAFETY: made by `join`, destroyed once, on the thread that made it.
+        let _ = unsafe { result::comm_destroy(self.comm) };
     }
 
     /// The communication stream.
@@ -272,13 +279,6 @@ fn part_of(
     let part_len = len / world;
     let offset = rank * part_len * tensor.kind().elt_size_in_bytes();
     Ok((data.cast::<u8>().wrapping_add(offset).cast(), part_len))
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        // SAFETY: made by `join`, destroyed once, on the thread that made it.
-        let _ = unsafe { result::comm_destroy(self.comm) };
-    }
 }
 
 fn buffer(tensor: &Tensor) -> Result<(*mut c_void, usize, sys::ncclDataType_t), TorchError> {

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     checkpoint::{self, Loaded, RunFacts},
     data::Progress,
-    engine::{self, Ending, Finish, Hub, Injection, Job},
+    engine::{self, Ending, Finish, HubSocket, Injection, Job},
     event::{Event, Outcome},
     launch::RunFolder,
     optim,
@@ -51,8 +51,9 @@ pub fn main(task: &Task) -> i32 {
         Err(error) => {
             let cause = format!("{error:#}");
             let operation = "starting".to_owned();
+            // Where there are several workers, each has one rank.
             link.emit(&Event::Fault {
-                rank: 0,
+                rank: task.worker,
                 step: 0,
                 operation,
                 cause,
@@ -68,7 +69,7 @@ fn train(task: &Task, link: &mut Link) -> Result<i32> {
     let Material { config, plan, data } = read_with_progress(folder, link)?;
     let hub = match plan.n_workers {
         1 => None,
-        _ => Some(Hub {
+        _ => Some(HubSocket {
             socket: link::take_hub().context("no socket to the run's other workers")?,
             worker: task.worker,
         }),

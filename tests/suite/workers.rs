@@ -166,7 +166,7 @@ fn faults() -> Result<(), Failed> {
             "abort",
             "the worker of rank 1: killed by signal 6 (SIGABRT)",
         ),
-        ("hang", "no progress for"),
+        ("hang", "rank 1 is furthest behind"),
     ] {
         let place = workplace(json!({ "restart": { "max": 0, "hang_after_s": 2 } }))?
             .with("CAPSTAN_INJECT", &format!("1:3:{kind}"));

@@ -67,8 +67,10 @@ enum Wish {
 #[derive(Default)]
 struct Heard {
     last_words: Option<Ending>,
-    /// The first, and the worker that reported it.
-    fault: Option<(usize, Cause)>,
+    /// The first; what other workers say of its consequences is nobody's cause.
+    fault: Option<Cause>,
+    /// The first worker that hung up without a word, before any fault was heard.
+    silent: Option<usize>,
     garbage: bool,
 }
 
@@ -191,7 +193,12 @@ impl Duty {
                 Some(Input::Said(number, event)) => self.hear(number, event, workers, heard),
                 Some(Input::Garbage(text)) => self.hear_garbage(&text, heard),
                 Some(Input::Sensed(event)) => self.means.journal.note(event),
-                Some(Input::HungUp(number)) => workers.leave_one(number),
+                Some(Input::HungUp(number)) => {
+                    if heard.fault.is_none() {
+                        heard.silent.get_or_insert(number);
+                    }
+                    workers.leave_one(number);
+                }
                 Some(Input::Exited(number, status)) => workers.exited(number, status.ok()),
                 Some(Input::Asked(request, reply)) => {
                     let _ = reply.send(self.obey(request.control, Some(workers)));
@@ -242,14 +249,16 @@ impl Duty {
                 cause,
                 retry,
             } => {
-                let cause = || Cause {
+                workers.leave_one(number);
+                workers.leave_others(number);
+                if heard.fault.is_some() {
+                    return;
+                }
+                heard.fault = Some(Cause {
                     text: format!("rank {rank} failed at step {step} in {operation}: {cause}"),
                     retry: *retry,
                     code: 1,
-                };
-                heard.fault.get_or_insert_with(|| (number, cause()));
-                workers.leave_one(number);
-                workers.leave_others(number);
+                });
             }
             Event::Checkpoint { .. } => self.means.restarts.checkpointed(),
             _ => {}
@@ -304,7 +313,7 @@ impl Duty {
     }
 
     fn judge(&mut self, workers: &Workers, heard: Heard, kills_before: OomKills) -> Next {
-        let exit = workers.telling_exit();
+        let exit = workers.telling_exit(heard.silent);
         let mut seen = self.cause_of(exit, &heard, workers.log_from, kills_before);
         if let Some(exit) = exit.filter(|_| workers.are_many()) {
             seen.text = format!("the worker of rank {}: {}", exit.worker, seen.text);
@@ -322,11 +331,11 @@ impl Duty {
             let step = self.means.journal.state().step;
             return Next::End(killed(step));
         }
-        // That another worker failed may be a consequence of this one's death.
-        let is_consequence =
-            |number: usize| exit.is_some_and(|exit| exit.is_by_signal() && exit.worker != number);
-        let fault = heard.fault.filter(|(number, _)| !is_consequence(*number));
-        let Cause { text, retry, code } = fault.map_or(seen, |(_, cause)| cause);
+        // That another worker failed is a consequence of the death of one that had hung up before.
+        let died_first =
+            exit.is_some_and(|exit| heard.silent == Some(exit.worker) && !exit.is_well());
+        let fault = heard.fault.filter(|_| !died_first);
+        let Cause { text, retry, code } = fault.unwrap_or(seen);
         if self.wish == Wish::Stop {
             return self.stopped_badly(&text, code);
         }
@@ -355,7 +364,7 @@ impl Duty {
             return died("it did not leave within 5 s and was killed");
         }
         if *was_overdue {
-            return died("it closed its socket, did not leave within 5 s and was killed");
+            return died("it had to leave, did not in time and was killed");
         }
         let out_of_memory = OomKills::count().rose_since(kills_before);
         let last_line = cause::last_line(&self.means.folder.worker_log(), log_from);

@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use signal_hook::consts::SIGKILL;
+
 use super::{
     Input,
     worker::{Task, Worker},
@@ -40,14 +42,9 @@ pub struct Exit {
 }
 
 impl Exit {
-    fn is_well(&self) -> bool {
+    /// With exit code 0.
+    pub fn is_well(&self) -> bool {
         self.status.is_some_and(|status| status.success())
-    }
-
-    /// It died of something that came from outside of its program.
-    pub fn is_by_signal(&self) -> bool {
-        let signal = self.status.and_then(|status| status.signal());
-        signal.is_some() && !self.was_overdue
     }
 }
 
@@ -124,7 +121,8 @@ impl Workers {
 
     /// Takes note of an exit.
     pub fn exited(&mut self, worker: usize, status: Option<ExitStatus>) {
-        let was_overdue = self.all[worker].was_overdue();
+        let signal = status.and_then(|status| status.signal());
+        let was_overdue = self.all[worker].was_overdue() && signal == Some(SIGKILL);
         let exit = Exit {
             worker,
             status,
@@ -158,16 +156,66 @@ impl Workers {
         self.exits.iter().all(Exit::is_well)
     }
 
-    /// The exit that says most: the first that went wrong by itself, else the first that went wrong.
-    pub fn telling_exit(&self) -> Option<&Exit> {
-        let wrong = || self.exits.iter().filter(|exit| !exit.is_well());
-        wrong()
-            .find(|exit| !exit.was_overdue)
-            .or_else(|| wrong().next())
-            .or_else(|| self.exits.first())
+    /// The exit that says most; `silent` is the worker that hung up first without a word.
+    pub fn telling_exit(&self, silent: Option<usize>) -> Option<&Exit> {
+        telling(&self.exits, silent)
     }
 
     fn is_gone(&self, worker: usize) -> bool {
         self.exits.iter().any(|exit| exit.worker == worker)
+    }
+}
+
+/// Of the worker that hung up first without a word, else the first that went wrong by itself, else the first that
+/// went wrong, else the first.
+fn telling(exits: &[Exit], silent: Option<usize>) -> Option<&Exit> {
+    let wrong = || exits.iter().filter(|exit| !exit.is_well());
+    wrong()
+        .find(|exit| silent == Some(exit.worker))
+        .or_else(|| wrong().find(|exit| !exit.was_overdue))
+        .or_else(|| wrong().next())
+        .or_else(|| exits.first())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exit(worker: usize, raw: i32, was_overdue: bool) -> Exit {
+        Exit {
+            worker,
+            status: Some(ExitStatus::from_raw(raw)),
+            was_overdue,
+        }
+    }
+
+    #[test]
+    fn the_exit_that_says_most_is_chosen() {
+        let (fault, killed, crash, well) = (1 << 8, 9, 11, 0);
+        let told = |exits: &[(usize, i32, bool)], silent| {
+            let exits: Vec<Exit> = exits
+                .iter()
+                .map(|&(worker, raw, was_overdue)| exit(worker, raw, was_overdue))
+                .collect();
+            telling(&exits, silent).map(|exit| exit.worker)
+        };
+        // A crash that is reaped after the other's fault, which it caused.
+        assert_eq!(
+            told(&[(0, fault, false), (1, crash, false)], Some(1)),
+            Some(1)
+        );
+        // A fault first, then one that had to be killed.
+        assert_eq!(told(&[(1, killed, true), (0, fault, false)], None), Some(0));
+        // One that left well before is nobody's cause.
+        assert_eq!(
+            told(&[(1, well, false), (0, crash, false)], Some(1)),
+            Some(0)
+        );
+        assert_eq!(
+            told(&[(1, well, false), (0, well, false)], Some(1)),
+            Some(1)
+        );
+        assert_eq!(told(&[(0, killed, true), (1, killed, true)], None), Some(0));
+        assert_eq!(told(&[], None), None);
     }
 }

@@ -1,4 +1,4 @@
-//! Host tensors in memory that other processes of the same user can map.
+//! Copies of tensors on the host, also in memory that other processes of the same user can map.
 
 use std::{fs::File, os::fd::AsRawFd, process};
 
@@ -8,11 +8,11 @@ use tch::{Device, Kind, Tensor};
 
 use super::{SharedTensor, TorchError};
 
-/// A flat tensor of its own memory. Serialized it is an address: who reads that maps the same memory, which
-/// lives as long as anybody maps it. The writer has to keep its own until the reader has mapped it.
+/// A flat copy on the host. A shared one, serialized, is an address: who reads that maps the same memory, which lives
+/// as long as anybody maps it. The writer has to keep its own until the reader has mapped it.
 #[derive(Debug)]
-pub struct SharedMemory {
-    /// Of the process that made it.
+pub struct HostCopy {
+    /// Of a shared one, in the process that made it.
     file: Option<File>,
     tensor: SharedTensor,
 }
@@ -26,12 +26,28 @@ struct Address {
     len: i64,
 }
 
-impl SharedMemory {
-    /// Copies a tensor from any device.
+impl HostCopy {
+    /// Copies a tensor from any device, for this process.
     ///
     /// # Errors
     /// No room, or a device fault.
-    pub fn copy_of(tensor: &Tensor) -> Result<Self, TorchError> {
+    pub fn of(tensor: &Tensor) -> Result<Self, TorchError> {
+        let flat = tensor.f_view([-1])?;
+        let copy = match tensor.device() {
+            Device::Cpu => flat.f_detach_copy()?,
+            _ => flat.f_to_device(Device::Cpu)?,
+        };
+        Ok(Self {
+            file: None,
+            tensor: SharedTensor::of(&copy),
+        })
+    }
+
+    /// Copies a tensor from any device, for other processes too.
+    ///
+    /// # Errors
+    /// No room, or a device fault.
+    pub fn shared(tensor: &Tensor) -> Result<Self, TorchError> {
         let failed = |error: std::io::Error| TorchError::new(&format!("shared memory: {error}"));
         let memory = memfd_create("capstan", MemfdFlags::CLOEXEC);
         let file = File::from(memory.map_err(|error| failed(error.into()))?);
@@ -61,10 +77,12 @@ fn map(path: &str, kind: Kind, len: i64) -> Result<Tensor, TorchError> {
     })
 }
 
-impl Serialize for SharedMemory {
+impl Serialize for HostCopy {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let Some(file) = &self.file else {
-            return Err(serde::ser::Error::custom("mapped memory is not handed on"));
+            return Err(serde::ser::Error::custom(
+                "memory that is not shared has no address",
+            ));
         };
         Address {
             pid: process::id(),
@@ -76,7 +94,7 @@ impl Serialize for SharedMemory {
     }
 }
 
-impl<'de> Deserialize<'de> for SharedMemory {
+impl<'de> Deserialize<'de> for HostCopy {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let address = Address::deserialize(deserializer)?;
         let kinds = [Kind::Float, Kind::Double, Kind::BFloat16];
@@ -104,16 +122,16 @@ mod tests {
             Tensor::arange(6, (Kind::Float, Device::Cpu)).view([2, 3]),
             Tensor::empty([0], (Kind::Double, Device::Cpu)),
         ] {
-            let copy = SharedMemory::copy_of(&original).expect("room");
+            let copy = HostCopy::shared(&original).expect("room");
             let address = rmp_serde::to_vec(&copy).expect("an address");
-            let found: SharedMemory = rmp_serde::from_slice(&address).expect("it is there");
+            let found: HostCopy = rmp_serde::from_slice(&address).expect("it is there");
             drop(copy);
             assert_eq!(found.tensor().kind(), original.kind());
             assert!(found.tensor().equal(&original.view([-1])));
-            assert!(rmp_serde::to_vec(&found).is_err());
-            assert!(
-                rmp_serde::from_slice::<SharedMemory>(&address).is_err() || original.numel() == 0
-            );
+            for unshared in [found, HostCopy::of(&original).expect("room")] {
+                assert!(unshared.tensor().equal(&original.view([-1])));
+                assert!(rmp_serde::to_vec(&unshared).is_err());
+            }
         }
     }
 }

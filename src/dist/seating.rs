@@ -17,7 +17,7 @@ use crate::base::{
 };
 
 /// One worker's share of the seats: as many as every other worker's, in order.
-pub struct Workplace {
+pub struct Seating {
     n_seats: usize,
     own: Range<usize>,
     fault: Arc<FaultCell>,
@@ -28,7 +28,7 @@ pub struct Workplace {
     n_channels: Cell<u32>,
 }
 
-impl Workplace {
+impl Seating {
     /// The place of the worker at `spoke`, or of the only one; `n_seats` are shared evenly.
     pub fn new(n_seats: usize, spoke: Option<Spoke>, fault: &Arc<FaultCell>) -> Self {
         let (worker, n_workers) = spoke
@@ -150,7 +150,7 @@ fn meet<T: Serialize + DeserializeOwned>(
     fault: &FaultCell,
 ) -> Result<Arc<[T]>, Poisoned> {
     let others = || workers.iter().filter(|&&worker| worker != spoke.worker());
-    let bytes = rmp_serde::to_vec_named(&own).map_err(|error| garbled(fault, &error))?;
+    let bytes = rmp_serde::to_vec_named(&own).map_err(|error| garbled(fault, spoke, &error))?;
     for &worker in others() {
         spoke.send(worker, channel, &bytes)?;
     }
@@ -163,20 +163,20 @@ fn meet<T: Serialize + DeserializeOwned>(
         }
         let bytes = spoke.recv(worker, channel)?;
         let theirs: Vec<T> =
-            rmp_serde::from_slice(&bytes).map_err(|error| garbled(fault, &error))?;
+            rmp_serde::from_slice(&bytes).map_err(|error| garbled(fault, spoke, &error))?;
         all.extend(theirs);
     }
     Ok(all.into())
 }
 
-/// Workers of different builds; a fault, recorded.
-pub(super) fn garbled(fault: &FaultCell, error: &dyn std::error::Error) -> Poisoned {
+/// A worker of another build, or memory of one that is gone; a fault, recorded.
+pub(super) fn garbled(fault: &FaultCell, spoke: &Spoke, error: &dyn std::error::Error) -> Poisoned {
     fault.poison(Fault {
-        rank: 0,
+        rank: spoke.worker(),
         step: 0,
         operation: "reading what another worker said".to_owned(),
         cause: error.to_string(),
-        retry: false,
+        retry: true,
     });
     Poisoned
 }
@@ -235,16 +235,16 @@ pub(super) mod tests {
     use crate::base::hub;
 
     /// The places of workers whose hub runs in this process.
-    pub fn workplaces(n_seats: usize, n_workers: usize) -> Vec<Workplace> {
+    pub fn seatings(n_seats: usize, n_workers: usize) -> Vec<Seating> {
         hub::tests::spokes(n_workers, &Arc::default())
             .into_iter()
-            .map(|spoke| Workplace::new(n_seats, Some(spoke), &Arc::default()))
+            .map(|spoke| Seating::new(n_seats, Some(spoke), &Arc::default()))
             .collect()
     }
 
     #[test]
     fn seats_of_all_workers_exchange_values() {
-        let places = workplaces(6, 3);
+        let places = seatings(6, 3);
         assert_eq!((places[2].own(), places[2].worker_of(3)), (4..6, 1));
         // Groups of all, of one worker, across two.
         for members in [vec![0, 1, 2, 3, 4, 5], vec![2, 3], vec![1, 4, 5]] {
@@ -270,7 +270,7 @@ pub(super) mod tests {
 
     #[test]
     fn what_is_not_a_number_survives() {
-        let places = workplaces(2, 2);
+        let places = seatings(2, 2);
         let ends: Vec<_> = places
             .iter()
             .flat_map(|place| place.everyone::<f64>())
@@ -287,8 +287,8 @@ pub(super) mod tests {
 
     #[test]
     fn a_silent_worker_is_blamed_by_the_others() {
-        let places = workplaces(2, 2);
-        let mut watches: Vec<Watch> = places.iter().map(Workplace::watch).collect();
+        let places = seatings(2, 2);
+        let mut watches: Vec<Watch> = places.iter().map(Seating::watch).collect();
         for (seat, place) in places.iter().enumerate() {
             place.progress(seat).enter_step(3);
         }
