@@ -1,5 +1,7 @@
 //! One rank's life: set up, step after step, evaluations and saves between them.
 
+mod sample;
+
 use std::{
     sync::{
         Arc,
@@ -13,7 +15,7 @@ use tch::Tensor;
 use super::{
     EngineError, Job, Passes, RankDevice,
     clock::{Phase, StepClock, StepTiming},
-    evaluate, generate, guard,
+    evaluate, guard,
     inject::Kind as FaultKind,
     passes::StepNumbers,
     save::Saver,
@@ -23,13 +25,11 @@ use crate::{
     arch::Sharding,
     base::rendezvous::Poisoned,
     checkpoint::{self, BestEval, Contribution, Manifest, RunFacts},
-    config::SampleConfig,
     data::{BatchPlan, EvalWindows, Loader, StepBatch, WindowOrder},
     event::{Control, Event, Phases, RankStep, Traffic},
     nn::FlatRange,
     optim::{self, Optimizer},
     plan::StopPlan,
-    torch::TorchError,
 };
 
 /// A step whose work has been launched, and on a GPU may not be done.
@@ -328,13 +328,22 @@ impl Rank {
         if let Some(saver) = &mut self.saver {
             saver.report(&emitter(&self.seat.events));
         }
-        if !(evaluates || saves || orders.checkpoint || orders.stop || orders.pause) {
+        let Orders {
+            checkpoint,
+            stop,
+            pause,
+            sample,
+        } = orders;
+        if !(evaluates || saves || checkpoint || stop || pause || sample) {
             return Ok(None);
         }
         if let Some(pending) = self.pending.take() {
             orders = orders.and(self.boundary(Some(pending))?);
         }
         let improved = evaluates && self.evaluate(false)?;
+        if orders.sample {
+            self.sample_as_ordered()?;
+        }
         if (saves || improved || orders.checkpoint || orders.stop) && !self.save()? {
             orders.stop = true;
         }
@@ -374,11 +383,15 @@ impl Rank {
                 match controls.recv() {
                     Ok(Control::Continue) => note.orders.pause = false,
                     Ok(Control::Checkpoint) => note.orders.checkpoint = true,
+                    Ok(Control::Sample) => note.orders.sample = true,
                     Ok(Control::Stop | Control::Kill) | Err(_) => note.orders.stop = true,
                     Ok(Control::Pause) => {}
                 }
             }
             let orders = self.seat.notes.exchange(note)?[0].orders;
+            if orders.sample {
+                self.sample_as_ordered()?;
+            }
             if orders.checkpoint {
                 was_stopped = !self.save()?;
             }
@@ -565,43 +578,6 @@ impl Rank {
         self.seat.progress.set_idle(false);
     }
 
-    /// All ranks of the first replica compute, all learn each token.
-    fn sample(&mut self, config: &SampleConfig) -> Result<(), EngineError> {
-        let Some(tokenizer) = self.job.data.tokenizer.as_ref() else {
-            return Ok(());
-        };
-        let prompt = tokenizer.encode(&config.prompt)?;
-        let (seq_len, vocab_size) = (self.job.plan.model.seq_len(), self.job.data.vocab_size);
-        let (at, lane) = (self.seat.at(&self.job.plan), self.seat.lane);
-        let (passes, seat) = (&mut self.passes, &self.seat);
-        let ids = generate::generate(
-            &prompt,
-            seq_len,
-            vocab_size,
-            config,
-            |context| {
-                seat.progress.enter("sampling");
-                let draws = (at.replica, at.shard, lane) == (0, 0, 0);
-                match (at.replica, lane) == (0, 0) || passes.strategy.gathers_weights() {
-                    true => Ok(passes.logits(context, Some(1))?.filter(|_| draws)),
-                    false => Ok(None),
-                }
-            },
-            |own| {
-                let all = seat.tokens.exchange(own)?;
-                let drawn = all.iter().flatten().next().copied();
-                Ok(drawn.ok_or_else(|| TorchError::new("no rank drew a token"))?)
-            },
-        )?;
-        let text = tokenizer.decode(&ids);
-        self.emit_from_first(Event::Sample {
-            step: self.step,
-            prompt: config.prompt.clone(),
-            text,
-        });
-        Ok(())
-    }
-
     /// Steps that the learning rate's schedule runs over; a guess from the pace where the end is a time.
     fn expected_steps(&self) -> u64 {
         match self.job.plan.stop {
@@ -619,6 +595,7 @@ impl Rank {
         for control in controls {
             match control {
                 Control::Checkpoint => orders.checkpoint = true,
+                Control::Sample => orders.sample = true,
                 Control::Stop | Control::Kill => orders.stop = true,
                 Control::Pause => orders.pause = true,
                 Control::Continue => orders.pause = false,

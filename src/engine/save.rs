@@ -151,8 +151,8 @@ fn hold(
             }
             Ok(Control::Pause) => is_paused = true,
             Ok(Control::Continue) => is_paused = false,
-            // The save that waits here is the one asked for.
-            Ok(Control::Checkpoint) | Err(RecvTimeoutError::Timeout) => {}
+            // The save that waits here is the one asked for; a text can be asked for again.
+            Ok(Control::Checkpoint | Control::Sample) | Err(RecvTimeoutError::Timeout) => {}
         }
         if is_over()? && !is_paused {
             return Ok(true);

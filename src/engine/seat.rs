@@ -127,6 +127,7 @@ pub struct Orders {
     pub checkpoint: bool,
     pub stop: bool,
     pub pause: bool,
+    pub sample: bool,
 }
 
 impl Orders {
@@ -136,6 +137,7 @@ impl Orders {
             checkpoint: self.checkpoint || later.checkpoint,
             stop: self.stop || later.stop,
             pause: self.pause || later.pause,
+            sample: self.sample || later.sample,
         }
     }
 }

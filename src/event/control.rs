@@ -11,6 +11,8 @@ pub enum Control {
     /// Hold after the current step.
     Pause,
     Continue,
+    /// Generate text from the current weights, as the config's `sample` says; training waits meanwhile.
+    Sample,
     /// Finish the step, save a checkpoint, end.
     Stop,
     /// End at once; what came after the last checkpoint is lost.

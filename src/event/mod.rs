@@ -10,5 +10,5 @@ mod sensors;
 
 pub use control::{Control, ControlReply, ControlRequest};
 pub use log::{LogError, LogReader, LogWriter};
-pub use record::{EVENT_VERSION, Event, Outcome, Phases, RankStep, Record, Traffic};
+pub use record::{EVENT_VERSION, Event, NO_SAMPLE, Outcome, Phases, RankStep, Record, Traffic};
 pub use sensors::{GpuReading, HostReading, Reading, short_uuid};

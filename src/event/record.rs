@@ -176,6 +176,9 @@ impl Phases {
     }
 }
 
+/// How the warning begins that answers an order to sample that can't be met.
+pub const NO_SAMPLE: &str = "no sample: ";
+
 /// One rank's part in a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RankStep {

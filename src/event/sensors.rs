@@ -11,7 +11,7 @@ pub struct Reading {
     pub gpus: Vec<GpuReading>,
 }
 
-/// Cores, memory and the processor's energy.
+/// Cores, memory, disk and the processor's energy.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HostReading {
@@ -22,6 +22,9 @@ pub struct HostReading {
     pub memory_used_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_total_bytes: Option<u64>,
+    /// Bytes that may still be written where runs and their checkpoints lie.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub disk_free_bytes: Option<u64>,
     /// Watts of the processor packages, over the time since the last look (RAPL).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub package_power_w: Option<f64>,

@@ -5,6 +5,8 @@ use std::{
     io::{BufRead, BufReader},
     path::Path,
     process::{Command, Stdio},
+    thread,
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -12,15 +14,19 @@ use anyhow::Context;
 use super::{
     cli::{RunArgs, SampleArgs},
     find::find,
+    follow::{History, Tail},
     outcome::{FAILED, USAGE, refusal},
     text::{JSON_VERSION, say},
 };
 use crate::{
     base::{text::printable, units},
     config::{RunConfig, SampleConfig},
-    event::Event,
-    launch::{RunFolder, worker_program},
+    event::{Control, Event, NO_SAMPLE},
+    launch::{RunFolder, control, lock, worker_program},
 };
+
+/// How often the log is looked at.
+const POLL: Duration = Duration::from_millis(50);
 
 /// `capstan sample`.
 pub fn sample(runs_dir: &Path, args: &SampleArgs) -> anyhow::Result<u8> {
@@ -32,6 +38,9 @@ pub fn sample(runs_dir: &Path, args: &SampleArgs) -> anyhow::Result<u8> {
             folder.name()
         );
         return Err(refusal(USAGE, message));
+    }
+    if args.now {
+        return sample_now(&folder, args.json);
     }
     let settings = settings(config, args)?;
     let mut command = worker("sample", &folder)?;
@@ -45,6 +54,37 @@ pub fn sample(runs_dir: &Path, args: &SampleArgs) -> anyhow::Result<u8> {
         command.args(["--top-k", &top_k.to_string()]);
     }
     ask(command, args.json)
+}
+
+/// Orders a sample of the run and waits for it in the run's log.
+fn sample_now(folder: &RunFolder, json: bool) -> anyhow::Result<u8> {
+    let history = History::read(folder)?;
+    let reply = control::send(folder, Control::Sample)?;
+    if !reply.accepted {
+        return Err(refusal(FAILED, reply.message));
+    }
+    let mut tail = Tail::open(folder, Some(history))?;
+    loop {
+        // Before the look at the log, so that a run's last words are seen.
+        let is_running = lock::is_held(folder);
+        while let Some(record) = tail.next_record()? {
+            match &record.event {
+                Event::Sample { .. } => {
+                    show(&serde_json::to_string(&record)?, json)?;
+                    return Ok(0);
+                }
+                Event::Warning { text, .. } if text.starts_with(NO_SAMPLE) => {
+                    return Err(refusal(FAILED, text.clone()));
+                }
+                _ => {}
+            }
+        }
+        if !is_running {
+            let message = format!("{} ended before it sampled", folder.name());
+            return Err(refusal(FAILED, message));
+        }
+        thread::sleep(POLL);
+    }
 }
 
 /// `capstan eval`.

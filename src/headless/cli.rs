@@ -268,6 +268,9 @@ pub struct SampleArgs {
     pub top_k: Option<usize>,
     #[arg(long)]
     pub seed: Option<u64>,
+    /// From the current weights of a run that is running, as its config's `sample` says; training waits meanwhile
+    #[arg(long, conflicts_with_all = ["prompt", "tokens", "temperature", "top_k", "seed"])]
+    pub now: bool,
     /// The events, one JSON object a line
     #[arg(long)]
     pub json: bool,
@@ -378,6 +381,9 @@ pub struct TopArgs {
 pub struct SensorsArgs {
     #[arg(long)]
     pub every_s: u64,
+    /// A folder of the disk to look at.
+    #[arg(long)]
+    pub disk: PathBuf,
 }
 
 /// Arguments of `supervise`, which only capstan itself starts.

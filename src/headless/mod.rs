@@ -100,7 +100,7 @@ fn run(cli: Cli, open_tui: OpenTui) -> anyhow::Result<u8> {
         Command::Paths(args) => install::paths(runs_dir, &args),
         Command::Completions(args) => install::completions(args.shell),
         Command::Man(args) => install::man(args.out.as_deref()),
-        Command::Top(args) => top::top(&args),
+        Command::Top(args) => top::top(runs_dir, &args),
         Command::Sensors(args) => Ok(top::sensors(&args)),
         Command::Supervise(args) => Ok(train::supervise(&args)),
     }

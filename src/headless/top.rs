@@ -1,23 +1,28 @@
 //! `top`: the machine's sensors, as a table that is printed again and again, or as JSON lines.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use super::{
     cli::{SensorsArgs, TopArgs},
     text::{say, table},
 };
 use crate::{
+    base::units,
     event::{GpuReading, HostReading, Reading, short_uuid},
     hw::sensors::{self, Alarm, Alarms},
     store::cards::columns,
 };
 
 /// `capstan top`.
-pub fn top(args: &TopArgs) -> anyhow::Result<u8> {
+pub fn top(runs_dir: &Path, args: &TopArgs) -> anyhow::Result<u8> {
     let mut left = args.count.unwrap_or(u64::MAX);
     let mut failed = Ok(());
     let (begin, mut alarms) = (Instant::now(), Alarms::default());
-    sensors::watch(Duration::from_secs(args.every_s.max(1)), |reading| {
+    let every = Duration::from_secs(args.every_s.max(1));
+    sensors::watch(every, runs_dir, |reading| {
         let heard = alarms.hear(begin.elapsed().as_secs_f64(), &reading);
         failed = show(&reading, &heard, args.json);
         left = left.saturating_sub(1);
@@ -29,7 +34,8 @@ pub fn top(args: &TopArgs) -> anyhow::Result<u8> {
 
 /// The sampler of a run: a reading a line until nobody reads.
 pub fn sensors(args: &SensorsArgs) -> u8 {
-    sensors::watch(Duration::from_secs(args.every_s.max(1)), |reading| {
+    let every = Duration::from_secs(args.every_s.max(1));
+    sensors::watch(every, &args.disk, |reading| {
         show(&reading, &[], true).is_ok()
     });
     0
@@ -67,10 +73,13 @@ fn told(reading: &Reading) -> Vec<String> {
         row
     };
     let gpus = reading.gpus.iter().enumerate().map(gpu_row);
-    table(
+    let mut lines = table(
         &heading,
         &std::iter::once(host).chain(gpus).collect::<Vec<_>>(),
-    )
+    );
+    let free = reading.host.disk_free_bytes.map(units::bytes);
+    lines.extend(free.map(|free| format!("disk of the runs: {free} free")));
+    lines
 }
 
 /// The host's values, in the columns of the GPUs'.

@@ -215,7 +215,11 @@ pub enum Effect {
         folder: RunFolder,
         against: Option<RunFolder>,
     },
-    Sample(RunFolder),
+    /// From a running run's current weights, else from the newest checkpoint.
+    Sample {
+        folder: RunFolder,
+        is_running: bool,
+    },
     Check(Box<Draft>),
     /// Looks at data's beginning.
     Look(Asked),

@@ -92,8 +92,8 @@ impl Doer {
             }),
             Effect::Details { folder, against } => self
                 .spawn(move || Msg::Details(Box::new(sources::details(&folder, against.as_ref())))),
-            Effect::Sample(folder) => {
-                self.spawn(move || match sample(&folder) {
+            Effect::Sample { folder, is_running } => {
+                self.spawn(move || match sample(&folder, is_running) {
                     Ok(text) => Msg::Text {
                         title: format!("Sample of {}", folder.name()),
                         text,
@@ -200,13 +200,14 @@ fn send(folder: &RunFolder, order: Control) -> Result<String, String> {
     }
 }
 
-/// Text from the newest checkpoint, as `capstan sample` says it.
-fn sample(folder: &RunFolder) -> Result<String, String> {
+/// Text from a run, as `capstan sample` says it.
+fn sample(folder: &RunFolder, is_running: bool) -> Result<String, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let output = Command::new(program)
         .arg("sample")
         .arg(folder.root())
         .arg("--json")
+        .args(is_running.then_some("--now"))
         .stdin(Stdio::null())
         .output()
         .map_err(|error| error.to_string())?;

@@ -360,8 +360,8 @@ pub const KEYS: &[Binding] = {
             &[Char('T')],
             Action::Sample,
             "sample",
-            "text from the newest checkpoint's weights",
-            "capstan sample RUN",
+            "text from the current weights; of a run that has ended, from its newest checkpoint",
+            "capstan sample RUN --now",
         ),
         act(
             LIVE,

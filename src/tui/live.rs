@@ -202,14 +202,16 @@ fn sample(app: &mut App) -> Vec<Effect> {
     let Some(board) = &app.board else {
         return Vec::new();
     };
-    if board.state.checkpoints.is_empty() {
-        let key = app.key(Action::Checkpoint);
-        app.complain(format!("no checkpoint to sample from yet; {key} saves one"));
+    let (folder, is_running) = (board.folder.clone(), board.held);
+    if !is_running && board.state.checkpoints.is_empty() {
+        app.complain("no checkpoint to sample from".to_owned());
         return Vec::new();
     }
-    let folder = board.folder.clone();
-    app.say("sampling from the newest checkpoint; the run goes on ...");
-    vec![Effect::Sample(folder)]
+    app.say(match is_running {
+        true => "sampling from the current weights; training waits meanwhile ...",
+        false => "sampling from the newest checkpoint ...",
+    });
+    vec![Effect::Sample { folder, is_running }]
 }
 
 fn copy(app: &App) -> Vec<Effect> {

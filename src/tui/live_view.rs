@@ -465,10 +465,16 @@ fn draw_checkpoints(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board)
             Line::from(format!(" next at step {next:<5} in {wait:>7}")),
         );
     }
-    let title = match board.config.as_ref() {
-        Some(config) => format!(" checkpoints: keep {} + best ", config.checkpoint.keep),
-        None => " checkpoints ".to_owned(),
+    let keep = match board.config.as_ref() {
+        Some(config) => format!(": keep {} + best", config.checkpoint.keep),
+        None => String::new(),
     };
+    let host = state.sensors.as_ref().map(|reading| &reading.host);
+    let free = match host.and_then(|host| host.disk_free_bytes) {
+        Some(free) => format!(", {} free", units::bytes(free)),
+        None => String::new(),
+    };
+    let title = format!(" checkpoints{keep}{free} ");
     frame.render_widget(
         Paragraph::new(lines).block(Block::bordered().title(title)),
         area,

@@ -35,6 +35,7 @@ pub fn trials() -> Vec<Trial> {
             damaged_checkpoint,
         ),
         Trial::test("survival::a_run_from_its_own_config_repeats", repeat),
+        Trial::test("survival::a_running_run_is_sampled", sampled),
     ]
 }
 
@@ -262,6 +263,47 @@ fn repeat() -> Result<(), Failed> {
         losses(&place, "a") == losses(&place, "b"),
         "every loss is the same to the bit",
     )
+}
+
+/// From the weights of the moment, also while it is paused; training goes on as if nothing had been asked.
+fn sampled() -> Result<(), Failed> {
+    let place = workplace(300, 1_000)?;
+    place.train(&["--name", "clean"])?.ended_with(0)?;
+    for set in ["ranks_per_worker=all", "ranks_per_worker=one"] {
+        let name = set.split('=').nth(1).unwrap_or_default();
+        let mut front = place.train_aside(&["--name", name, "--set", set])?;
+        place.wait_for_step(name, 5)?;
+        let said = place.capstan(&["sample", name, "--now", "--json"])?;
+        let early = said.ended_with(0)?.json()?;
+        place.capstan(&["pause", name])?.ended_with(0)?;
+        wait("the pause", || {
+            !place.events_named(name, "paused").is_empty()
+        })?;
+        let said = place.capstan(&["sample", name, "--now", "--json"])?;
+        let paused = said.ended_with(0)?.json()?;
+        place.capstan(&["continue", name])?.ended_with(0)?;
+        let step = |sample: &Value| sample["step"].as_u64().unwrap_or_default();
+        check(
+            step(&early) >= 5 && step(&early) < step(&paused) && step(&paused) < 300,
+            format!("{early} {paused}"),
+        )?;
+        check(
+            early["text"] != paused["text"],
+            "other weights, another text",
+        )?;
+        check(front.code()? == Some(0), front.said())?;
+        check(
+            losses(&place, name) == losses(&place, "clean"),
+            "every loss is the same to the bit",
+        )?;
+    }
+    place
+        .capstan(&["sample", "one", "--now"])?
+        .says(&["one is not running"])?;
+    place
+        .capstan(&["sample", "one", "--now", "--tokens", "3"])?
+        .ended_with(2)?;
+    Ok(())
 }
 
 /// The run's worker: its command line names the run's folder.

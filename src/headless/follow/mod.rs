@@ -16,8 +16,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use self::{bar::Bar, json::Json, lines::Lines, tail::Tail};
-pub use self::{interrupts::Interrupts, tail::History};
+use self::{bar::Bar, json::Json, lines::Lines};
+pub use self::{
+    interrupts::Interrupts,
+    tail::{History, Tail},
+};
 use super::{
     cli::{AttachArgs, ViewArgs},
     find::{find, shortly},

@@ -8,7 +8,7 @@ use std::{
 
 use sysinfo::System;
 
-use crate::event::HostReading;
+use crate::{base::fs::free_bytes, event::HostReading};
 
 /// Where Linux shows RAPL; readable by root alone on many machines.
 const POWERCAP: &str = "/sys/class/powercap";
@@ -17,6 +17,8 @@ const POWERCAP: &str = "/sys/class/powercap";
 pub struct Host {
     /// Absent where sysinfo does not know the platform.
     system: Option<System>,
+    /// Whose disk is looked at.
+    folder: PathBuf,
     packages: Vec<Package>,
     energy_j: f64,
     last: Instant,
@@ -31,14 +33,15 @@ struct Package {
 }
 
 impl Host {
-    /// Takes a first look, for the second to compare with.
-    pub fn new() -> Self {
+    /// Takes a first look, for the second to compare with; the disk is that of `folder`, which need not exist.
+    pub fn new(folder: &Path) -> Self {
         let mut system = System::new().ok();
         if let Some(system) = &mut system {
             system.refresh_cpu_usage();
         }
         Self {
             system,
+            folder: folder.to_owned(),
             packages: packages(Path::new(POWERCAP)),
             energy_j: 0.0,
             last: Instant::now(),
@@ -66,6 +69,10 @@ impl Host {
             cpu_busy: system.map(|system| f64::from(system.global_cpu_usage()) / 100.0),
             memory_used_bytes: system.filter(|_| total.is_some()).map(System::used_memory),
             memory_total_bytes: total,
+            disk_free_bytes: self
+                .folder
+                .ancestors()
+                .find_map(|folder| free_bytes(folder).ok()),
             package_power_w: joules.map(|joules| joules / seconds.max(1e-3)),
             package_energy_j: joules.map(|_| self.energy_j),
         }
@@ -134,8 +141,9 @@ mod tests {
 
     #[test]
     fn this_machine_has_memory_and_cores() {
-        let reading = Host::new().read();
+        let reading = Host::new(Path::new("/nowhere/at/all")).read();
         assert!(reading.memory_used_bytes < reading.memory_total_bytes);
+        assert!(reading.disk_free_bytes.is_some_and(|free| free > 0));
         assert!(
             reading
                 .cpu_busy

@@ -9,6 +9,7 @@ mod host;
 mod xid;
 
 use std::{
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
@@ -17,11 +18,11 @@ pub use self::alarms::{Alarm, Alarms};
 use self::{gpu::Gpus, host::Host};
 use crate::event::Reading;
 
-/// Looks at all sensors every `every` until `hear` no longer wants to know.
+/// Looks at all sensors, and at the disk of `folder`, every `every` until `hear` no longer wants to know.
 ///
 /// The first look comes after one interval, since shares of time need two.
-pub fn watch(every: Duration, mut hear: impl FnMut(Reading) -> bool) {
-    let mut host = Host::new();
+pub fn watch(every: Duration, folder: &Path, mut hear: impl FnMut(Reading) -> bool) {
+    let mut host = Host::new(folder);
     Gpus::with(|gpus| {
         let mut next = Instant::now() + every;
         loop {

@@ -38,6 +38,8 @@ pub struct Means {
     pub plan: RunPlan,
     pub program: PathBuf,
     pub begin: Begin,
+    /// The data has a tokenizer.
+    pub can_sample: bool,
     pub journal: Journal,
     pub restarts: Restarts,
     pub inputs: Inputs,
@@ -296,7 +298,13 @@ impl Duty {
                 self.paused = false;
                 Wish::GoOn
             }
-            (Control::Checkpoint, _) => Wish::GoOn,
+            (Control::Sample, _) if !self.means.can_sample => {
+                return reply(
+                    false,
+                    "the run's tokens have no tokenizer, so text can't be sampled",
+                );
+            }
+            (Control::Checkpoint | Control::Sample, _) => Wish::GoOn,
         };
         self.wish = self.wish.max(wish);
         if let Some(workers) = workers {
@@ -499,6 +507,7 @@ const fn promise(control: Control) -> &'static str {
         Control::Checkpoint => "saving a checkpoint after this step",
         Control::Pause => "holding after this step",
         Control::Continue => "going on",
+        Control::Sample => "sampling after this step",
         Control::Stop => STOPPING,
         Control::Kill => ENDING,
     }

@@ -111,12 +111,13 @@ fn take(folder: &RunFolder, begin: Begin) -> Result<Duty, LaunchError> {
     let sampler = config
         .log
         .sensors_every_s
-        .and_then(|every_s| Sampler::spawn(every_s, &plan, sender.clone()).ok());
+        .and_then(|every_s| Sampler::spawn(every_s, folder, &plan, sender.clone()).ok());
     Ok(Duty::new(duty::Means {
         folder: folder.clone(),
         plan,
         program,
         begin,
+        can_sample: config.data.has_tokenizer(),
         journal,
         restarts: Restarts::new(config.restart.max),
         inputs,

@@ -16,6 +16,7 @@ use crate::{
         Device,
         sensors::{Alarm, Alarms},
     },
+    launch::RunFolder,
     plan::RunPlan,
 };
 
@@ -30,9 +31,15 @@ impl Sampler {
     ///
     /// # Errors
     /// It can't be started.
-    pub fn spawn(every_s: u64, plan: &RunPlan, inputs: SyncSender<Input>) -> io::Result<Self> {
+    pub fn spawn(
+        every_s: u64,
+        folder: &RunFolder,
+        plan: &RunPlan,
+        inputs: SyncSender<Input>,
+    ) -> io::Result<Self> {
         let mut child = Command::new(env::current_exe()?)
-            .args(["sensors", "--every-s", &every_s.to_string()])
+            .args(["sensors", "--every-s", &every_s.to_string(), "--disk"])
+            .arg(folder.root())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())

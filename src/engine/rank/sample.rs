@@ -1,0 +1,74 @@
+//! Text from the weights of the moment.
+
+use std::time::Instant;
+
+use super::{Rank, emitter};
+use crate::{
+    config::SampleConfig,
+    engine::{EngineError, generate},
+    event::{Event, NO_SAMPLE},
+    torch::TorchError,
+};
+
+impl Rank {
+    /// A sample between two steps; a prompt that the tokenizer does not know is no reason to end the run.
+    pub(super) fn sample_as_ordered(&mut self) -> Result<(), EngineError> {
+        let config = self.job.config.sample.clone().unwrap_or_default();
+        match self.sample(&config) {
+            Err(EngineError::Data(error)) => {
+                let text = format!("{NO_SAMPLE}{error}");
+                self.emit_from_first(Event::Warning { text, rank: None });
+                Ok(())
+            }
+            sampled => sampled,
+        }
+    }
+
+    /// All ranks of the first replica compute, all learn each token.
+    pub(super) fn sample(&mut self, config: &SampleConfig) -> Result<(), EngineError> {
+        let Some(tokenizer) = self.job.data.tokenizer.as_ref() else {
+            return Ok(());
+        };
+        let prompt = tokenizer.encode(&config.prompt)?;
+        let (seq_len, vocab_size) = (self.job.plan.model.seq_len(), self.job.data.vocab_size);
+        let (at, lane) = (self.seat.at(&self.job.plan), self.seat.lane);
+        let (passes, seat) = (&mut self.passes, &self.seat);
+        let is_first = seat.number() == 0;
+        let (mut done, mut last_word) = (0, Instant::now());
+        let ids = generate(
+            &prompt,
+            seq_len,
+            vocab_size,
+            config,
+            |context| {
+                seat.progress.enter("sampling");
+                let draws = (at.replica, at.shard, lane) == (0, 0, 0);
+                match (at.replica, lane) == (0, 0) || passes.strategy.gathers_weights() {
+                    true => Ok(passes.logits(context, Some(1))?.filter(|_| draws)),
+                    false => Ok(None),
+                }
+            },
+            |own| {
+                let all = seat.tokens.exchange(own)?;
+                let drawn = all.iter().flatten().next().copied();
+                done += 1;
+                if is_first && last_word.elapsed().as_secs_f64() > 0.5 {
+                    last_word = Instant::now();
+                    emitter(&seat.events)(Event::Progress {
+                        what: "sampling".to_owned(),
+                        done,
+                        total: Some(config.tokens as u64),
+                    });
+                }
+                Ok(drawn.ok_or_else(|| TorchError::new("no rank drew a token"))?)
+            },
+        )?;
+        let text = tokenizer.decode(&ids);
+        self.emit_from_first(Event::Sample {
+            step: self.step,
+            prompt: config.prompt.clone(),
+            text,
+        });
+        Ok(())
+    }
+}
