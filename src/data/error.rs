@@ -13,6 +13,12 @@ pub enum DataError {
     #[error("{}: can't be read; check its permissions and that it is a file or a folder", path.display())]
     Read { path: PathBuf, source: io::Error },
 
+    #[error("{}: a config can't hold this path, which is not UTF-8; link to it under another name", path.display())]
+    PathNotUtf8 { path: PathBuf },
+
+    #[error("the prompt has no token; give at least a character that the tokenizer keeps")]
+    EmptyPrompt,
+
     #[error("{}: empty; give a file or folder with text or tokens", path.display())]
     Empty { path: PathBuf },
 

@@ -45,6 +45,10 @@ pub struct Preview {
 /// # Errors
 /// The path is missing, unreadable, or a folder without files.
 pub fn recognise(path: &Path) -> Result<Value, DataError> {
+    if path.to_str().is_none() {
+        let path = path.to_owned();
+        return Err(DataError::PathNotUtf8 { path });
+    }
     let (files, _) = files::find_among(path, Wanted::Any, MOST_ENTRIES)?;
     let ends = |file: &InputFile, end: &str| file.path.extension().is_some_and(|own| own == end);
     let is_train = |file: &&InputFile| {
@@ -125,11 +129,12 @@ pub fn preview(config: &DataConfig) -> Result<Preview, DataError> {
             vec![ids.join(" ")]
         }
         DataConfig::Jsonl(jsonl) => {
+            let is_all = (bytes.len() as u64) < BEGINNING;
             let text = text(first, bytes)?;
             // The last line may be cut off.
             let whole = match text.rfind('\n') {
                 Some(end) => &text[..end],
-                None if text.len() < BEGINNING as usize => &text,
+                None if is_all => &text,
                 None => "",
             };
             let documents = jsonl::documents(first, whole, &jsonl.field)?;

@@ -3,7 +3,7 @@
 use tch::{Kind, Tensor};
 
 use super::EngineError;
-use crate::{base::random, config::SampleConfig};
+use crate::{base::random, config::SampleConfig, data::DataError};
 
 /// Continues `prompt` (at least one token) by `config.tokens` tokens; returns the new ones.
 ///
@@ -11,7 +11,7 @@ use crate::{base::random, config::SampleConfig};
 /// `next_logits` gives the logits behind a context on the rank that draws; `share` gives what it drew to all.
 ///
 /// # Errors
-/// What `next_logits` or `share` say.
+/// A prompt without a token, or what `next_logits` or `share` say.
 pub fn generate(
     prompt: &[u32],
     seq_len: usize,
@@ -20,6 +20,9 @@ pub fn generate(
     mut next_logits: impl FnMut(&[i64]) -> Result<Option<Tensor>, EngineError>,
     mut share: impl FnMut(Option<u32>) -> Result<u32, EngineError>,
 ) -> Result<Vec<u32>, EngineError> {
+    if prompt.is_empty() {
+        return Err(DataError::EmptyPrompt.into());
+    }
     let key = random::key(config.seed, &[random::name_part("sample")]);
     let mut tokens: Vec<i64> = prompt.iter().map(|&id| i64::from(id)).collect();
     for index in 0..config.tokens {

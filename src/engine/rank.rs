@@ -342,7 +342,7 @@ impl Rank {
         }
         let improved = evaluates && self.evaluate(false)?;
         if orders.sample {
-            self.sample_as_ordered()?;
+            self.sample_or_say_why(&self.sample_settings())?;
         }
         if (saves || improved || orders.checkpoint || orders.stop) && !self.save()? {
             orders.stop = true;
@@ -361,6 +361,8 @@ impl Rank {
             self.save()?;
             return self.stopped().map(Some);
         }
+        // What was moved meanwhile is no step's.
+        let _ = self.passes.take_traffic();
         self.clock.restart();
         Ok(None)
     }
@@ -390,7 +392,8 @@ impl Rank {
             }
             let orders = self.seat.notes.exchange(note)?[0].orders;
             if orders.sample {
-                self.sample_as_ordered()?;
+                self.seat.progress.set_idle(false);
+                self.sample_or_say_why(&self.sample_settings())?;
             }
             if orders.checkpoint {
                 was_stopped = !self.save()?;
@@ -420,7 +423,7 @@ impl Rank {
         }
         self.evaluate(true)?;
         if let Some(sample) = self.job.config.sample.clone() {
-            self.sample(&sample)?;
+            self.sample_or_say_why(&sample)?;
         }
         self.finish_saves();
         Ok(Finish::Completed { step: self.step })

@@ -11,7 +11,7 @@ use crate::{
     base::{fs, units},
     checkpoint::{self, Manifest, Report, Snapshot, Writer},
     dist::Progress,
-    event::{Control, Event},
+    event::{Control, Event, NO_SAMPLE},
 };
 
 /// How often a paused run looks for space.
@@ -81,7 +81,13 @@ impl Saver {
         });
         emit(Event::Paused { step });
         progress.set_idle(true);
-        let has_space = hold(controls, SPACE_CHECK, || Ok(free()? >= needed))?;
+        let refuse_sample = || {
+            let text = format!("{NO_SAMPLE}the run waits for space");
+            emit(Event::Warning { text, rank: None });
+        };
+        let has_space = hold(controls, SPACE_CHECK, &refuse_sample, || {
+            Ok(free()? >= needed)
+        })?;
         progress.set_idle(false);
         if has_space {
             emit(Event::Continued { step });
@@ -141,6 +147,7 @@ impl Saver {
 fn hold(
     controls: &Receiver<Control>,
     look_every: Duration,
+    refuse_sample: &dyn Fn(),
     mut is_over: impl FnMut() -> Result<bool, EngineError>,
 ) -> Result<bool, EngineError> {
     let mut is_paused = false;
@@ -151,8 +158,9 @@ fn hold(
             }
             Ok(Control::Pause) => is_paused = true,
             Ok(Control::Continue) => is_paused = false,
-            // The save that waits here is the one asked for; a text can be asked for again.
-            Ok(Control::Checkpoint | Control::Sample) | Err(RecvTimeoutError::Timeout) => {}
+            // The save that waits here is the one asked for.
+            Ok(Control::Checkpoint) | Err(RecvTimeoutError::Timeout) => {}
+            Ok(Control::Sample) => refuse_sample(),
         }
         if is_over()? && !is_paused {
             return Ok(true);
@@ -173,7 +181,7 @@ mod tests {
             sender.send(order).expect("open");
         }
         let mut looks = 0;
-        let has_space = hold(&controls, Duration::from_millis(1), || {
+        let has_space = hold(&controls, Duration::from_millis(1), &|| {}, || {
             looks += 1;
             if looks == 4 {
                 sender.send(Control::Continue).expect("open");

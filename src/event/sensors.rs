@@ -42,6 +42,9 @@ pub struct GpuReading {
     /// The driver no longer answers for the card.
     #[serde(skip_serializing_if = "is_false")]
     pub is_lost: bool,
+    /// It is lost until it is reset.
+    #[serde(skip_serializing_if = "is_false")]
+    pub needs_reset: bool,
     /// Share of time in which any kernel ran, in [0, 1]; no measure of how well.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub busy: Option<f64>,
@@ -101,9 +104,9 @@ pub struct GpuReading {
     /// XID errors since the look before.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub xids: Vec<u64>,
-    /// Why the clocks are low, in words.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub limited_by: Vec<String>,
+    /// Why the clocks are low, in words; empty where nothing holds them back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limited_by: Option<Vec<String>>,
 }
 
 impl GpuReading {

@@ -17,8 +17,9 @@ use super::{
 use crate::{
     base::{fs::free_bytes, text::printable, units},
     event::short_uuid,
-    hw::{Gpu, Link, Machine},
+    hw::{Gpu, Link, Machine, NO_DRIVER},
     launch::{dirs, in_full, worker_program},
+    plan::OLDEST_CAPABILITY,
 };
 
 /// Less free space than this is worth a word.
@@ -82,21 +83,31 @@ fn checks(machine: &Machine, runs_dir: &Path, worker: &Result<Value, String>) ->
 }
 
 fn gpus(machine: &Machine) -> Vec<Check> {
+    let left_out = machine.left_out.iter().map(|left_out| Check {
+        name: "GPU",
+        health: Health::Note,
+        found: left_out.clone(),
+        remedy: Some("runs go without it; nvidia-smi says more".to_owned()),
+    });
     if !machine.gpus.is_empty() {
-        let gpus = machine.gpus.iter().enumerate().map(gpu);
+        let gpus = machine.gpus.iter().enumerate().map(gpu).chain(left_out);
         let order = env::var("CUDA_DEVICE_ORDER").ok();
         let order = order.and_then(|order| other_order(machine, &order));
         return gpus.chain(order).chain(links(machine)).collect();
     }
     let reason = machine.no_gpus_because.clone();
-    vec![Check {
+    let reason = reason.unwrap_or_else(|| "the driver shows none that can be used".to_owned());
+    let remedy = match reason.as_str() {
+        NO_DRIVER => "ranks run on CPU; for GPUs install the NVIDIA driver, 580 or later",
+        _ => "ranks run on CPU until that is put right; nvidia-smi says more",
+    };
+    let none = Check {
         name: "GPUs",
         health: Health::Note,
-        found: reason.unwrap_or_else(|| "the driver shows none".to_owned()),
-        remedy: Some(
-            "ranks run on CPU; for GPUs install the NVIDIA driver, 580 or later".to_owned(),
-        ),
-    }]
+        found: reason,
+        remedy: Some(remedy.to_owned()),
+    };
+    left_out.chain([none]).collect()
 }
 
 fn gpu((index, gpu): (usize, &Gpu)) -> Check {
@@ -106,15 +117,21 @@ fn gpu((index, gpu): (usize, &Gpu)) -> Check {
         Some(nvml) if nvml != index => format!("; nvidia-smi calls it {nvml}"),
         _ => String::new(),
     };
-    good(
-        "GPU",
-        format!(
-            "{index}: {}, {memory}, sm_{major}{minor}, driver {}, {}{nvml}",
-            gpu.name,
-            gpu.driver,
-            short_uuid(&gpu.uuid)
-        ),
-    )
+    let found = format!(
+        "{index}: {}, {memory}, sm_{major}{minor}, driver {}, {}{nvml}",
+        gpu.name,
+        gpu.driver,
+        short_uuid(&gpu.uuid)
+    );
+    if gpu.compute_capability >= OLDEST_CAPABILITY {
+        return good("GPU", found);
+    }
+    Check {
+        name: "GPU",
+        health: Health::Note,
+        found,
+        remedy: Some("libtorch 2.11 has no kernels for it; runs go without it".to_owned()),
+    }
 }
 
 /// CUDA counts by bus for a run unless the user wants otherwise; then these numbers are not CUDA's.
@@ -226,10 +243,28 @@ fn worker_facts(facts: &Value, machine: &Machine) -> Vec<Check> {
                 let is_version = value.starts_with(|first: char| first.is_ascii_digit());
                 library("NCCL", &value, is_version, machine.gpus.len(), 2)
             }
+            "cuda_devices" => seen_by_cuda(&value, machine),
             _ => good("worker says", format!("{key}: {value}")),
         });
     }
     checks
+}
+
+/// CUDA has to see what the driver shows.
+fn seen_by_cuda(said: &str, machine: &Machine) -> Check {
+    let found = format!("cuda_devices: {said}");
+    if said == machine.gpus.len().to_string() {
+        return good("worker says", found);
+    }
+    Check {
+        name: "worker says",
+        health: Health::Bad,
+        found: format!("{found}, where the driver shows {}", machine.gpus.len()),
+        remedy: Some(
+            "the driver may be too old for CUDA 13 (580 is needed), or a card needs a reset"
+                .to_owned(),
+        ),
+    }
 }
 
 /// A library that the worker opens where a run has `needed_from` GPUs or more.
@@ -316,6 +351,7 @@ mod tests {
             cores: 2,
             memory_bytes: 1 << 30,
             gpus: (0..n_gpus).map(gpu).collect(),
+            left_out: Vec::new(),
             links: Vec::new(),
             no_gpus_because: None,
         }

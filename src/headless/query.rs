@@ -118,9 +118,10 @@ fn facts_of(folder: &RunFolder, state: &RunState) -> Vec<(&'static str, String)>
     facts.extend(told_evals(state));
     if let Some(joules) = state.energy_j {
         let each = joules / state.tokens.max(1) as f64;
+        let about = if state.energy_is_estimate { "≈ " } else { "" };
         facts.push((
             "energy",
-            format!("{:.2} Wh, {each:.2e} J a token", joules / 3600.0),
+            format!("{about}{:.2} Wh, {each:.2e} J a token", joules / 3600.0),
         ));
     }
     if let Some(checkpoint) = state.newest_checkpoint() {

@@ -1,10 +1,13 @@
 //! Cores, memory and GPUs, probed or read from JSON.
 
-use std::fmt;
+use std::{fmt, sync::mpsc, thread, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::nvidia;
+use super::nvidia::{self, Visible};
+
+/// A driver that takes longer is taken for hung: a healthy one answers in milliseconds, after a cold start in seconds.
+const DRIVER_ANSWERS_IN: Duration = Duration::from_secs(15);
 
 /// What a plan may count on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +18,9 @@ pub struct Machine {
     pub memory_bytes: u64,
     /// Visible NVIDIA GPUs in CUDA's order.
     pub gpus: Vec<Gpu>,
+    /// Cards that can't be used, each with the reason. CUDA may count them all the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
     /// Between each two of them, where the driver tells.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub links: Vec<Link>,
@@ -80,20 +86,35 @@ impl fmt::Display for Route {
 impl Machine {
     /// Looks at this machine; never fails, a missing driver means no GPUs.
     pub fn probe() -> Self {
-        let found = nvidia::open().and_then(|nvml| {
-            let gpus = nvidia::visible_gpus(&nvml)?;
-            let links = nvidia::links(&nvml, &gpus);
-            Ok((gpus, links))
-        });
-        let (gpus, links, no_gpus_because) = match found {
-            Ok((gpus, links)) => (gpus, links, None),
-            Err(reason) => (Vec::new(), Vec::new(), Some(reason)),
+        let (sender, answer) = mpsc::channel();
+        let look = move || {
+            let found = nvidia::open().and_then(|nvml| {
+                let Visible { gpus, left_out } = nvidia::visible_gpus(&nvml)?;
+                let links = nvidia::links(&nvml, &gpus);
+                Ok((gpus, left_out, links))
+            });
+            // Nobody listens any more where the driver took too long.
+            let _ = sender.send(found);
+        };
+        let asked = thread::Builder::new().name("nvml".to_owned()).spawn(look);
+        let found = match asked.map(|_| answer.recv_timeout(DRIVER_ANSWERS_IN)) {
+            Ok(Ok(found)) => found,
+            Ok(Err(_)) => Err(format!(
+                "the NVIDIA driver did not answer within {} s",
+                DRIVER_ANSWERS_IN.as_secs()
+            )),
+            Err(error) => Err(format!("NVML: no thread: {error}")),
+        };
+        let (gpus, left_out, links, no_gpus_because) = match found {
+            Ok((gpus, left_out, links)) => (gpus, left_out, links, None),
+            Err(reason) => (Vec::new(), Vec::new(), Vec::new(), Some(reason)),
         };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             cores,
             memory_bytes: memory_bytes(),
             gpus,
+            left_out,
             links,
             no_gpus_because,
         }

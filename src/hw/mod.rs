@@ -10,4 +10,5 @@ pub mod sensors;
 
 pub use device::Device;
 pub use machine::{Gpu, Link, Machine, Route};
+pub use nvidia::NO_DRIVER;
 pub use peak::{Peak, peak_flops};

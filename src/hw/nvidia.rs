@@ -17,11 +17,14 @@ const CONTROL_NODE: &str = "/dev/nvidiactl";
 /// WSL has no control node, but this one.
 const WSL_NODE: &str = "/dev/dxg";
 
+/// The usual reason why there are no GPUs.
+pub const NO_DRIVER: &str = "no NVIDIA driver is loaded";
+
 /// NVML, or why there is none.
 pub fn open() -> Result<Nvml, String> {
     let library = env::var_os(LIBRARY_VARIABLE);
     if library.is_none() && !Path::new(CONTROL_NODE).exists() && !Path::new(WSL_NODE).exists() {
-        return Err("no NVIDIA driver is loaded".to_owned());
+        return Err(NO_DRIVER.to_owned());
     }
     let mut builder = Nvml::builder();
     if let Some(library) = &library {
@@ -30,27 +33,56 @@ pub fn open() -> Result<Nvml, String> {
     builder.init().map_err(|error| format!("NVML: {error}"))
 }
 
-/// Visible GPUs in CUDA's order (by PCI bus), or why there are none.
-pub fn visible_gpus(nvml: &Nvml) -> Result<Vec<Gpu>, String> {
+/// What the driver shows.
+pub struct Visible {
+    /// In CUDA's order, by PCI bus.
+    pub gpus: Vec<Gpu>,
+    /// Cards that can't be used, each with the reason.
+    pub left_out: Vec<String>,
+}
+
+/// Visible GPUs, or why there are none.
+pub fn visible_gpus(nvml: &Nvml) -> Result<Visible, String> {
     let driver = nvml
         .sys_driver_version()
         .unwrap_or_else(|_| "unknown".to_owned());
-    let mut found = all_by_bus(nvml, &driver).map_err(|error| format!("NVML: {error}"))?;
+    let count = nvml
+        .device_count()
+        .map_err(|error| format!("NVML: {error}"))?;
+    let (mut found, mut left_out) = (Vec::new(), Vec::new());
+    for index in 0..count {
+        match card(nvml, index, &driver) {
+            Ok(card) => found.push(card),
+            Err(reason) => left_out.push(format!("card {index} of nvidia-smi: {reason}")),
+        }
+    }
     found.sort_by(|(a, _), (b, _)| a.cmp(b));
     let gpus: Vec<Gpu> = found.into_iter().map(|(_, gpu)| gpu).collect();
-    match env::var("CUDA_VISIBLE_DEVICES") {
-        Ok(list) => Ok(select(&gpus, &list)),
-        Err(_) => Ok(gpus),
+    let Ok(list) = env::var("CUDA_VISIBLE_DEVICES") else {
+        return Ok(Visible { gpus, left_out });
+    };
+    let chosen = select(&gpus, &list);
+    match chosen.is_empty() && !gpus.is_empty() {
+        true => Err(format!(
+            "CUDA_VISIBLE_DEVICES is \"{list}\", which names none of {} GPU(s)",
+            gpus.len()
+        )),
+        false => Ok(Visible {
+            gpus: chosen,
+            left_out,
+        }),
     }
 }
 
-fn all_by_bus(nvml: &Nvml, driver: &str) -> Result<Vec<(String, Gpu)>, NvmlError> {
-    (0..nvml.device_count()?)
-        .map(|index| {
-            let device = nvml.device_by_index(index)?;
-            Ok((device.pci_info()?.bus_id, describe(&device, driver)?))
-        })
-        .collect()
+/// A card and its place on the bus, or why it can't be used.
+fn card(nvml: &Nvml, index: u32, driver: &str) -> Result<(String, Gpu), String> {
+    let silent = |error: NvmlError| format!("it does not answer ({error})");
+    let device = nvml.device_by_index(index).map_err(silent)?;
+    if device.mig_mode().is_ok_and(|mode| mode.current != 0) {
+        return Err("it is cut into MIG parts, which are not supported".to_owned());
+    }
+    let bus = device.pci_info().map_err(silent)?.bus_id;
+    Ok((bus, describe(&device, driver).map_err(silent)?))
 }
 
 /// How each two of the GPUs are linked.

@@ -3,7 +3,7 @@
 use super::{Communicator, Mesh, RefusalKind, resolve::Resolver};
 use crate::{
     config::{DeviceConfig, DevicesConfig, ParallelConfig, Precision, RanksPerWorker},
-    hw::Device,
+    hw::{Device, NO_DRIVER},
 };
 
 /// Ranks that no run comes near.
@@ -11,7 +11,7 @@ const MOST_RANKS: usize = 1024;
 /// CPU ranks that a run takes when neither devices nor degrees are given.
 const AUTO_CPU_RANKS: usize = 2;
 /// Lowest compute capability that the pinned libtorch has kernels for.
-const OLDEST_CAPABILITY: [u32; 2] = [7, 5];
+pub const OLDEST_CAPABILITY: [u32; 2] = [7, 5];
 
 impl Resolver<'_> {
     /// The devices of the ranks, in rank order.
@@ -116,6 +116,13 @@ impl Resolver<'_> {
             self.notes.push(format!(
                 "{old} GPU(s) are older than sm_75 and can't be used by libtorch 2.11"
             ));
+        }
+        for left_out in &self.machine.left_out {
+            self.notes.push(format!("not used: {left_out}"));
+        }
+        let reason = self.machine.no_gpus_because.as_deref();
+        if let Some(reason) = reason.filter(|reason| *reason != NO_DRIVER) {
+            self.notes.push(format!("no GPU is used: {reason}"));
         }
         let gpus: Vec<Device> = (0..self.machine.gpus.len())
             .filter(|&index| usable(self.machine.gpus[index].compute_capability))

@@ -12,6 +12,7 @@ mod split;
 mod stages;
 mod types;
 
+pub use devices::OLDEST_CAPABILITY;
 pub use memory::{Kept, MemoryPlan};
 pub use mesh::{Coordinates, Mesh};
 pub use refusal::{PlanError, Refusal, RefusalKind};

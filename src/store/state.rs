@@ -47,6 +47,9 @@ pub struct RunState {
     /// Joules over all sessions, as far as sensors tell.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub energy_j: Option<f64>,
+    /// A part of it is power times time.
+    #[serde(default)]
+    pub energy_is_estimate: bool,
     /// The work before or between steps that is going on.
     pub preparation: Option<Preparation>,
     pub sample: Option<SampleText>,
@@ -191,6 +194,7 @@ impl Default for RunState {
             last_warning: None,
             sensors: None,
             energy_j: None,
+            energy_is_estimate: false,
             preparation: None,
             sample: None,
             started: None,
@@ -294,6 +298,8 @@ impl RunState {
         let before = self.sensors.take().unwrap_or_default();
         if let Some(more) = reading.energy_since(&before) {
             self.energy_j = Some(self.energy_j.unwrap_or(0.0) + more);
+            let mut cards = reading.gpus.iter().filter(|gpu| gpu.energy_j.is_some());
+            self.energy_is_estimate |= cards.any(|gpu| gpu.energy_is_estimate);
         }
         self.sensors = Some(reading.clone());
     }

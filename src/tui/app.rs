@@ -139,8 +139,9 @@ pub enum Popup {
     },
     /// Where the data comes from.
     Data(Picker),
-    /// Past runs, whose configs may begin a new one.
+    /// Past runs, whose configs may begin a new one, in the order of when it was opened.
     Recent {
+        folders: Vec<RunFolder>,
         chosen: usize,
     },
     /// A file name to write to.

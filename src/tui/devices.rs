@@ -69,7 +69,17 @@ const LOST: &str = "LOST";
 
 fn title(board: &Board) -> String {
     let state = &board.state;
+    // Other programs' cards are not the run's.
+    let is_own = |index: usize| {
+        let plan = board.plan.as_deref();
+        plan.is_some_and(|plan| {
+            let mut ranks = plan.ranks.iter();
+            ranks.any(|rank| rank.device == Device::Cuda(index))
+        })
+    };
     let gpus = state.sensors.iter().flat_map(|reading| &reading.gpus);
+    let gpus = gpus.enumerate().filter(|(index, _)| is_own(*index));
+    let gpus = gpus.map(|(_, gpu)| gpu);
     let sum = |value: fn(&GpuReading) -> Option<f64>| gpus.clone().map(value).sum::<Option<f64>>();
     let is_told = gpus.clone().next().is_some();
     let power = sum(|gpu| gpu.power_w).filter(|_| is_told);
@@ -78,8 +88,7 @@ fn title(board: &Board) -> String {
     let power = power.map_or_else(String::new, |power| format!("  {power:.0}{limit} W"));
     let energy = state.energy_j.map_or_else(String::new, |joules| {
         let each = joules / state.tokens.max(1) as f64;
-        let is_estimate = gpus.clone().any(|gpu| gpu.energy_is_estimate);
-        let about = if is_estimate { "≈ " } else { "" };
+        let about = if state.energy_is_estimate { "≈ " } else { "" };
         format!("  {about}{:.2} Wh, {each:.2e} J a token", joules / 3600.0)
     });
     format!(

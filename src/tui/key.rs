@@ -58,8 +58,9 @@ impl Key {
             return Some(special.unwrap_or(Self::Char(c)));
         }
         if let Some(c) = name.strip_prefix("Ctrl-") {
-            let c = c.parse::<char>().ok()?;
-            return Some(Self::Ctrl(c.to_ascii_lowercase()));
+            let c = c.parse::<char>().ok()?.to_ascii_lowercase();
+            // A terminal sends Tab, Enter or Esc for these.
+            return Some(Self::Ctrl(c)).filter(|_| !['i', 'j', 'm', '['].contains(&c));
         }
         if let Some(n) = name.strip_prefix('F').and_then(|n| n.parse().ok()) {
             return Some(Self::F(n)).filter(|_| (1..=12).contains(&n));

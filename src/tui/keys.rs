@@ -360,7 +360,7 @@ pub const KEYS: &[Binding] = {
             &[Char('T')],
             Action::Sample,
             "sample",
-            "text from the current weights; of a run that has ended, from its newest checkpoint",
+            "text from the current weights",
             "capstan sample RUN --now",
         ),
         act(

@@ -230,6 +230,7 @@ pub fn act(app: &mut App, action: Action) -> Vec<Effect> {
         }
         Action::Open => return open(app, &fields, place),
         Action::DryRun => {
+            app.launch.looked = None;
             app.launch.draft.thorough = true;
             app.launch.draft.revision += 1;
             if let Some((_, revision)) = &mut app.launch.saved {
@@ -249,7 +250,11 @@ pub fn act(app: &mut App, action: Action) -> Vec<Effect> {
         Action::Reopen if app.runs.rows.iter().all(Vec::is_empty) => {
             app.say("there is no past run yet");
         }
-        Action::Reopen => app.popup = Some(Popup::Recent { chosen: 0 }),
+        Action::Reopen => {
+            let rows = app.runs.rows.iter().flatten();
+            let folders = rows.map(|row| row.folder.clone()).collect();
+            app.popup = Some(Popup::Recent { folders, chosen: 0 });
+        }
         _ => {}
     }
     Vec::new()
@@ -419,7 +424,8 @@ pub fn type_value(app: &mut App, key: Key) -> Vec<Effect> {
 
 fn launch(app: &mut App) -> Vec<Effect> {
     let Some(checked) = app.launch.verdict() else {
-        app.complain("still checking; press L again in a moment");
+        let key = app.key(Action::Launch);
+        app.complain(format!("still checking; press {key} again in a moment"));
         return Vec::new();
     };
     if let Some((path, problem)) = checked.problems.first() {

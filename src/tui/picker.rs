@@ -42,10 +42,13 @@ pub struct Picker {
     pub typed: String,
     /// 0: the typed path; from 1: what is known.
     pub chosen: usize,
+    /// As it was when the choice was opened: runs that go on would change its order.
+    known: Vec<Known>,
     pub looked: Option<Looked>,
 }
 
 /// Data that needs no typing.
+#[derive(Clone, Debug, PartialEq)]
 struct Known {
     data: Value,
     /// The run that has used it; empty for what is built in.
@@ -84,40 +87,41 @@ fn known(app: &App) -> Vec<Known> {
 pub fn open(app: &mut App) -> Vec<Effect> {
     let picker = Picker {
         chosen: 1,
+        known: known(app),
         ..Picker::default()
     };
-    let effects = look(app, &picker);
+    let effects = look(&picker);
     app.popup = Some(Popup::Data(picker));
     effects
 }
 
-fn asked(app: &App, picker: &Picker) -> Option<Asked> {
+fn asked(picker: &Picker) -> Option<Asked> {
     match picker.chosen.checked_sub(1) {
         None if picker.typed.is_empty() => None,
         None => Some(Asked::Path(picker.typed.clone())),
-        Some(index) => known(app)
-            .into_iter()
-            .nth(index)
-            .map(|known| Asked::Data(known.data)),
+        Some(index) => picker
+            .known
+            .get(index)
+            .map(|known| Asked::Data(known.data.clone())),
     }
 }
 
-fn look(app: &App, picker: &Picker) -> Vec<Effect> {
-    asked(app, picker).map(Effect::Look).into_iter().collect()
+fn look(picker: &Picker) -> Vec<Effect> {
+    asked(picker).map(Effect::Look).into_iter().collect()
 }
 
 /// A key for the choice.
 pub fn press(app: &mut App, mut picker: Picker, key: Key) -> Vec<Effect> {
-    let before = asked(app, &picker);
+    let before = asked(&picker);
     let mut effects = Vec::new();
     match key {
         Key::Up | Key::BackTab => picker.chosen = picker.chosen.saturating_sub(1),
-        Key::Down => picker.chosen = (picker.chosen + 1).min(known(app).len()),
+        Key::Down => picker.chosen = (picker.chosen + 1).min(picker.known.len()),
         Key::Tab => {
             picker.chosen = 0;
             effects.push(Effect::Complete(picker.typed.clone()));
         }
-        Key::Enter => match seen(app, &picker) {
+        Key::Enter => match seen(&picker) {
             Some(Ok((data, _))) => {
                 let data = data.clone();
                 return launch::set_data(app, data);
@@ -127,22 +131,25 @@ pub fn press(app: &mut App, mut picker: Picker, key: Key) -> Vec<Effect> {
             None => app.say("still looking; press Enter again in a moment"),
         },
         key => {
+            let typed = picker.typed.clone();
             if edit_line(&mut picker.typed, key) == Some(false) {
                 return Vec::new();
             }
-            picker.chosen = 0;
+            if picker.typed != typed {
+                picker.chosen = 0;
+            }
         }
     }
-    if asked(app, &picker) != before {
-        effects.extend(look(app, &picker));
+    if asked(&picker) != before {
+        effects.extend(look(&picker));
     }
     app.popup = Some(Popup::Data(picker));
     effects
 }
 
 /// What was seen of what is chosen; `None` while it is looked at.
-fn seen<'a>(app: &App, picker: &'a Picker) -> Option<&'a Result<(Value, Preview), String>> {
-    let asked = asked(app, picker)?;
+fn seen(picker: &Picker) -> Option<&Result<(Value, Preview), String>> {
+    let asked = asked(picker)?;
     let looked = picker
         .looked
         .as_ref()
@@ -155,7 +162,9 @@ pub fn take(app: &mut App, looked: Looked) {
     if looked.asked == app.launch.data() {
         app.launch.looked = Some(looked.clone());
     }
-    if let Some(Popup::Data(picker)) = &mut app.popup {
+    if let Some(Popup::Data(picker)) = &mut app.popup
+        && asked(picker).as_ref() == Some(&looked.asked)
+    {
         picker.looked = Some(looked);
     }
 }
@@ -224,7 +233,7 @@ pub fn told(found: &Result<(Value, Preview), String>, width: usize, rows: usize)
 pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App, picker: &Picker) {
     let title = "Data: Enter takes it, Esc closes";
     let inner = frame_of(frame, area, app, title, 100, 24);
-    let known = known(app);
+    let known = &picker.known;
     let rows = u16::try_from(known.len()).unwrap_or(u16::MAX);
     let [path, list, rule, beginning] = Layout::vertical([
         Constraint::Length(1),
@@ -265,7 +274,7 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App, picker: &Picker) {
     frame.render_widget(Paragraph::new(lines), list);
     frame.render_widget(Span::styled("─".repeat(width), app.look.dim()), rule);
     let room = width.saturating_sub(2);
-    let lines = match (seen(app, picker), asked(app, picker)) {
+    let lines = match (seen(picker), asked(picker)) {
         (Some(found), _) => told(found, room, usize::from(beginning.height)),
         (None, Some(_)) => vec!["looking ...".to_owned()],
         (None, None) => Vec::new(),

@@ -55,7 +55,9 @@ pub fn press(app: &mut App, key: Key) -> Vec<Effect> {
         }
         Popup::Splits { chosen } => return press_splits(app, *chosen, key),
         Popup::Data(picker) => return picker::press(app, std::mem::take(picker), key),
-        Popup::Recent { chosen } => return press_recent(app, *chosen, key),
+        Popup::Recent { folders, chosen } => {
+            return press_recent(app, std::mem::take(folders), *chosen, key);
+        }
         Popup::WriteTo { path } => match edit_line(path, key) {
             Some(true) if !path.is_empty() => {
                 let text = app.launch.draft.text();
@@ -151,14 +153,12 @@ fn press_splits(app: &mut App, chosen: usize, key: Key) -> Vec<Effect> {
     Vec::new()
 }
 
-fn press_recent(app: &mut App, chosen: usize, key: Key) -> Vec<Effect> {
-    let rows = app.runs.rows.iter().flatten();
-    let folders: Vec<RunFolder> = rows.map(|row| row.folder.clone()).collect();
+fn press_recent(app: &mut App, folders: Vec<RunFolder>, chosen: usize, key: Key) -> Vec<Effect> {
     match (key, folders.get(chosen)) {
         (Key::Enter, Some(folder)) => return reopen(app, folder.clone()),
         (key, _) => {
             let chosen = moved(chosen, folders.len(), key);
-            app.popup = chosen.map(|chosen| Popup::Recent { chosen });
+            app.popup = chosen.map(|chosen| Popup::Recent { folders, chosen });
         }
     }
     Vec::new()
@@ -239,7 +239,9 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
         }) => boxed(frame, area, app, title, lines, *scroll),
         Some(Popup::Splits { chosen }) => draw_splits(frame, area, app, *chosen),
         Some(Popup::Data(picker)) => picker::draw(frame, area, app, picker),
-        Some(Popup::Recent { chosen }) => draw_recent(frame, area, app, *chosen),
+        Some(Popup::Recent { folders, chosen }) => {
+            draw_recent(frame, area, app, folders, *chosen);
+        }
         Some(Popup::WriteTo { path }) => {
             let lines = [
                 "write the config to".to_owned(),
@@ -377,12 +379,18 @@ fn draw_splits(frame: &mut Frame<'_>, area: Rect, app: &App, chosen: usize) {
     draw_list(frame, list, app, lines, chosen);
 }
 
-fn draw_recent(frame: &mut Frame<'_>, area: Rect, app: &App, chosen: usize) {
+fn draw_recent(frame: &mut Frame<'_>, area: Rect, app: &App, folders: &[RunFolder], chosen: usize) {
     let title = "Past runs: Enter begins a new one with its config, Esc closes";
-    let rows = app.runs.rows.iter().flatten();
-    let height = u16::try_from(rows.clone().count()).unwrap_or(u16::MAX);
+    let height = u16::try_from(folders.len()).unwrap_or(u16::MAX);
     let inner = frame_of(frame, area, app, title, 76, height.clamp(1, 16) + 2);
-    let lines = rows.map(|row| recent_line(app, row, usize::from(inner.width)));
+    let row = |folder: &RunFolder| {
+        let mut rows = app.runs.rows.iter().flatten();
+        rows.find(|row| row.folder == *folder)
+    };
+    let lines = folders.iter().map(|folder| match row(folder) {
+        Some(row) => recent_line(app, row, usize::from(inner.width)),
+        None => format!("{} is gone", folder.name()),
+    });
     draw_list(frame, inner, app, lines, chosen);
 }
 

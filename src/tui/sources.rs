@@ -310,8 +310,11 @@ pub fn completed(text: &str) -> String {
     let mut names: Vec<String> = entries
         .filter_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
-            let end = if entry.path().is_dir() { "/" } else { "" };
-            name.starts_with(begun).then(|| format!("{name}{end}"))
+            let is_meant = name.starts_with(begun);
+            is_meant.then(|| {
+                let end = if entry.path().is_dir() { "/" } else { "" };
+                format!("{name}{end}")
+            })
         })
         .collect();
     names.sort();

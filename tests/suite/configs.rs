@@ -62,6 +62,7 @@ fn machine(cores: usize, n_gpus: usize) -> Machine {
         cores,
         memory_bytes: 16 << 30,
         gpus: (0..n_gpus).map(gpu).collect(),
+        left_out: Vec::new(),
         links: Vec::new(),
         no_gpus_because,
     }

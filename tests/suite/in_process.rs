@@ -96,6 +96,7 @@ impl Bench {
             cores: 2,
             memory_bytes: 1 << 34,
             gpus: Vec::new(),
+            left_out: Vec::new(),
             links: Vec::new(),
             no_gpus_because: None,
         };

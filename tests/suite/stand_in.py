@@ -96,6 +96,31 @@ def misbehave(step):
         sys.exit(9)
 
 
+# Of several workers, each reached by its number: the others wait, as ranks do.
+number = next((int(option[9:]) for option in sys.argv if option.startswith("--worker=")), 0)
+if number > 0:
+    if behaviour == "second-dies":
+        # The first has something to say of it, before this one is gone.
+        wire.shutdown(socket.SHUT_RDWR)
+        os.close(0)
+        wire.close()
+        time.sleep(0.3)
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if behaviour == "second-faults":
+        time.sleep(0.3)
+        say("fault", rank=1, step=1, operation="forward", cause="no more memory", retry=False)
+        time.sleep(0.5)
+        sys.exit(1)
+    time.sleep(0.2 if behaviour == "well" else 60)
+    sys.exit(0)
+if behaviour == "second-dies":
+    time.sleep(0.15)
+    say("fault", rank=0, step=1, operation="all_reduce", cause="a peer is gone", retry=False)
+    sys.exit(1)
+if behaviour == "second-faults":
+    time.sleep(0.6)
+    os.kill(os.getpid(), signal.SIGABRT)
+
 start = 0
 if options["--from"] == "checkpoint":
     start = max(int(name[5:]) for name in os.listdir(os.path.join(run, "checkpoints")))
@@ -117,6 +142,10 @@ while step < n_steps:
             pass
         if order == "continue":
             say("continued", step=step)
+    if order == "sample" and behaviour == "die-on-sample":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if order == "sample":
+        say("sample", step=step, prompt="Ab", text="c")
     if order == "kill":
         if behaviour == "deaf":
             time.sleep(60)

@@ -72,12 +72,62 @@ pub fn trials() -> Vec<Trial> {
             "supervisor::the_state_is_the_fold_of_the_log",
             state_is_fold,
         ),
+        with_stand_in("supervisor::a_promised_sample_survives_its_worker", sample),
+        with_stand_in(
+            "supervisor::of_several_workers_who_went_first_is_blamed",
+            first_is_blamed,
+        ),
         with_stand_in("supervisor::sensors_are_part_of_the_log", sensors),
         with_stand_in(
             "supervisor::the_worker_gets_the_environment_it_needs",
             environment,
         ),
     ]
+}
+
+fn sample() -> Result<(), Failed> {
+    let place = Workplace::long("die-on-sample,well")?;
+    let mut front = place.train_aside(&["--plain"])?;
+    place.wait_for_step("tiny", 3)?;
+    place
+        .capstan(&["sample", "tiny", "--now"])?
+        .ended_with(0)?
+        .says(&["Abc"])?;
+    check(
+        place.events_named("tiny", "restart").len() == 1,
+        "the first worker died of the order",
+    )?;
+    place.capstan(&["stop", "tiny"])?.ended_with(0)?;
+    check(front.code()? == Some(75), front.said())
+}
+
+/// Whoever hangs up first is the cause, though another says more and leaves earlier; a fault that was told first is
+/// the cause, though another dies of a signal before.
+fn first_is_blamed() -> Result<(), Failed> {
+    for (behaviour, code, reason) in [
+        (
+            "second-dies",
+            1,
+            "the worker of rank 1: killed by signal 11 (SIGSEGV)",
+        ),
+        (
+            "second-faults",
+            1,
+            "rank 1 failed at step 1 in forward: no more memory",
+        ),
+        ("well", 0, "as asked"),
+    ] {
+        let place = Workplace::new(behaviour)?;
+        place.write_config(json!({ "ranks_per_worker": "one", "restart": { "max": 0 } }))?;
+        place.train(&["--plain"])?.ended_with(code)?;
+        let (_, ended) = place.wait_for_end("tiny")?;
+        check(ended.contains(reason), format!("{behaviour}: {ended}"))?;
+        check(
+            place.events_named("tiny", "fault").len() <= 1,
+            "consequences are not told",
+        )?;
+    }
+    Ok(())
 }
 
 /// The sampler ends with its run.

@@ -11,10 +11,14 @@ use crate::{
 };
 
 impl Rank {
-    /// A sample between two steps; a prompt that the tokenizer does not know is no reason to end the run.
-    pub(super) fn sample_as_ordered(&mut self) -> Result<(), EngineError> {
-        let config = self.job.config.sample.clone().unwrap_or_default();
-        match self.sample(&config) {
+    /// How an ordered sample is made.
+    pub(super) fn sample_settings(&self) -> SampleConfig {
+        self.job.config.sample.clone().unwrap_or_default()
+    }
+
+    /// Samples; a prompt that the tokenizer can't use is no reason to end the run.
+    pub(super) fn sample_or_say_why(&mut self, config: &SampleConfig) -> Result<(), EngineError> {
+        match self.sample(config) {
             Err(EngineError::Data(error)) => {
                 let text = format!("{NO_SAMPLE}{error}");
                 self.emit_from_first(Event::Warning { text, rank: None });
@@ -25,7 +29,7 @@ impl Rank {
     }
 
     /// All ranks of the first replica compute, all learn each token.
-    pub(super) fn sample(&mut self, config: &SampleConfig) -> Result<(), EngineError> {
+    fn sample(&mut self, config: &SampleConfig) -> Result<(), EngineError> {
         let Some(tokenizer) = self.job.data.tokenizer.as_ref() else {
             return Ok(());
         };

@@ -11,8 +11,11 @@ const LASTING_S: f64 = 5.0;
 const AWAY_S: f64 = 600.0;
 /// The XID that says that a card is lost.
 const OFF_THE_BUS: u64 = 79;
-/// The XID of what ECC could not correct.
-const UNCORRECTED: u64 = 48;
+/// The XIDs of what ECC could not correct.
+const UNCORRECTED: [u64; 4] = [48, 94, 95, 140];
+/// So many packets that a card sends again within [`REPLAYS_IN_S`] are worth a word.
+const MANY_REPLAYS: u32 = 10;
+const REPLAYS_IN_S: f64 = 60.0;
 
 /// Something that is wrong with a card.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,13 +30,29 @@ pub struct Alarm {
 #[derive(Debug, Default)]
 pub struct Alarms {
     spells: HashMap<(usize, Trouble), Spell>,
-    /// PCIe replays and uncorrected memory errors of each card at the look before.
-    counts: HashMap<usize, (Option<u32>, Option<u64>)>,
+    /// Uncorrected memory errors of each card at the look before.
+    errors: HashMap<usize, Option<u64>>,
+    replays: HashMap<usize, Replays>,
+}
+
+/// A card's counter of replays over the last minute or so.
+#[derive(Clone, Copy, Debug)]
+struct Replays {
+    since_s: f64,
+    first: u32,
+    last: u32,
+}
+
+impl Replays {
+    const fn is_much(self) -> bool {
+        self.last.saturating_sub(self.first) >= MANY_REPLAYS
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Trouble {
     Lost,
+    NeedsReset,
     Xid(u64),
     MemoryErrors,
     /// In the sensors' words.
@@ -56,6 +75,7 @@ impl Alarms {
         let mut alarms = Vec::new();
         let mut present = Vec::new();
         for (gpu, card) in reading.gpus.iter().enumerate() {
+            self.count(now_s, gpu, card.pcie_replays);
             for trouble in self.troubles(gpu, card) {
                 let text = words(gpu, card, &trouble);
                 let is_sudden = trouble.is_sudden();
@@ -80,22 +100,49 @@ impl Alarms {
         alarms
     }
 
-    fn troubles(&mut self, gpu: usize, card: &GpuReading) -> Vec<Trouble> {
-        if card.is_lost || card.xids.contains(&OFF_THE_BUS) {
-            return vec![Trouble::Lost];
+    fn count(&mut self, now_s: f64, gpu: usize, replays: Option<u32>) {
+        let Some(last) = replays else {
+            self.replays.remove(&gpu);
+            return;
+        };
+        let anew = Replays {
+            since_s: now_s,
+            first: last,
+            last,
+        };
+        let window = self.replays.entry(gpu).or_insert(anew);
+        window.last = last;
+        if now_s - window.since_s > REPLAYS_IN_S {
+            *window = anew;
         }
-        let counts = (card.pcie_replays, card.ecc_uncorrected);
-        let (replays, errors) = self.counts.insert(gpu, counts).unwrap_or(counts);
-        let limits = card.limited_by.iter().cloned().map(Trouble::Limited);
-        let mut troubles: Vec<Trouble> = card.xids.iter().copied().map(Trouble::Xid).collect();
-        troubles.extend(limits);
-        if errors.is_some() && card.ecc_uncorrected > errors {
+    }
+
+    fn troubles(&mut self, gpu: usize, card: &GpuReading) -> Vec<Trouble> {
+        let xids = card.xids.iter().copied();
+        let xids = xids.filter(|&xid| xid != OFF_THE_BUS).map(Trouble::Xid);
+        if card.is_lost || card.xids.contains(&OFF_THE_BUS) {
+            let lost = match card.needs_reset {
+                true => Trouble::NeedsReset,
+                false => Trouble::Lost,
+            };
+            return xids.chain([lost]).collect();
+        }
+        let limits = card.limited_by.iter().flatten().cloned();
+        let limits = limits.map(Trouble::Limited);
+        let mut troubles: Vec<Trouble> = xids.chain(limits).collect();
+        let errors = self.errors.insert(gpu, card.ecc_uncorrected).flatten();
+        let is_told = card.xids.iter().any(|xid| UNCORRECTED.contains(xid));
+        if errors.is_some() && card.ecc_uncorrected > errors && !is_told {
             troubles.push(Trouble::MemoryErrors);
         }
         if card.is_link_narrow() {
             troubles.push(Trouble::NarrowLink);
         }
-        if replays.is_some() && card.pcie_replays > replays {
+        if self
+            .replays
+            .get(&gpu)
+            .is_some_and(|window| window.is_much())
+        {
             troubles.push(Trouble::Replays);
         }
         troubles
@@ -104,7 +151,7 @@ impl Alarms {
 
 impl Trouble {
     const fn is_sudden(&self) -> bool {
-        matches!(self, Self::Lost | Self::Xid(_) | Self::MemoryErrors)
+        !matches!(self, Self::Limited(_) | Self::NarrowLink)
     }
 }
 
@@ -114,12 +161,16 @@ fn words(gpu: usize, card: &GpuReading, trouble: &Trouble) -> String {
             let (cause, remedy) = xid::meaning(OFF_THE_BUS);
             (format!("is lost: {cause}"), remedy)
         }
+        Trouble::NeedsReset => (
+            "is lost: the driver wants it reset".to_owned(),
+            "end the run and reset the card (nvidia-smi -r), or reboot",
+        ),
         Trouble::Xid(code) => {
             let (cause, remedy) = xid::meaning(*code);
             (format!("XID {code}: {cause}"), remedy)
         }
         Trouble::MemoryErrors => {
-            let (cause, remedy) = xid::meaning(UNCORRECTED);
+            let (cause, remedy) = xid::meaning(UNCORRECTED[0]);
             (cause.to_owned(), remedy)
         }
         Trouble::Limited(by) => limited(card, by),
@@ -128,7 +179,7 @@ fn words(gpu: usize, card: &GpuReading, trouble: &Trouble) -> String {
                 |width: Option<u32>| width.map_or_else(|| "n/a".to_owned(), |n| format!("x{n}"));
             let (now, most) = (lanes(card.pcie_width), lanes(card.pcie_width_max));
             (
-                format!("has a PCIe link of {now} where the card can do {most}"),
+                format!("has a PCIe link of {now} where card and slot can do {most}"),
                 "another slot, riser or setting of the board gives it all lanes",
             )
         }
@@ -197,7 +248,7 @@ mod tests {
             "{said:?}"
         );
         assert!(
-            said[1].1.contains("x4 where the card can do x16"),
+            said[1].1.contains("x4 where card and slot can do x16"),
             "{said:?}"
         );
 
@@ -271,16 +322,18 @@ mod tests {
         }
         let said = alarms.hear(10.0, &card(Some(7), Some(2)));
         assert!(said[0].text.contains("ECC could not correct"), "{said:?}");
-        let rising =
-            (11..20).flat_map(|now| alarms.hear(f64::from(now), &card(Some(now as u32), Some(2))));
+        // In bursts, with quiet looks between them.
+        let replays = |now: u32| 7 + now / 10 * 4;
+        let rising = (11..70)
+            .flat_map(|now| alarms.hear(f64::from(now), &card(Some(replays(now)), Some(2))));
         let said: Vec<Alarm> = rising.collect();
         assert!(
             said.len() == 1 && said[0].text.contains("again and again"),
             "{said:?}"
         );
-        assert_eq!(alarms.hear(21.0, &card(None, None)), []);
+        assert_eq!(alarms.hear(71.0, &card(None, None)), []);
         assert_eq!(
-            alarms.hear(22.0, &card(Some(9), Some(9))),
+            alarms.hear(72.0, &card(Some(9), Some(9))),
             [],
             "counted from here"
         );

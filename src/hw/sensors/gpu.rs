@@ -38,6 +38,7 @@ struct Card<'nvml> {
     uuid: String,
     name: String,
     device: Option<Device<'nvml>>,
+    needs_reset: bool,
     energy: Energy,
     /// The latest, where the thread aside measures them.
     pcie: Option<(Instant, PcieRates)>,
@@ -71,12 +72,13 @@ impl<'nvml> Gpus<'nvml> {
     }
 
     fn find(nvml: &'nvml Nvml) -> Option<Self> {
-        let gpus = nvidia::visible_gpus(nvml).ok()?;
+        let gpus = nvidia::visible_gpus(nvml).ok()?.gpus;
         let uuids: Vec<String> = gpus.iter().map(|gpu| gpu.uuid.clone()).collect();
         let card = |gpu: crate::hw::Gpu| Card {
             device: nvml.device_by_uuid(gpu.uuid.as_str()).ok(),
             uuid: gpu.uuid,
             name: gpu.name,
+            needs_reset: false,
             energy: Energy::default(),
             pcie: None,
             monitored: None,
@@ -116,21 +118,25 @@ impl Card<'_> {
         };
         let rates = self.rates();
         let Some(device) = &self.device else {
-            return lost(identity);
+            return lost(identity, self.needs_reset);
         };
         let memory = device.memory_info();
         let power = device.power_usage();
         if is_gone(&memory) || is_gone(&power) {
+            self.needs_reset = wants_reset(&memory) || wants_reset(&power);
             self.monitored = None;
             self.device = None;
-            return lost(identity);
+            return lost(identity, self.needs_reset);
         }
         let memory = memory.ok();
         let limit_w = device.enforced_power_limit().ok().map(watts);
         let power_w = power.ok().map(watts);
         let power_w = power_w.filter(|&power| is_plausible(power, limit_w));
-        self.energy
-            .advance(device.total_energy_consumption().ok(), power_w);
+        self.energy.advance(
+            Instant::now(),
+            device.total_energy_consumption().ok(),
+            power_w,
+        );
         let used = device.utilization_rates();
         GpuReading {
             busy: used.ok().map(|used| percent(used.gpu)),
@@ -157,10 +163,7 @@ impl Card<'_> {
             ecc_uncorrected: device
                 .total_ecc_errors(MemoryError::Uncorrected, EccCounter::Volatile)
                 .ok(),
-            limited_by: device
-                .current_throttle_reasons()
-                .map(words)
-                .unwrap_or_default(),
+            limited_by: device.current_throttle_reasons().ok().map(words),
             ..identity
         }
     }
@@ -206,16 +209,21 @@ impl Card<'_> {
     }
 }
 
-fn lost(identity: GpuReading) -> GpuReading {
+fn lost(identity: GpuReading, needs_reset: bool) -> GpuReading {
     GpuReading {
         is_lost: true,
+        needs_reset,
         ..identity
     }
 }
 
 /// Whether the driver has given the card up.
 fn is_gone<T>(answer: &Result<T, NvmlError>) -> bool {
-    matches!(answer, Err(NvmlError::GpuLost | NvmlError::ResetRequired))
+    matches!(answer, Err(NvmlError::GpuLost)) || wants_reset(answer)
+}
+
+fn wants_reset<T>(answer: &Result<T, NvmlError>) -> bool {
+    matches!(answer, Err(NvmlError::ResetRequired))
 }
 
 fn is_plausible(power_w: f64, limit_w: Option<f64>) -> bool {
@@ -233,11 +241,8 @@ fn memory_temperature_c(device: &Device<'_>) -> Option<u32> {
 }
 
 impl Energy {
-    fn advance(&mut self, counter_mj: Option<u64>, power_w: Option<f64>) {
-        let passed = self
-            .last_look
-            .replace(Instant::now())
-            .map(|last| last.elapsed());
+    fn advance(&mut self, now: Instant, counter_mj: Option<u64>, power_w: Option<f64>) {
+        let passed = self.last_look.replace(now).map(|last| now - last);
         match (counter_mj, self.last_counter_mj) {
             (Some(now), Some(last)) if now >= last => self.joules += (now - last) as f64 / 1e3,
             // The first look, a driver that was loaded again, or a look that failed.
@@ -277,6 +282,13 @@ fn words(reasons: ThrottleReasons) -> Vec<String> {
         ("hardware slowdown", ThrottleReasons::HW_SLOWDOWN),
         ("sync boost", ThrottleReasons::SYNC_BOOST),
     ]);
+    // The driver may set the general bit beside the particular ones.
+    let particular =
+        ThrottleReasons::HW_THERMAL_SLOWDOWN | ThrottleReasons::HW_POWER_BRAKE_SLOWDOWN;
+    let reasons = match reasons.intersects(particular) {
+        true => reasons - ThrottleReasons::HW_SLOWDOWN,
+        false => reasons,
+    };
     let mut words: Vec<String> = named
         .into_iter()
         .filter(|(_, bits)| reasons.intersects(*bits))
@@ -288,14 +300,17 @@ fn words(reasons: ThrottleReasons) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
     fn energy_is_counted_or_estimated() {
         let mut counted = Energy::default();
         assert_eq!(counted.known(), None);
+        let now = Instant::now();
         for counter in [Some(5_000), Some(6_000), None, Some(7_500), Some(100)] {
-            counted.advance(counter, Some(1e6));
+            counted.advance(now, counter, Some(1e6));
         }
         assert_eq!(
             (counted.known(), counted.is_estimate),
@@ -304,10 +319,11 @@ mod tests {
         );
 
         let mut estimated = Energy::default();
-        estimated.advance(None, Some(100.0));
+        estimated.advance(now, None, Some(100.0));
         assert_eq!(estimated.known(), None);
-        estimated.advance(None, Some(100.0));
-        assert!(estimated.is_estimate && estimated.known().is_some_and(|joules| joules >= 0.0));
+        estimated.advance(now + Duration::from_secs(2), None, Some(100.0));
+        assert!(estimated.is_estimate);
+        assert_eq!(estimated.known(), Some(200.0));
     }
 
     #[test]
@@ -320,7 +336,12 @@ mod tests {
     #[test]
     fn reasons_are_words() {
         assert!(words(ThrottleReasons::GPU_IDLE).is_empty());
-        let hot = ThrottleReasons::SW_POWER_CAP | ThrottleReasons::HW_THERMAL_SLOWDOWN;
-        assert_eq!(words(hot), ["power limit", "temperature"]);
+        let hot = ThrottleReasons::HW_SLOWDOWN | ThrottleReasons::HW_THERMAL_SLOWDOWN;
+        assert_eq!(words(hot), ["temperature"]);
+        assert_eq!(
+            words(hot | ThrottleReasons::SW_POWER_CAP),
+            ["power limit", "temperature"]
+        );
+        assert_eq!(words(ThrottleReasons::HW_SLOWDOWN), ["hardware slowdown"]);
     }
 }

@@ -74,7 +74,8 @@ impl Host {
                 .ancestors()
                 .find_map(|folder| free_bytes(folder).ok()),
             package_power_w: joules.map(|joules| joules / seconds.max(1e-3)),
-            package_energy_j: joules.map(|_| self.energy_j),
+            // A failed look adds nothing, and forgets nothing.
+            package_energy_j: (!self.packages.is_empty()).then_some(self.energy_j),
         }
     }
 }

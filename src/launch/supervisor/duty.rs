@@ -21,7 +21,7 @@ use super::{
     workers::{Exit, Workers},
 };
 use crate::{
-    event::{Control, ControlReply, Event, Outcome},
+    event::{Control, ControlReply, Event, NO_SAMPLE, Outcome},
     launch::{RunFolder, lock::RunLock},
     plan::RunPlan,
 };
@@ -54,6 +54,8 @@ pub struct Duty {
     means: Means,
     wish: Wish,
     paused: bool,
+    /// A sample was promised; a worker that dies before does not keep the promise.
+    owes_sample: bool,
     signal: Option<i32>,
 }
 
@@ -98,6 +100,7 @@ impl Duty {
             means,
             wish: Wish::GoOn,
             paused: false,
+            owes_sample: false,
             signal: None,
         }
     }
@@ -178,6 +181,9 @@ impl Duty {
     fn repeat_wishes(&self, workers: &mut Workers) {
         if self.paused {
             workers.tell(Control::Pause);
+        }
+        if self.owes_sample {
+            workers.tell(Control::Sample);
         }
         if self.wish >= Wish::Stop {
             workers.tell(Control::Stop);
@@ -263,6 +269,8 @@ impl Duty {
                 });
             }
             Event::Checkpoint { .. } => self.means.restarts.checkpointed(),
+            Event::Sample { .. } => self.owes_sample = false,
+            Event::Warning { text, .. } if text.starts_with(NO_SAMPLE) => self.owes_sample = false,
             _ => {}
         }
         self.means.journal.note(event);
@@ -304,7 +312,11 @@ impl Duty {
                     "the run's tokens have no tokenizer, so text can't be sampled",
                 );
             }
-            (Control::Checkpoint | Control::Sample, _) => Wish::GoOn,
+            (Control::Sample, _) => {
+                self.owes_sample = true;
+                Wish::GoOn
+            }
+            (Control::Checkpoint, _) => Wish::GoOn,
         };
         self.wish = self.wish.max(wish);
         if let Some(workers) = workers {

@@ -70,7 +70,7 @@ impl Sampler {
 }
 
 /// The reading, and warnings about GPUs that a rank has.
-fn events(reading: Reading, alarms: &mut Alarms, now_s: f64, devices: &[Device]) -> Vec<Event> {
+fn events(mut reading: Reading, alarms: &mut Alarms, now_s: f64, devices: &[Device]) -> Vec<Event> {
     let warning = |Alarm { gpu, text }| {
         let rank = devices
             .iter()
@@ -85,6 +85,12 @@ fn events(reading: Reading, alarms: &mut Alarms, now_s: f64, devices: &[Device])
         .into_iter()
         .filter_map(warning)
         .collect();
+    // What other cards take is none of the run's.
+    for (index, gpu) in reading.gpus.iter_mut().enumerate() {
+        if !devices.contains(&Device::Cuda(index)) {
+            gpu.energy_j = None;
+        }
+    }
     std::iter::once(Event::Sensors { reading })
         .chain(warnings)
         .collect()

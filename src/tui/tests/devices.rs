@@ -133,7 +133,7 @@ fn what_a_laptop_does_not_tell_is_not_shown_as_zero() {
 }
 
 /// Values with a column of their own at 160 columns.
-const SHOWN: [&str; 15] = [
+const SHOWN: [&str; 16] = [
     "busy",
     "memory_used_bytes",
     "memory_total_bytes",
@@ -149,6 +149,7 @@ const SHOWN: [&str; 15] = [
     "nvlink_tx_bytes_per_sec",
     "nvlink_rx_bytes_per_sec",
     "ecc_uncorrected",
+    "limited_by",
 ];
 
 #[test]

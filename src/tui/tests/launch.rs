@@ -119,7 +119,12 @@ fn built_in_data_and_that_of_past_runs_can_be_chosen() {
     let older = looked(&json!({ "builtin": "hello" }));
     update(&mut app, Msg::Looked(Box::new(older)));
     assert!(update(&mut app, Msg::Key(Key::Enter)).is_empty() && app.popup.is_some());
+    // Nor does one that comes late take the place of the right one.
     update(&mut app, Msg::Looked(Box::new(looked(&data))));
+    let older = looked(&json!({ "builtin": "hello" }));
+    update(&mut app, Msg::Looked(Box::new(older)));
+    // Keys that edit nothing leave the choice where it is.
+    update(&mut app, Msg::Key(Key::Left));
     update(&mut app, Msg::Key(Key::Enter));
     assert_eq!(
         app.launch.draft.root["data"]["text"]["path"],

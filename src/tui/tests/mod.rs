@@ -162,6 +162,7 @@ fn verdict(app: &App) -> Checked {
         cores: 4,
         memory_bytes: 16 << 30,
         gpus: Vec::new(),
+        left_out: Vec::new(),
         links: Vec::new(),
         no_gpus_because: Some("no NVIDIA driver is loaded".to_owned()),
     };
