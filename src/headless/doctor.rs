@@ -345,6 +345,7 @@ mod tests {
             memory_bytes: 80 << 30,
             compute_capability: [9, 0],
             driver: "580.82".to_owned(),
+            used_bytes: None,
             nvml_index: Some(index),
         };
         Machine {

@@ -36,6 +36,9 @@ pub struct Gpu {
     pub uuid: String,
     pub name: String,
     pub memory_bytes: u64,
+    /// Of it in use when it was looked at, by whoever.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub used_bytes: Option<u64>,
     /// Compute capability, major and minor.
     pub compute_capability: [u32; 2],
     pub driver: String,

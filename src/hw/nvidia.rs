@@ -123,15 +123,16 @@ fn offers(one: &Device<'_>, other: &Device<'_>, what: P2pCapabilitiesIndex) -> O
 
 fn describe(device: &Device<'_>, driver: &str) -> Result<Gpu, NvmlError> {
     let capability = device.cuda_compute_capability()?;
-    let memory_bytes = match device.memory_info() {
+    let (memory_bytes, used_bytes) = match device.memory_info() {
         // A GPU that shares the host's memory has none of its own to tell.
-        Err(NvmlError::NotSupported) => memory_bytes(),
-        memory => memory?.total,
+        Err(NvmlError::NotSupported) => (memory_bytes(), None),
+        memory => memory.map(|memory| (memory.total, Some(memory.used)))?,
     };
     Ok(Gpu {
         uuid: device.uuid()?,
         name: device.name()?,
         memory_bytes,
+        used_bytes,
         compute_capability: [
             capability.major.unsigned_abs(),
             capability.minor.unsigned_abs(),
@@ -166,6 +167,7 @@ mod tests {
             uuid: uuid.to_owned(),
             name: "GPU".to_owned(),
             memory_bytes: 1,
+            used_bytes: None,
             compute_capability: [9, 0],
             driver: "580".to_owned(),
             nvml_index: None,

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::RunPlan;
 use crate::{
+    base::units,
     config::{GptConfig, LlamaConfig, ModelConfig, RunConfig, ScheduleConfig},
     hw::{Device, Machine},
 };
@@ -23,7 +24,30 @@ pub fn notes(config: &RunConfig, machine: &Machine, plan: &RunPlan) -> Vec<Strin
         notes.push("threads_per_rank has no effect on GPU ranks".to_owned());
     }
     notes.extend(no_peer_access(machine, plan));
+    notes.extend(in_use(machine, plan));
     notes
+}
+
+/// A share of a card's memory that the driver and a desktop may take; what is beyond is somebody's.
+const USUAL_USE: f64 = 0.1;
+
+/// GPUs that somebody uses already.
+fn in_use<'a>(machine: &'a Machine, plan: &'a RunPlan) -> impl Iterator<Item = String> + 'a {
+    let gpus = machine.gpus.iter().enumerate();
+    let planned = gpus.filter(|(index, _)| {
+        let mut ranks = plan.ranks.iter();
+        ranks.any(|rank| rank.device == Device::Cuda(*index))
+    });
+    planned.filter_map(|(index, gpu)| {
+        let used = gpu.used_bytes?;
+        (used as f64 > USUAL_USE * gpu.memory_bytes as f64).then(|| {
+            format!(
+                "{} of GPU {index}'s {} are in use already; nvidia-smi shows by whom",
+                units::bytes(used),
+                units::bytes(gpu.memory_bytes)
+            )
+        })
+    })
 }
 
 /// GPUs that exchange through the host's memory.
@@ -121,7 +145,9 @@ fn schedule_beyond(schedule: &ScheduleConfig, steps: u64) -> Option<String> {
 mod tests {
     use std::path::Path;
 
+    use super::in_use;
     use crate::{
+        base::units,
         config::{self, Assignment},
         hw::{Device, recorded},
         plan::{DataSummary, PlanError, RunPlan, resolve},
@@ -156,6 +182,20 @@ mod tests {
             let found: Vec<Device> = plan.ranks.iter().map(|rank| rank.device).collect();
             assert_eq!(found, devices, "{machine}");
         }
+    }
+
+    #[test]
+    fn a_card_in_use_is_noted_where_the_plan_takes_it() {
+        let plan = planned("geforce-4", &[]).expect("a plan");
+        let mut machine = recorded::machine("geforce-4").machine;
+        let gib = units::GIB;
+        machine.gpus[0].used_bytes = Some(gib);
+        machine.gpus[2].used_bytes = Some(20 * gib);
+        let notes: Vec<String> = in_use(&machine, &plan).collect();
+        assert_eq!(notes.len(), 1, "{notes:?}");
+        assert!(notes[0].starts_with("20.00 GiB of GPU 2's"), "{notes:?}");
+        let other = planned("geforce-4", &["devices=[0,1]"]).expect("a plan");
+        assert_eq!(in_use(&machine, &other).count(), 0);
     }
 
     #[test]

@@ -50,6 +50,10 @@ impl Checker {
 
     /// All that can be said about a draft.
     pub fn check(&mut self, draft: &Draft) -> Checked {
+        if draft.thorough {
+            // Others may have begun, or ended, to use its cards.
+            self.machine = None;
+        }
         let mut checked = Checked {
             revision: draft.revision,
             machine: told(self.machine()),

@@ -55,6 +55,7 @@ fn machine(cores: usize, n_gpus: usize) -> Machine {
         memory_bytes: 80 << 30,
         compute_capability: [9, 0],
         driver: "580.82".to_owned(),
+        used_bytes: None,
         nvml_index: Some(index),
     };
     let no_gpus_because = (n_gpus == 0).then(|| "no NVIDIA driver is loaded".to_owned());

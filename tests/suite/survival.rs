@@ -36,6 +36,10 @@ pub fn trials() -> Vec<Trial> {
         ),
         Trial::test("survival::a_run_from_its_own_config_repeats", repeat),
         Trial::test("survival::a_running_run_is_sampled", sampled),
+        Trial::test(
+            "survival::pretrained_weights_are_read_again_where_no_checkpoint_is",
+            pretrained_again,
+        ),
     ]
 }
 
@@ -261,6 +265,40 @@ fn repeat() -> Result<(), Failed> {
         .ended_with(0)?;
     check(
         losses(&place, "a") == losses(&place, "b"),
+        "every loss is the same to the bit",
+    )
+}
+
+/// A worker that dies before the first checkpoint: the next begins with the same weights.
+fn pretrained_again() -> Result<(), Failed> {
+    let place = workplace(30, 1_000)?;
+    place.train(&["--name", "base"])?.ended_with(0)?;
+    let folder = place.config.with_file_name("exported");
+    let target = folder.display().to_string();
+    place.capstan(&["export", "base", &target])?.ended_with(0)?;
+    let init = format!("init.pretrained={target}");
+    let set = |name: &'static str| {
+        let changes = ["--set", init.as_str(), "--set", "stop.steps=200"];
+        [&["--name", name, "--set", "eval.every=1000"], &changes[..]].concat()
+    };
+    place.train(&set("clean"))?.ended_with(0)?;
+    let mut front = place.train_aside(&set("killed"))?;
+    place.wait_for_step("killed", 5)?;
+    let worker = worker_of(&place, "killed").ok_or("a worker")?;
+    kill_process(worker, Signal::KILL)?;
+    check(front.code()? == Some(0), front.said())?;
+    let restarts = place.events_named("killed", "restart");
+    check(
+        restarts.len() == 1 && restarts[0]["from_step"] == 0,
+        format!("{restarts:?}"),
+    )?;
+    let (clean, base) = (losses(&place, "clean"), losses(&place, "base"));
+    check(
+        clean[&1] != base[&1],
+        "the weights are others than the seed's",
+    )?;
+    check(
+        losses(&place, "killed") == clean,
         "every loss is the same to the bit",
     )
 }
