@@ -1,28 +1,28 @@
-//! The communicator of threads in one process.
+//! Collectives of threads in one process.
 
 use std::sync::Arc;
 
 use tch::Tensor;
 
-use super::{CommError, Communicator, Progress, Reduction, comm::n_bytes};
+use super::{
+    CommError, Progress,
+    deferred::{Deferred, Meeting},
+};
 use crate::{
     base::fault::FaultCell,
-    event::Traffic,
     torch::peers::{Operation, PeerGroup},
 };
 
 /// One rank's end.
-///
-/// There is no second stream on a CPU: `start_*` registers, `wait` performs. Operations of one kind are
-/// performed together, in one meeting of the ranks.
-pub struct LocalComm {
+pub type LocalComm = Deferred<Threads>;
+
+/// Threads that read each other's memory.
+pub struct Threads {
     rank: usize,
     world: usize,
     group: Arc<PeerGroup>,
     progress: Arc<Progress>,
     sequence: u64,
-    started: Vec<(Operation, Tensor)>,
-    traffic: Traffic,
 }
 
 impl LocalComm {
@@ -30,25 +30,18 @@ impl LocalComm {
     pub fn ends(fault: &Arc<FaultCell>, progress: &[Arc<Progress>]) -> Vec<Self> {
         let world = progress.len();
         let group = Arc::new(PeerGroup::new(world, fault));
-        (0..world)
-            .map(|rank| Self {
-                rank,
-                world,
-                group: Arc::clone(&group),
-                progress: Arc::clone(&progress[rank]),
-                sequence: 0,
-                started: Vec::new(),
-                traffic: Traffic::default(),
-            })
-            .collect()
-    }
-
-    fn start(&mut self, operation: Operation, buffer: &Tensor) {
-        self.started.push((operation, buffer.shallow_clone()));
+        let end = |rank: usize| Threads {
+            rank,
+            world,
+            group: Arc::clone(&group),
+            progress: Arc::clone(&progress[rank]),
+            sequence: 0,
+        };
+        (0..world).map(|rank| Self::new(end(rank))).collect()
     }
 }
 
-impl Communicator for LocalComm {
+impl Meeting for Threads {
     fn rank(&self) -> usize {
         self.rank
     }
@@ -57,51 +50,13 @@ impl Communicator for LocalComm {
         self.world
     }
 
-    fn start_all_reduce(&mut self, buffer: &Tensor, reduction: Reduction) -> Result<(), CommError> {
-        self.traffic.all_reduce += n_bytes(buffer);
-        self.start(Operation::AllReduce { reduction }, buffer);
+    fn perform(&mut self, operation: Operation, buffers: &[&Tensor]) -> Result<(), CommError> {
+        self.sequence += 1;
+        self.progress.enter_collective();
+        self.group
+            .perform(self.rank, self.sequence, operation, buffers)?;
+        self.progress.leave_collective();
         Ok(())
-    }
-
-    fn start_reduce(&mut self, buffer: &Tensor, root: usize) -> Result<(), CommError> {
-        self.traffic.reduce += n_bytes(buffer);
-        self.start(Operation::Reduce { root }, buffer);
-        Ok(())
-    }
-
-    fn start_broadcast(&mut self, buffer: &Tensor, root: usize) -> Result<(), CommError> {
-        self.traffic.broadcast += n_bytes(buffer);
-        self.start(Operation::Broadcast { root }, buffer);
-        Ok(())
-    }
-
-    fn start_reduce_scatter(&mut self, buffer: &Tensor) -> Result<(), CommError> {
-        self.traffic.reduce_scatter += n_bytes(buffer);
-        self.start(Operation::ReduceScatter, buffer);
-        Ok(())
-    }
-
-    fn start_all_gather(&mut self, buffer: &Tensor) -> Result<(), CommError> {
-        self.traffic.all_gather += n_bytes(buffer);
-        self.start(Operation::AllGather, buffer);
-        Ok(())
-    }
-
-    fn wait(&mut self) -> Result<(), CommError> {
-        let started = std::mem::take(&mut self.started);
-        for alike in started.chunk_by(|(a, _), (b, _)| a == b) {
-            let buffers: Vec<&Tensor> = alike.iter().map(|(_, buffer)| buffer).collect();
-            self.sequence += 1;
-            self.progress.enter_collective();
-            self.group
-                .perform(self.rank, self.sequence, alike[0].0, &buffers)?;
-            self.progress.leave_collective();
-        }
-        Ok(())
-    }
-
-    fn take_traffic(&mut self) -> Traffic {
-        std::mem::take(&mut self.traffic)
     }
 }
 
@@ -109,7 +64,10 @@ impl Communicator for LocalComm {
 mod tests {
     use std::thread;
 
-    use super::*;
+    use super::{
+        super::{Communicator, Reduction},
+        *,
+    };
 
     /// Runs `body` on every rank's thread and returns the results in rank order.
     fn on_ranks<R: Send>(world: usize, body: impl Fn(LocalComm) -> R + Sync) -> Vec<R> {

@@ -1,6 +1,7 @@
 //! Ranks: how they wait for each other, what they tell each other, and how one's fault ends all.
 
 mod comm;
+mod deferred;
 mod groups;
 mod host;
 mod links;

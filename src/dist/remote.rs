@@ -9,12 +9,13 @@ use serde_bytes::ByteBuf;
 use tch::Tensor;
 
 use super::{
-    CommError, Communicator, Expected, Flow, HostGroup, Links, Progress, Reduction, Seating,
-    comm::n_bytes, seating::garbled,
+    CommError, Expected, Flow, HostGroup, Links, Progress, Seating,
+    comm::n_bytes,
+    deferred::{Deferred, Meeting},
+    seating::garbled,
 };
 use crate::{
     base::{fault::FaultCell, hub::Spoke},
-    event::Traffic,
     torch::{
         TorchError,
         peers::{self, Operation, PeerError},
@@ -23,12 +24,13 @@ use crate::{
 };
 
 /// One rank's end.
-pub struct HostComm {
+pub type HostComm = Deferred<Processes>;
+
+/// Processes that send each other their buffers.
+pub struct Processes {
     world: usize,
     group: HostGroup<Offer>,
     sequence: u64,
-    started: Vec<(Operation, Tensor)>,
-    traffic: Traffic,
 }
 
 /// What a rank brings to a collective.
@@ -43,23 +45,19 @@ impl HostComm {
     /// The ends of a group's ranks of this worker; with each its seat.
     pub fn ends(seating: &Seating, members: &[usize]) -> Vec<(usize, Self)> {
         let end = |(seat, group)| {
-            let comm = Self {
+            let processes = Processes {
                 world: members.len(),
                 group,
                 sequence: 0,
-                started: Vec::new(),
-                traffic: Traffic::default(),
             };
-            (seat, comm)
+            (seat, Self::new(processes))
         };
         seating.group(members).into_iter().map(end).collect()
     }
+}
 
-    fn start(&mut self, operation: Operation, buffer: &Tensor) {
-        self.started.push((operation, buffer.shallow_clone()));
-    }
-
-    fn perform(&mut self, operation: Operation, buffer: &Tensor) -> Result<(), CommError> {
+impl Processes {
+    fn perform_one(&mut self, operation: Operation, buffer: &Tensor) -> Result<(), CommError> {
         self.sequence += 1;
         let (len, kind, sequence) = (buffer.numel(), buffer.kind(), self.sequence);
         let title = format!("{operation} of {len} {kind:?} (number {sequence})");
@@ -93,7 +91,7 @@ impl HostComm {
     }
 }
 
-impl Communicator for HostComm {
+impl Meeting for Processes {
     fn rank(&self) -> usize {
         self.group.rank()
     }
@@ -102,45 +100,9 @@ impl Communicator for HostComm {
         self.world
     }
 
-    fn start_all_reduce(&mut self, buffer: &Tensor, reduction: Reduction) -> Result<(), CommError> {
-        self.traffic.all_reduce += n_bytes(buffer);
-        self.start(Operation::AllReduce { reduction }, buffer);
-        Ok(())
-    }
-
-    fn start_reduce(&mut self, buffer: &Tensor, root: usize) -> Result<(), CommError> {
-        self.traffic.reduce += n_bytes(buffer);
-        self.start(Operation::Reduce { root }, buffer);
-        Ok(())
-    }
-
-    fn start_broadcast(&mut self, buffer: &Tensor, root: usize) -> Result<(), CommError> {
-        self.traffic.broadcast += n_bytes(buffer);
-        self.start(Operation::Broadcast { root }, buffer);
-        Ok(())
-    }
-
-    fn start_reduce_scatter(&mut self, buffer: &Tensor) -> Result<(), CommError> {
-        self.traffic.reduce_scatter += n_bytes(buffer);
-        self.start(Operation::ReduceScatter, buffer);
-        Ok(())
-    }
-
-    fn start_all_gather(&mut self, buffer: &Tensor) -> Result<(), CommError> {
-        self.traffic.all_gather += n_bytes(buffer);
-        self.start(Operation::AllGather, buffer);
-        Ok(())
-    }
-
-    fn wait(&mut self) -> Result<(), CommError> {
-        for (operation, buffer) in std::mem::take(&mut self.started) {
-            self.perform(operation, &buffer)?;
-        }
-        Ok(())
-    }
-
-    fn take_traffic(&mut self) -> Traffic {
-        std::mem::take(&mut self.traffic)
+    fn perform(&mut self, operation: Operation, buffers: &[&Tensor]) -> Result<(), CommError> {
+        let mut buffers = buffers.iter();
+        buffers.try_for_each(|buffer| self.perform_one(operation, buffer))
     }
 }
 
@@ -240,7 +202,10 @@ mod tests {
 
     use tch::{Device, Kind};
 
-    use super::{super::seating::tests::seatings, *};
+    use super::{
+        super::{Communicator, Reduction, seating::tests::seatings},
+        *,
+    };
 
     /// Ranks of two workers.
     fn on_ranks<R: Send>(world: usize, body: impl Fn(HostComm) -> R + Sync) -> Vec<R> {
