@@ -336,7 +336,11 @@ fn suspend() -> Result<(), Failed> {
     // The shell's own prompt: what is typed before it, the UI would read.
     super::support::wait("the shell", || {
         let parser = shell.parser.lock();
-        parser.is_ok_and(|parser| !parser.screen().alternate_screen())
+        parser.is_ok_and(|parser| {
+            let screen = parser.screen();
+            let shown = screen.contents();
+            !screen.alternate_screen() && shown.trim_end().ends_with(['#', '$'])
+        })
     })?;
     shell.press("exit 7\r")?;
     check(shell.end()? == 7, "the shell goes on")
