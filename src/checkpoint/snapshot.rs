@@ -200,14 +200,11 @@ pub fn start_from(pretrained: &Pretrained, store: &ParamStore) -> Result<(), Che
             .tensor(&spec.name)
             .ok_or_else(|| unfit("it is missing".to_owned()))?;
         let tensor = super::tensors::to_tensor(&stored).map_err(unfit)?;
-        let is_finite = tensor.f_isfinite().and_then(|finite| finite.f_all());
-        match is_finite.and_then(|finite| finite.f_int64_value(&[])) {
-            Ok(0) => Err(CheckpointError::NotFinite {
+        match nn::is_finite(&tensor)? {
+            true => Ok(tensor),
+            false => Err(CheckpointError::NotFinite {
                 tensor: spec.name.clone(),
             }),
-            other => other
-                .map(|_| tensor)
-                .map_err(|error| TorchError::from(error).into()),
         }
     })
 }

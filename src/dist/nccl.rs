@@ -133,15 +133,66 @@ pub struct NcclLinks {
     sent_bytes: u64,
 }
 
+/// Sends and receives on one communicator, each behind what the compute stream was given before. The host never waits.
+struct Wire {
+    handle: Handle,
+    event: Event,
+    /// What was sent last, until the next send.
+    in_flight: Option<Tensor>,
+}
+
+impl Wire {
+    fn join(id: UniqueId, rank: usize, world: usize, stream: Stream) -> Result<Self, TorchError> {
+        Ok(Self {
+            handle: Handle::join(id, rank, world, stream)?,
+            event: Event::new(Timing::Off)?,
+            in_flight: None,
+        })
+    }
+
+    fn send(&mut self, compute: Stream, tensor: &Tensor, peer: usize) -> Result<(), CommError> {
+        // The previous tensor's memory may be handed out again only after its send.
+        self.leave(compute)?;
+        self.in_flight = None;
+        self.enter(compute)?;
+        self.handle.send(tensor, peer)?;
+        self.in_flight = Some(tensor.shallow_clone());
+        Ok(())
+    }
+
+    fn recv(
+        &mut self,
+        compute: Stream,
+        expected: &Expected,
+        peer: usize,
+    ) -> Result<Tensor, CommError> {
+        let options = (expected.kind, expected.device);
+        let tensor =
+            Tensor::f_empty(expected.shape.as_slice(), options).map_err(TorchError::from)?;
+        self.enter(compute)?;
+        self.handle.recv(&tensor, peer)?;
+        self.leave(compute)?;
+        Ok(tensor)
+    }
+
+    /// Lets the communicator's stream wait for the compute stream; [`Self::leave`] the other way round.
+    fn enter(&self, compute: Stream) -> Result<(), TorchError> {
+        compute.record(&self.event)?;
+        self.handle.stream().wait_for(&self.event)
+    }
+
+    fn leave(&self, compute: Stream) -> Result<(), TorchError> {
+        self.handle.stream().record(&self.event)?;
+        compute.wait_for(&self.event)
+    }
+}
+
 /// One flow between two stages.
 pub struct LinkEnd {
     flow: Flow,
     from: usize,
     to: usize,
-    handle: Handle,
-    event: Event,
-    /// What was sent last, until the next hand-off on this flow.
-    in_flight: Vec<Tensor>,
+    wire: Wire,
 }
 
 impl LinkEnd {
@@ -160,9 +211,7 @@ impl LinkEnd {
             flow,
             from,
             to,
-            handle: Handle::join(id, rank, 2, Stream::from_pool(device)?)?,
-            event: Event::new(Timing::Off)?,
-            in_flight: Vec::new(),
+            wire: Wire::join(id, rank, 2, Stream::from_pool(device)?)?,
         })
     }
 }
@@ -170,10 +219,7 @@ impl LinkEnd {
 /// Links of every rank to every other, over one communicator: for few words, since each waits for the one before.
 pub struct NcclPairs {
     compute: Stream,
-    handle: Handle,
-    event: Event,
-    /// What was sent, until the compute stream has waited for it.
-    in_flight: Vec<Tensor>,
+    wire: Wire,
 }
 
 impl NcclPairs {
@@ -188,12 +234,8 @@ impl NcclPairs {
         compute: Stream,
         communication: Stream,
     ) -> Result<Self, TorchError> {
-        Ok(Self {
-            compute,
-            handle: Handle::join(id, rank, world, communication)?,
-            event: Event::new(Timing::Off)?,
-            in_flight: Vec::new(),
-        })
+        let wire = Wire::join(id, rank, world, communication)?;
+        Ok(Self { compute, wire })
     }
 
     /// Leaves the communicator; every rank does.
@@ -202,40 +244,18 @@ impl NcclPairs {
     /// A device fault of earlier work surfaces here.
     pub fn close(self, device: usize) -> Result<(), TorchError> {
         runtime::synchronize(device)?;
-        self.handle.destroy();
+        self.wire.handle.destroy();
         Ok(())
-    }
-
-    /// Lets the communication stream wait for the compute stream; [`Self::leave`] the other way round.
-    fn enter(&mut self) -> Result<(), TorchError> {
-        self.compute.record(&self.event)?;
-        self.handle.stream().wait_for(&self.event)
-    }
-
-    fn leave(&mut self) -> Result<(), TorchError> {
-        self.handle.stream().record(&self.event)?;
-        self.compute.wait_for(&self.event)
     }
 }
 
 impl Links for NcclPairs {
     fn send(&mut self, _: Flow, to: usize, tensor: &Tensor) -> Result<(), CommError> {
-        self.leave()?;
-        self.in_flight.clear();
-        self.enter()?;
-        self.handle.send(tensor, to)?;
-        self.in_flight.push(tensor.shallow_clone());
-        Ok(())
+        self.wire.send(self.compute, tensor, to)
     }
 
     fn recv(&mut self, _: Flow, from: usize, expected: &Expected) -> Result<Tensor, CommError> {
-        let options = (expected.kind, expected.device);
-        let tensor =
-            Tensor::f_empty(expected.shape.as_slice(), options).map_err(TorchError::from)?;
-        self.enter()?;
-        self.handle.recv(&tensor, from)?;
-        self.leave()?;
-        Ok(tensor)
+        self.wire.recv(self.compute, expected, from)
     }
 
     fn take_sent_bytes(&mut self) -> u64 {
@@ -269,30 +289,13 @@ impl Links for NcclLinks {
     fn send(&mut self, flow: Flow, to: usize, tensor: &Tensor) -> Result<(), CommError> {
         let (stage, compute) = (self.stage, self.compute);
         self.sent_bytes += n_bytes(tensor);
-        let end = self.end(flow, stage, to)?;
-        // The previous tensor's memory may be handed out again only after its send.
-        end.handle.stream().record(&end.event)?;
-        compute.wait_for(&end.event)?;
-        end.in_flight.clear();
-        compute.record(&end.event)?;
-        end.handle.stream().wait_for(&end.event)?;
-        end.handle.send(tensor, 1)?;
-        end.in_flight.push(tensor.shallow_clone());
-        Ok(())
+        self.end(flow, stage, to)?.wire.send(compute, tensor, 1)
     }
 
     fn recv(&mut self, flow: Flow, from: usize, expected: &Expected) -> Result<Tensor, CommError> {
         let (stage, compute) = (self.stage, self.compute);
-        let options = (expected.kind, expected.device);
-        let tensor =
-            Tensor::f_empty(expected.shape.as_slice(), options).map_err(TorchError::from)?;
         let end = self.end(flow, from, stage)?;
-        compute.record(&end.event)?;
-        end.handle.stream().wait_for(&end.event)?;
-        end.handle.recv(&tensor, 0)?;
-        end.handle.stream().record(&end.event)?;
-        compute.wait_for(&end.event)?;
-        Ok(tensor)
+        end.wire.recv(compute, expected, 0)
     }
 
     fn take_sent_bytes(&mut self) -> u64 {

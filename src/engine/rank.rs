@@ -459,20 +459,7 @@ impl Rank {
                 eval.batches * plan.global_batch as u64,
             )?
         };
-        let mut last_word = began;
-        let (is_first, progress, events) =
-            (self.is_first(), &self.seat.progress, &self.seat.events);
-        let on_batch = |done, total| {
-            progress.enter("evaluating");
-            if is_first && last_word.elapsed().as_secs_f64() > 0.5 {
-                last_word = Instant::now();
-                emitter(events)(Event::Progress {
-                    what: "evaluating".to_owned(),
-                    done,
-                    total: Some(total),
-                });
-            }
-        };
+        let on_batch = self.seat.teller("evaluating");
         let (at, lane) = (self.seat.at(plan), self.seat.lane);
         let n_lanes = self.seat.n_lanes;
         let turn = evaluate::Turn {

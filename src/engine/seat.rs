@@ -1,8 +1,11 @@
 //! A thread's seat among the ranks: what it is given, what it says, how it sets up.
 
-use std::sync::{
-    Arc,
-    mpsc::{Receiver, Sender},
+use std::{
+    sync::{
+        Arc,
+        mpsc::{Receiver, Sender},
+    },
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
@@ -26,6 +29,9 @@ use crate::{
     plan::{self, Coordinates, RunPlan},
     torch::{SharedTensor, TorchError, nccl::UniqueId},
 };
+
+/// How often a work that takes a while says how far it is.
+const TELL_EVERY: Duration = Duration::from_millis(500);
 
 /// What a thread gets to take part. A rank has a thread for each of its lanes, each with a seat.
 pub struct Seat {
@@ -54,6 +60,23 @@ pub struct SharedState {
 }
 
 impl Seat {
+    /// Takes in how much of a work is done, and of how much; the first seat says so twice a second.
+    pub fn teller(&self, what: &'static str) -> impl FnMut(u64, u64) + use<'_> {
+        let mut last_word = Instant::now();
+        move |done, total| {
+            self.progress.enter(what);
+            if self.number() == 0 && last_word.elapsed() > TELL_EVERY {
+                last_word = Instant::now();
+                // Nobody listens only when the worker is ending.
+                let _ = self.events.send(Message::Event(Event::Progress {
+                    what: what.to_owned(),
+                    done,
+                    total: Some(total),
+                }));
+            }
+        }
+    }
+
     /// The number among all seats, lanes of a rank one after the other.
     pub fn number(&self) -> usize {
         self.rank * self.n_lanes + self.lane

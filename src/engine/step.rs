@@ -19,7 +19,7 @@ use crate::{
     data::HostBatch,
     dist::{Communicator, Expected, Groups},
     models::{self, Context, Dropout, Positions, Segment},
-    nn::{Layout, Numbers, ParamStore, Partition, functional},
+    nn::{self, Layout, Numbers, ParamStore, Partition, functional},
     parallel::{self, Cuts, Piece, Strategy, TensorAxis},
     plan,
     torch::{TorchError, vjp},
@@ -350,7 +350,7 @@ impl Stepper {
         let mut x = tape.batch.inputs.shallow_clone();
         for (number, segment) in self.segments.iter().enumerate() {
             x = segment.forward(self.store.weights(number), &x, &context)?;
-            if x.f_isfinite()?.f_all()?.f_int64_value(&[])? == 0 {
+            if !nn::is_finite(&x)? {
                 return Ok(Some((number, segment.name().to_owned())));
             }
         }

@@ -180,8 +180,7 @@ impl ParamStore {
         let mut found = Vec::new();
         for entry in &self.layout.entries {
             for own in self.own_pieces(slice::from_ref(&entry.range())) {
-                let is_finite = self.cut(buffer, &own)?.f_isfinite()?.f_all()?;
-                if is_finite.f_int64_value(&[])? == 0 {
+                if !super::is_finite(&self.cut(buffer, &own)?)? {
                     found.push(NotFinite {
                         tensor: entry.spec.name.clone(),
                         segment: entry.group,

@@ -15,7 +15,7 @@ mod weights;
 
 pub use gradients::NotFinite;
 pub use layout::{FlatRange, Layout};
-pub use numbers::Numbers;
+pub use numbers::{Numbers, is_finite};
 pub use params::{ParamStore, SharedWeights, UpdatePiece};
 pub use partition::Partition;
 pub use rotary::Rotary;

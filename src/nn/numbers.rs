@@ -1,8 +1,8 @@
 //! Element types of what a rank keeps.
 
-use tch::Kind;
+use tch::{Kind, Tensor};
 
-use crate::config::Precision;
+use crate::{config::Precision, torch::TorchError};
 
 /// A precision, and whether gradients are kept in the type that the model computes with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,4 +53,12 @@ impl Numbers {
             false => self.master(),
         }
     }
+}
+
+/// Whether every element is a finite number; waits for the device.
+///
+/// # Errors
+/// Whatever libtorch throws.
+pub fn is_finite(tensor: &Tensor) -> Result<bool, TorchError> {
+    Ok(tensor.f_isfinite()?.f_all()?.f_int64_value(&[])? != 0)
 }

@@ -132,27 +132,14 @@ impl PeerGroup {
             .collect();
         let len = buffers[0].len;
         let share = share(len, rank, self.world);
-        let part = |rank: usize| len / self.world * rank..len / self.world * (rank + 1);
-        let own = &buffers[rank..=rank];
+        let sums = match operation {
+            Operation::Reduce { root } => &buffers[root..=root],
+            _ => &buffers[..],
+        };
         // SAFETY: all ranks stand between the two meetings. Each writes elements that no other touches:
         // a share of all buffers, or elements of its own buffer that the others don't read. Kinds and
         // lengths are equal.
-        unsafe {
-            match operation {
-                Operation::AllReduce { reduction } => {
-                    reduce_range(&buffers, &buffers, share, reduction)
-                }
-                Operation::Reduce { root } => {
-                    reduce_range(&buffers, &buffers[root..=root], share, Reduction::Sum);
-                }
-                Operation::Broadcast { root } if root == rank => {}
-                Operation::Broadcast { root } => copy_range(buffers[root], buffers[rank], 0..len),
-                Operation::ReduceScatter => reduce_range(&buffers, own, part(rank), Reduction::Sum),
-                Operation::AllGather => (0..self.world)
-                    .filter(|&other| other != rank)
-                    .for_each(|other| copy_range(buffers[other], buffers[rank], part(other))),
-            }
-        }
+        unsafe { apply(operation, rank, &buffers, buffers[rank], (sums, share)) }
     }
 
     /// Ranks that share a GPU: each computes from all buffers, and writes its own when all have read.
@@ -237,22 +224,43 @@ pub fn perform_on_copies(
     if !copies.iter().all(alike) {
         return Err(TorchError::new("copies of another length or type"));
     }
-    let part = |rank: usize| len / world * rank..len / world * (rank + 1);
+    let range = match operation {
+        Operation::Reduce { root } if root != rank => 0..0,
+        _ => 0..len,
+    };
     // SAFETY: the copies are this thread's alone, as the buffer is until the operation is done; kinds and
     // lengths are equal.
+    unsafe { apply(operation, rank, &copies, own, (&[own], range)) };
+    Ok(())
+}
+
+/// A rank's part of a collective over everybody's buffers, `sources`; where all get a sum, or one does, it goes into
+/// `range` of each of `sums`, else into `own`.
+///
+/// # Safety
+/// As [`reduce_range`] for all of them; no two buffers overlap but a source with `own` or one of `sums` that is the same.
+unsafe fn apply(
+    operation: Operation,
+    rank: usize,
+    sources: &[PeerBuffer],
+    own: PeerBuffer,
+    (sums, range): (&[PeerBuffer], Range<usize>),
+) {
+    let (len, world) = (own.len, sources.len());
+    let part = |rank: usize| len / world * rank..len / world * (rank + 1);
+    // SAFETY: passed on to the caller.
     unsafe {
         match operation {
-            Operation::AllReduce { reduction } => reduce_range(&copies, &[own], 0..len, reduction),
-            Operation::Reduce { root } if root != rank => {}
-            Operation::Reduce { .. } => reduce_range(&copies, &[own], 0..len, Reduction::Sum),
-            Operation::Broadcast { root } => copy_range(copies[root], own, 0..len),
-            Operation::ReduceScatter => reduce_range(&copies, &[own], part(rank), Reduction::Sum),
-            Operation::AllGather => {
-                (0..world).for_each(|other| copy_range(copies[other], own, part(other)));
-            }
+            Operation::AllReduce { reduction } => reduce_range(sources, sums, range, reduction),
+            Operation::Reduce { .. } => reduce_range(sources, sums, range, Reduction::Sum),
+            Operation::Broadcast { root } if root == rank => {}
+            Operation::Broadcast { root } => copy_range(sources[root], own, 0..len),
+            Operation::ReduceScatter => reduce_range(sources, &[own], part(rank), Reduction::Sum),
+            Operation::AllGather => (0..world)
+                .filter(|&other| other != rank)
+                .for_each(|other| copy_range(sources[other], own, part(other))),
         }
     }
-    Ok(())
 }
 
 impl Operation {

@@ -1,8 +1,6 @@
 //! Text from the weights of the moment.
 
-use std::time::Instant;
-
-use super::{Rank, emitter};
+use super::Rank;
 use crate::{
     config::SampleConfig,
     engine::{EngineError, generate},
@@ -37,15 +35,14 @@ impl Rank {
         let (seq_len, vocab_size) = (self.job.plan.model.seq_len(), self.job.data.vocab_size);
         let (at, lane) = (self.seat.at(&self.job.plan), self.seat.lane);
         let (passes, seat) = (&mut self.passes, &self.seat);
-        let is_first = seat.number() == 0;
-        let (mut done, mut last_word) = (0, Instant::now());
+        let (mut done, mut tell) = (0, seat.teller("sampling"));
+        seat.progress.enter("sampling");
         let ids = generate(
             &prompt,
             seq_len,
             vocab_size,
             config,
             |context| {
-                seat.progress.enter("sampling");
                 let draws = (at.replica, at.shard, lane) == (0, 0, 0);
                 match (at.replica, lane) == (0, 0) || passes.strategy.gathers_weights() {
                     true => Ok(passes.logits(context, Some(1))?.filter(|_| draws)),
@@ -56,14 +53,7 @@ impl Rank {
                 let all = seat.tokens.exchange(own)?;
                 let drawn = all.iter().flatten().next().copied();
                 done += 1;
-                if is_first && last_word.elapsed().as_secs_f64() > 0.5 {
-                    last_word = Instant::now();
-                    emitter(&seat.events)(Event::Progress {
-                        what: "sampling".to_owned(),
-                        done,
-                        total: Some(config.tokens as u64),
-                    });
-                }
+                tell(done, config.tokens as u64);
                 Ok(drawn.ok_or_else(|| TorchError::new("no rank drew a token"))?)
             },
         )?;

@@ -18,7 +18,7 @@ use super::{
 use crate::{base::hub, event::Control, launch::RunFolder, plan::RunPlan};
 
 /// Time that a worker has to leave after its last event, or after a fault.
-pub const LEAVE: Duration = Duration::from_secs(5);
+const LEAVE: Duration = Duration::from_secs(5);
 /// Time that a worker has to leave after an order to end at once, or when another is gone.
 const LEAVE_AT_ONCE: Duration = Duration::from_secs(1);
 
