@@ -59,9 +59,10 @@ fn open_tui(opening: Opening) -> anyhow::Result<u8> {
             ColorArg::True => Some(tui::Colors::True),
         },
         glyphs: match args.look.glyphs {
-            GlyphsArg::Braille => tui::Glyphs::Braille,
-            GlyphsArg::Block => tui::Glyphs::Block,
-            GlyphsArg::Ascii => tui::Glyphs::Ascii,
+            GlyphsArg::Auto => None,
+            GlyphsArg::Braille => Some(tui::Glyphs::Braille),
+            GlyphsArg::Block => Some(tui::Glyphs::Block),
+            GlyphsArg::Ascii => Some(tui::Glyphs::Ascii),
         },
         low_bandwidth: args.look.low_bandwidth,
     })

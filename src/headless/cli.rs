@@ -146,7 +146,9 @@ pub enum ColorArg {
 /// Which characters draw.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum GlyphsArg {
+    /// ASCII where the locale is East Asian or not UTF-8 and on the kernel's console, else braille
     #[default]
+    Auto,
     Braille,
     /// Without braille, which some fonts lack
     Block,

@@ -30,8 +30,8 @@ use std::{
 
 use clap::{CommandFactory, Parser};
 
-use self::cli::{Cli, Command};
-pub use self::cli::{ColorArg, GlyphsArg, TuiArgs};
+use self::cli::Command;
+pub use self::cli::{Cli, ColorArg, GlyphsArg, TuiArgs};
 use crate::{
     base::fs::absolute,
     event::Control,

@@ -7,13 +7,32 @@ use ratatui::{
 };
 
 /// Which characters draw.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Glyphs {
-    #[default]
     Braille,
     /// Without braille, which some fonts lack.
     Block,
     Ascii,
+}
+
+impl Glyphs {
+    /// What the terminal of these variables surely draws one column wide. Frames, bars and arrows may take two where
+    /// the language is East Asian, and another character set than UTF-8 or the kernel's console lack many.
+    fn of_terminal(variable: impl Fn(&str) -> String) -> Self {
+        let set = ["LC_ALL", "LC_CTYPE", "LANG"].map(&variable);
+        let locale = set.iter().find(|locale| !locale.is_empty());
+        let locale = locale.map_or("", String::as_str).to_lowercase();
+        let is_wide = ["zh", "ja", "ko"]
+            .iter()
+            .any(|language| locale.starts_with(language));
+        let charset = locale.split_once('.').map(|(_, charset)| charset);
+        let is_other = charset.is_some_and(|charset| !charset.replace('-', "").starts_with("utf8"));
+        if is_wide || is_other || variable("TERM") == "linux" {
+            Self::Ascii
+        } else {
+            Self::Braille
+        }
+    }
 }
 
 /// Which colours are drawn with, the fewest first.
@@ -57,8 +76,8 @@ impl Look {
     /// 24 bits: ssh and tmux don't pass it on, but what they do pass on says less.
     pub fn of_terminal(
         asked: Option<Colors>,
-        glyphs: Glyphs,
-        variable: impl Fn(&str) -> String,
+        glyphs: Option<Glyphs>,
+        variable: impl Fn(&str) -> String + Copy,
     ) -> Self {
         let most = match variable("COLORTERM").as_str() {
             "truecolor" | "24bit" => Colors::True,
@@ -74,7 +93,7 @@ impl Look {
         Self {
             colors,
             most: most.max(colors),
-            glyphs,
+            glyphs: glyphs.unwrap_or_else(|| Glyphs::of_terminal(variable)),
             is_coarse: false,
         }
     }
@@ -269,7 +288,7 @@ mod tests {
                 "NO_COLOR" => no_color.to_owned(),
                 _ => String::new(),
             };
-            let look = Look::of_terminal(asked, Glyphs::default(), variable);
+            let look = Look::of_terminal(asked, Option::None, variable);
             (look.colors, look.most)
         };
         use Colors::{Indexed, None, Sixteen, True};
@@ -288,6 +307,36 @@ mod tests {
         assert_eq!(look(Some(Sixteen), "xterm", "", "1"), (Sixteen, Sixteen));
         assert_eq!(look(Some(True), "xterm", "", "1"), (True, True));
         assert_eq!(look(Some(None), "xterm", "24bit", ""), (None, True));
+    }
+
+    #[test]
+    fn what_may_be_drawn_two_columns_wide_is_not_drawn() {
+        let glyphs = |asked, set: &[(&str, &str)]| {
+            let variable = |name: &str| {
+                let found = set.iter().find(|(key, _)| *key == name);
+                found.map_or_else(String::new, |(_, value)| (*value).to_owned())
+            };
+            Look::of_terminal(None, asked, variable).glyphs
+        };
+        for plain in [
+            &[("LANG", "ja_JP.UTF-8")][..],
+            &[("LANG", "en_US.UTF-8"), ("LC_ALL", "zh_CN.UTF-8")],
+            &[("LANG", "en_US.UTF-8"), ("LC_CTYPE", "ko_KR.utf8")],
+            &[("LANG", "de_DE.ISO-8859-1")],
+            &[("LANG", "en_US.UTF-8"), ("TERM", "linux")],
+        ] {
+            assert_eq!(glyphs(None, plain), Glyphs::Ascii, "{plain:?}");
+            let asked = Some(Glyphs::Braille);
+            assert_eq!(glyphs(asked, plain), Glyphs::Braille, "{plain:?}");
+        }
+        for rich in [
+            &[][..],
+            &[("LANG", "C")],
+            &[("LANG", "ja_JP.UTF-8"), ("LC_ALL", "en_US.utf8")],
+            &[("LANG", "de_DE.UTF-8@euro"), ("TERM", "tmux-256color")],
+        ] {
+            assert_eq!(glyphs(None, rich), Glyphs::Braille, "{rich:?}");
+        }
     }
 
     #[test]

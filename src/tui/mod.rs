@@ -64,7 +64,8 @@ pub struct Options {
     pub readonly: bool,
     /// Absent: the terminal's sixteen, unless `NO_COLOR` is set.
     pub color: Option<Colors>,
-    pub glyphs: Glyphs,
+    /// Absent: braille, where the terminal's variables tell nothing against it.
+    pub glyphs: Option<Glyphs>,
     /// A frame a second, no braille.
     pub low_bandwidth: bool,
 }

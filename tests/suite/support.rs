@@ -88,6 +88,10 @@ impl Workplace {
         Ok(())
     }
 
+    pub fn folder(&self) -> &Path {
+        self.root.path()
+    }
+
     pub fn runs(&self) -> PathBuf {
         self.root.path().join("runs")
     }

@@ -61,7 +61,7 @@ pub fn trials() -> Vec<Trial> {
 }
 
 /// The UI, its bytes and its screen.
-struct Seen {
+pub struct Seen {
     master: Box<dyn MasterPty + Send>,
     child: Box<dyn Child + Send + Sync>,
     writer: Box<dyn Write + Send>,
@@ -71,7 +71,7 @@ struct Seen {
 
 impl Seen {
     /// Starts a program of a workplace on a terminal of 80 columns and 24 rows.
-    fn start(place: &Workplace, program: &str, arguments: &[&str]) -> Result<Self, Failed> {
+    pub fn start(place: &Workplace, program: &str, arguments: &[&str]) -> Result<Self, Failed> {
         let size = PtySize {
             rows: 24,
             cols: 80,
@@ -88,7 +88,7 @@ impl Seen {
                 None => command.env_remove(name),
             }
         }
-        command.cwd(place.runs().parent().ok_or("a folder")?);
+        command.cwd(place.folder());
         let child = pair.slave.spawn_command(command)?;
         let mut reader = pair.master.try_clone_reader()?;
         let bytes: Arc<Mutex<Vec<u8>>> = Arc::default();
@@ -132,7 +132,7 @@ impl Seen {
     }
 
     /// Waits until a text stands on the screen.
-    fn until(&self, text: &str) -> Result<(), Failed> {
+    pub fn until(&self, text: &str) -> Result<(), Failed> {
         let begin = Instant::now();
         while !self.screen().contains(text) {
             let screen = self.screen();
@@ -162,7 +162,7 @@ impl Seen {
         Ok(())
     }
 
-    fn press(&mut self, keys: &str) -> Result<(), Failed> {
+    pub fn press(&mut self, keys: &str) -> Result<(), Failed> {
         self.writer.write_all(keys.as_bytes())?;
         self.writer.flush()?;
         Ok(())
@@ -193,7 +193,7 @@ impl Seen {
     }
 
     /// The exit code, once the program has ended.
-    fn end(&mut self) -> Result<u32, Failed> {
+    pub fn end(&mut self) -> Result<u32, Failed> {
         let begin = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait()? {
