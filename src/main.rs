@@ -39,9 +39,15 @@ fn open_tui(opening: Opening) -> anyhow::Result<u8> {
         args,
         run,
         demo,
+        has_screen,
     } = opening;
     if args.keys {
         io::stdout().write_all(tui::keys_text().as_bytes())?;
+        return Ok(0);
+    }
+    if demo && !has_screen {
+        writeln!(io::stderr(), "{}", tui::RECORDING)?;
+        headless::print(&tui::recording())?;
         return Ok(0);
     }
     tui::open(tui::Options {

@@ -3,6 +3,8 @@
 //! A test that needs what this machine lacks counts as ignored and says why in its name.
 #![allow(clippy::panic)]
 
+#[path = "suite/answers.rs"]
+mod answers;
 #[path = "suite/cli.rs"]
 mod cli;
 #[path = "suite/configs.rs"]
@@ -27,6 +29,8 @@ mod refused_weights;
 mod registry;
 #[path = "suite/resume.rs"]
 mod resume;
+#[path = "suite/screen.rs"]
+mod screen;
 #[path = "suite/sensors.rs"]
 mod sensors;
 #[path = "suite/supervisor.rs"]
@@ -47,10 +51,10 @@ mod workers;
 
 fn main() {
     let arguments = libtest_mimic::Arguments::from_args();
-    let trials = [
+    let trials: Vec<_> = [
+        answers::trials(),
         cli::trials(),
         configs::trials(),
-        conventions::trials(),
         equivalence::trials(),
         faults::trials(),
         gpu::trials(),
@@ -67,6 +71,11 @@ fn main() {
         traced::trials(),
         weights::trials(),
         workers::trials(),
-    ];
-    libtest_mimic::run(&arguments, trials.into_iter().flatten().collect()).exit();
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    let conventions = conventions::trials(&trials);
+    let trials = trials.into_iter().chain(conventions).collect();
+    libtest_mimic::run(&arguments, trials).exit();
 }

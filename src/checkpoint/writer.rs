@@ -30,6 +30,8 @@ pub struct Report {
     /// The lowest validation loss so far belongs to this step.
     pub best: bool,
     pub seconds: f64,
+    /// Steps whose checkpoints made way.
+    pub deleted: Vec<u64>,
     pub result: Result<Published, CheckpointError>,
 }
 
@@ -53,15 +55,17 @@ impl Writer {
             let began = Instant::now();
             let (step, best) = (manifest.step, manifest.best);
             let result = publish::publish(&checkpoints, &snapshot, manifest);
-            if result.is_ok() {
-                delete_superseded(&checkpoints, keep, best.map(|best| best.step));
-            }
+            let deleted = match result {
+                Ok(_) => delete_superseded(&checkpoints, keep, best.map(|best| best.step)),
+                Err(_) => Vec::new(),
+            };
             let best = best.is_some_and(|best| best.step == step);
             // Nobody listens any more only when the run is over.
             let _ = reports.send(Report {
                 step,
                 best,
                 seconds: began.elapsed().as_secs_f64(),
+                deleted,
                 result,
             });
         }));
@@ -81,14 +85,17 @@ impl Writer {
     }
 }
 
-/// A checkpoint that can't be deleted costs space, not safety: it is tried again after the next save.
-fn delete_superseded(checkpoints: &Path, keep: usize, best: Option<u64>) {
+/// The steps whose checkpoints are gone. One that can't be deleted costs space, not safety: it is tried again after the
+/// next save.
+fn delete_superseded(checkpoints: &Path, keep: usize, best: Option<u64>) -> Vec<u64> {
     let steps: Vec<u64> = weights::steps(checkpoints)
         .unwrap_or_default()
         .into_iter()
         .map(|(step, _)| step)
         .collect();
-    for step in retention::superseded(&steps, keep, best) {
-        let _ = publish::delete(checkpoints, &checkpoints.join(publish::folder_name(step)));
-    }
+    let mut superseded = retention::superseded(&steps, keep, best);
+    superseded.retain(|&step| {
+        publish::delete(checkpoints, &checkpoints.join(publish::folder_name(step))).is_ok()
+    });
+    superseded
 }

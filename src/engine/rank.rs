@@ -243,7 +243,12 @@ impl Rank {
             self.tokens += finished.global_valid;
             phases = timing.phases(step_time_s)?;
             self.clock.reuse(timing);
-            note.part = RankStep::new(self.seat.rank, &phases, finished.traffic);
+            note.part = RankStep {
+                rank: self.seat.rank,
+                phases,
+                bytes: finished.traffic,
+                ..RankStep::default()
+            };
             if self.job.plan.has_own_device(self.seat.rank) {
                 let memory = self.device.memory()?;
                 note.part.memory_bytes = Some(memory.live_bytes);

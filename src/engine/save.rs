@@ -113,6 +113,7 @@ impl Saver {
             step,
             best,
             seconds,
+            deleted,
             result,
         } in self.writer.reports()
         {
@@ -126,6 +127,7 @@ impl Saver {
                         bytes: published.bytes,
                         seconds,
                         best,
+                        deleted,
                     });
                 }
                 Err(error) => {

@@ -89,6 +89,9 @@ pub enum Event {
         /// The lowest validation loss so far belongs to it.
         #[serde(default)]
         best: bool,
+        /// Steps of older checkpoints that made way for it.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        deleted: Vec<u64>,
     },
     /// The worker starts from a checkpoint (or from step 0) again.
     Restart {
@@ -174,6 +177,20 @@ impl Phases {
             + self.optimizer
             + self.other
     }
+
+    /// The mean of each part.
+    pub fn mean(of: &[Self]) -> Self {
+        let mean = |part: fn(&Self) -> f64| of.iter().map(part).sum::<f64>() / of.len() as f64;
+        Self {
+            data: mean(|p| p.data),
+            forward: mean(|p| p.forward),
+            backward: mean(|p| p.backward),
+            comm: mean(|p| p.comm),
+            bubble: mean(|p| p.bubble),
+            optimizer: mean(|p| p.optimizer),
+            other: mean(|p| p.other),
+        }
+    }
 }
 
 /// How the warning begins that answers an order to sample that can't be met.
@@ -183,15 +200,9 @@ pub const NO_SAMPLE: &str = "no sample: ";
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RankStep {
     pub rank: usize,
-    /// Forward and backward.
-    pub compute: f64,
-    /// Communication that nothing hid.
-    pub comm: f64,
-    /// Waiting for another pipeline stage.
-    pub bubble: f64,
-    pub optimizer: f64,
-    /// Waiting for data, and what is none of the others; all parts add up to the step's time.
-    pub other: f64,
+    /// Its parts add up to the step's time.
+    #[serde(default)]
+    pub phases: Phases,
     pub bytes: Traffic,
     /// Bytes of the rank's tensors at the step's end; absent where ranks share a GPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -199,23 +210,6 @@ pub struct RankStep {
     /// The most since the rank started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_peak_bytes: Option<u64>,
-}
-
-impl RankStep {
-    /// A rank's part by its phases.
-    pub fn new(rank: usize, phases: &Phases, bytes: Traffic) -> Self {
-        Self {
-            rank,
-            compute: phases.forward + phases.backward,
-            comm: phases.comm,
-            bubble: phases.bubble,
-            optimizer: phases.optimizer,
-            other: phases.data + phases.other,
-            bytes,
-            memory_bytes: None,
-            memory_peak_bytes: None,
-        }
-    }
 }
 
 /// Bytes of the buffers that a rank passed to collectives, and of what it sent on.
@@ -235,6 +229,18 @@ pub struct Traffic {
     /// To other pipeline stages.
     #[serde(skip_serializing_if = "is_none")]
     pub send: u64,
+}
+
+impl Traffic {
+    /// Bytes of all kinds.
+    pub fn total(&self) -> u64 {
+        self.all_reduce
+            + self.reduce_scatter
+            + self.all_gather
+            + self.reduce
+            + self.broadcast
+            + self.send
+    }
 }
 
 impl std::ops::AddAssign for Traffic {

@@ -175,6 +175,26 @@ pub struct TrainArgs {
     pub detach: bool,
 }
 
+impl TrainArgs {
+    /// Only looks at a config.
+    pub fn dry_run(config: PathBuf) -> Self {
+        Self {
+            config,
+            changes: ChangeArgs {
+                set: Vec::new(),
+                layout: None,
+            },
+            name: None,
+            dry_run: true,
+            view: ViewArgs {
+                plain: true,
+                json: false,
+            },
+            detach: false,
+        }
+    }
+}
+
 /// Arguments of `resume`.
 #[derive(Debug, Args)]
 pub struct ResumeArgs {

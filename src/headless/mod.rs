@@ -28,10 +28,13 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{CommandFactory, Parser};
+use clap::Parser;
 
-use self::cli::Command;
-pub use self::cli::{Cli, ColorArg, GlyphsArg, TuiArgs};
+use self::cli::{AttachArgs, Command, QueryArgs, TrainArgs, ViewArgs};
+pub use self::{
+    cli::{Cli, ColorArg, GlyphsArg, TuiArgs},
+    follow::print,
+};
 use crate::{
     base::fs::absolute,
     event::Control,
@@ -50,6 +53,8 @@ pub struct Opening {
     pub run: Option<RunFolder>,
     /// A recording plays instead.
     pub demo: bool,
+    /// There is a terminal to draw on.
+    pub has_screen: bool,
 }
 
 /// Runs the command that argv names.
@@ -110,9 +115,8 @@ fn run(cli: Cli, open_tui: OpenTui) -> anyhow::Result<u8> {
 fn tui(runs_dir: &Path, args: TuiArgs, demo: bool, open: OpenTui) -> anyhow::Result<u8> {
     let is_dumb = std::env::var_os("TERM").is_none_or(|term| term.is_empty() || term == "dumb");
     let has_screen = !is_dumb && io::stdout().is_terminal() && io::stdin().is_terminal();
-    if !has_screen && !args.keys {
-        write!(io::stderr(), "{}", Cli::command().render_help())?;
-        return Ok(outcome::USAGE);
+    if !has_screen && !args.keys && !demo {
+        return without_screen(runs_dir, args);
     }
     let run = args.run.as_deref();
     let run = run.map(|run| find::find(runs_dir, Some(run))).transpose()?;
@@ -121,7 +125,30 @@ fn tui(runs_dir: &Path, args: TuiArgs, demo: bool, open: OpenTui) -> anyhow::Res
         args,
         run,
         demo,
+        has_screen,
     })
+}
+
+/// What the screens would show, in lines: the run, the config's plan, or the runs.
+fn without_screen(runs_dir: &Path, args: TuiArgs) -> anyhow::Result<u8> {
+    let mut stderr = io::stderr();
+    writeln!(
+        stderr,
+        "no terminal to draw on; capstan help lists the commands"
+    )?;
+    if let Some(config) = args.config {
+        return train::train(runs_dir, TrainArgs::dry_run(config));
+    }
+    match args.run {
+        None => query::runs(runs_dir, &QueryArgs { json: false }),
+        run => {
+            let view = ViewArgs {
+                plain: true,
+                json: false,
+            };
+            follow::attach(runs_dir, &AttachArgs { run, view })
+        }
+    }
 }
 
 fn runs_dir(given: Option<PathBuf>) -> PathBuf {

@@ -34,7 +34,7 @@ pub struct RunState {
     /// Recent mean, evaluations and checkpoints included.
     pub seconds_per_step: Option<f64>,
     pub evals: Vec<EvalPoint>,
-    /// Checkpoints reported durable; retention may have deleted older ones since.
+    /// Checkpoints reported durable, but for those reported deleted.
     pub checkpoints: Vec<CheckpointSeen>,
     /// Restarts after a crash or a resume.
     pub restarts: u64,
@@ -232,13 +232,18 @@ impl RunState {
                 path,
                 bytes,
                 best,
+                deleted,
                 ..
-            } => self.saved(CheckpointSeen {
-                step: *step,
-                path: path.clone(),
-                bytes: *bytes,
-                best: *best,
-            }),
+            } => {
+                self.checkpoints
+                    .retain(|other| !deleted.contains(&other.step));
+                self.saved(CheckpointSeen {
+                    step: *step,
+                    path: path.clone(),
+                    bytes: *bytes,
+                    best: *best,
+                });
+            }
             Event::Restart { from_step, cause } => self.restart(*from_step, cause),
             Event::Paused { step } => self.turn(Status::Paused, *step),
             Event::Continued { step } => self.turn(Status::Running, *step),
@@ -484,6 +489,7 @@ mod tests {
             bytes: 1,
             seconds: 0.1,
             best,
+            deleted: Vec::new(),
         }
     }
 

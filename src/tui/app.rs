@@ -73,6 +73,8 @@ pub struct App {
     /// Where Esc goes back to.
     pub before: Vec<Screen>,
     pub popup: Option<Popup>,
+    /// A text that shows once the popup is closed.
+    pub waiting: Option<Popup>,
     /// The last line's word until the next key.
     pub notice: Option<Notice>,
     /// Seconds between two drawings of news.
@@ -252,6 +254,7 @@ impl App {
             screen: Screen::Launch,
             before: Vec::new(),
             popup: None,
+            waiting: None,
             notice: None,
             interval_s: 0.25,
             mouse: false,

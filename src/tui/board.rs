@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::series::Series;
+use super::{curves::DeviceCurves, series::Series};
 use crate::{
     base::text::printable,
     config::RunConfig,
@@ -14,6 +14,8 @@ use crate::{
 
 /// Steps over which the anatomy is a mean.
 const ANATOMY_STEPS: usize = 50;
+/// The cause of a start that somebody asked for.
+const RESUMED: &str = "resumed";
 /// Lines of the log that are kept; the file has all.
 const MOST_ENTRIES: usize = 20_000;
 
@@ -66,14 +68,16 @@ pub struct Board {
     pub tokens_per_sec: Series,
     pub mfu: Series,
     pub step_time: Series,
+    pub devices: DeviceCurves,
     /// Of the latest steps.
-    phases: VecDeque<Phases>,
     ranks: VecDeque<Vec<RankStep>>,
     pub entries: VecDeque<Entry>,
     /// Time and words of the latest fault.
     pub fault: Option<String>,
     /// Unix seconds of the newest checkpoint.
     pub saved_at: Option<f64>,
+    /// Unix seconds of the latest restart that nobody asked for.
+    restarted_at: Option<f64>,
     dropped: u64,
 }
 
@@ -94,11 +98,12 @@ impl Board {
             tokens_per_sec: Series::default(),
             mfu: Series::default(),
             step_time: Series::default(),
-            phases: VecDeque::new(),
+            devices: DeviceCurves::default(),
             ranks: VecDeque::new(),
             entries: VecDeque::new(),
             fault: None,
             saved_at: None,
+            restarted_at: None,
             dropped: 0,
         }
     }
@@ -120,7 +125,12 @@ impl Board {
                     self.validation.push((*step as f64, *loss));
                 }
             }
-            Event::Restart { from_step, .. } => self.cut(*from_step),
+            Event::Restart {
+                from_step, cause, ..
+            } => {
+                self.cut(*from_step);
+                self.restarted_at = (cause != RESUMED).then_some(record.time);
+            }
             Event::Checkpoint { .. } => self.saved_at = Some(record.time),
             Event::Fault {
                 rank,
@@ -131,6 +141,11 @@ impl Board {
                 self.fault = Some(printable(&format!("rank {rank} in {operation}: {cause}")));
             }
             Event::Run { .. } => self.fault = None,
+            Event::Sensors { reading } => {
+                if let Some(plan) = &self.plan {
+                    self.devices.push(self.state.step, reading, plan);
+                }
+            }
             _ => {}
         }
         if let Some(entry) = self.entry(record) {
@@ -151,51 +166,36 @@ impl Board {
         }
     }
 
-    /// Mean phases of rank 0 over the latest steps.
+    /// Mean phases over the latest steps, and over all ranks.
     pub fn mean_phases(&self) -> Option<Phases> {
-        let n = self.phases.len() as f64;
-        (n > 0.0).then(|| {
-            let mean = |of: fn(&Phases) -> f64| self.phases.iter().map(of).sum::<f64>() / n;
-            Phases {
-                data: mean(|p| p.data),
-                forward: mean(|p| p.forward),
-                backward: mean(|p| p.backward),
-                comm: mean(|p| p.comm),
-                bubble: mean(|p| p.bubble),
-                optimizer: mean(|p| p.optimizer),
-                other: mean(|p| p.other),
-            }
-        })
+        let of_ranks: Vec<Phases> = self.mean_ranks().iter().map(|rank| rank.phases).collect();
+        (!of_ranks.is_empty()).then(|| Phases::mean(&of_ranks))
     }
 
     /// Mean parts of every rank over the latest steps, with the bytes of the last.
     pub fn mean_ranks(&self) -> Vec<RankStep> {
-        let Some(last) = self.ranks.back() else {
-            return Vec::new();
-        };
+        let last = self.ranks.back().map_or(&[][..], Vec::as_slice);
         let mean = |rank: &RankStep| {
             let steps = self.ranks.iter().flatten();
             let same = steps.filter(|other| other.rank == rank.rank);
-            let (mut sum, mut n) = (RankStep::default(), 0.0);
-            for part in same {
-                sum.compute += part.compute;
-                sum.comm += part.comm;
-                sum.bubble += part.bubble;
-                sum.optimizer += part.optimizer;
-                sum.other += part.other;
-                n += 1.0;
-            }
+            let phases: Vec<Phases> = same.map(|other| other.phases).collect();
             RankStep {
-                rank: rank.rank,
-                compute: sum.compute / n,
-                comm: sum.comm / n,
-                bubble: sum.bubble / n,
-                optimizer: sum.optimizer / n,
-                other: sum.other / n,
+                phases: Phases::mean(&phases),
                 ..*rank
             }
         };
         last.iter().map(mean).collect()
+    }
+
+    /// What happened, the latest first; without the worker's own output.
+    pub fn events(&self) -> impl Iterator<Item = &Entry> {
+        let entries = self.entries.iter().rev();
+        entries.filter(|entry| entry.time.is_some())
+    }
+
+    /// Whether a worker had to be started again, and nothing was saved since.
+    pub fn is_shaken(&self) -> bool {
+        self.restarted_at > self.saved_at
     }
 
     /// Lines that were dropped to bound the memory; they are in the run's files.
@@ -212,7 +212,6 @@ impl Board {
             step_time_s,
             tokens_per_sec,
             mfu,
-            phases,
             ranks,
             ..
         } = &record.event
@@ -228,10 +227,8 @@ impl Board {
         if let Some(mfu) = mfu {
             self.mfu.push(x, *mfu);
         }
-        self.phases.push_back(*phases);
         self.ranks.push_back(ranks.clone());
-        if self.phases.len() > ANATOMY_STEPS {
-            self.phases.pop_front();
+        if self.ranks.len() > ANATOMY_STEPS {
             self.ranks.pop_front();
         }
     }
@@ -248,8 +245,8 @@ impl Board {
         ] {
             series.cut(x);
         }
+        self.devices.cut(x);
         self.validation.retain(|&(at, _)| at <= x);
-        self.phases.clear();
         self.ranks.clear();
     }
 
@@ -280,8 +277,10 @@ impl Board {
                 level = Level::Error;
                 told::event(&record.event)?
             }
-            Event::Restart { .. } => {
-                level = Level::Warn;
+            Event::Restart { cause, .. } => {
+                if cause != RESUMED {
+                    level = Level::Warn;
+                }
                 told::event(&record.event)?
             }
             Event::Ended {

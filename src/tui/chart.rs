@@ -9,7 +9,10 @@ use ratatui::{
     widgets::{Axis, Block, Chart, Dataset, GraphType},
 };
 
-use super::{look::Look, series::Series};
+use super::{
+    look::Look,
+    series::{self, Series},
+};
 use crate::base::units;
 
 /// Share of the first steps that a scale does not bend to.
@@ -58,10 +61,16 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, look: Look, plot: &Plot<'_>) {
     let columns = usize::from(area.width.saturating_sub(8)).max(1);
     // A line to a point far outside would be followed cell by cell.
     let y = |(x, y): (f64, f64)| (x, scale.place(y).clamp(scale.y.0, scale.y.1));
-    let curve = plot.series.points(columns, scale.x.1);
-    let curve: Vec<(f64, f64)> = curve.into_iter().map(y).collect();
-    let dots: Vec<(f64, f64)> = plot.points.iter().copied().map(y).collect();
-    let mut sets = vec![dataset(&curve, look.marker(), GraphType::Line, plot.style)];
+    let buckets = plot.series.columns(columns, scale.x.1);
+    let placed = |points: Vec<(f64, f64)>| points.into_iter().map(y).collect::<Vec<_>>();
+    let spread = placed(series::extremes(&buckets));
+    let middle = placed(series::means(&buckets));
+    let dots = placed(plot.points.to_vec());
+    // Cells of a later curve stand instead of an earlier one's: the mean is a line through the spread.
+    let mut sets = vec![
+        dataset(&spread, look.marker(), GraphType::Line, look.dim()),
+        dataset(&middle, look.marker(), GraphType::Line, plot.style),
+    ];
     if !dots.is_empty() {
         sets.push(dataset(&dots, look.dot(), GraphType::Scatter, look.warn()));
     }
@@ -114,9 +123,10 @@ impl Scale {
             is_log,
             is_clipped: top > max,
         };
-        if !is_log {
-            (min, max) = rounded(min, max);
-        }
+        (min, max) = match is_log {
+            true => (decade(min, f64::floor), decade(max, f64::ceil)),
+            false => rounded(min, max),
+        };
         scale.y = (scale.place(min), scale.place(max));
         let room = (scale.y.1 - scale.y.0).abs();
         if room < 1e-12 {
@@ -168,8 +178,23 @@ fn stepped(first: f64, last: f64) -> f64 {
     first + (span / step).ceil() * step
 }
 
+/// The next of 1, 2 and 5 times a power of ten, as `towards` rounds.
+fn decade(value: f64, towards: fn(f64) -> f64) -> f64 {
+    let value = value.clamp(f64::MIN_POSITIVE, LARGEST);
+    let power = 10f64.powf(value.log10().floor());
+    let steps = [1.0, 2.0, 5.0, 10.0].map(|n| n * power);
+    let at = steps.iter().position(|&step| step >= value * (1.0 - 1e-9));
+    let above = at.unwrap_or(3);
+    let is_met = (steps[above] / value - 1.0).abs() < 1e-9;
+    match towards(0.5) > 0.0 || is_met {
+        true => steps[above],
+        false => steps[above.saturating_sub(1)],
+    }
+}
+
 fn y_axis(scale: &Scale, height: u16) -> Axis<'static> {
-    let shares: &[f64] = if height >= 9 {
+    // Halfway between two ends of a logarithmic axis lies no number to remember.
+    let shares: &[f64] = if height >= 9 && !scale.is_log {
         &[0.0, 0.5, 1.0]
     } else {
         &[0.0, 1.0]

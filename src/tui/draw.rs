@@ -16,6 +16,9 @@ use super::{
 /// Below this size only the most important lines are shown.
 pub const LEAST: (u16, u16) = (40, 10);
 
+/// What marks a recording.
+pub const RECORDING: &str = "RECORDING, not a live run";
+
 /// Draws everything.
 pub fn draw(frame: &mut Frame<'_>, app: &App) {
     let area = frame.area();
@@ -74,7 +77,7 @@ fn draw_tabs(frame: &mut Frame<'_>, area: Rect, app: &App) {
 fn headline(app: &App) -> String {
     let mut parts = Vec::new();
     if app.recording {
-        parts.push("RECORDING, not a live run".to_owned());
+        parts.push(RECORDING.to_owned());
     }
     match app.screen {
         Screen::Live | Screen::Logs => {
@@ -117,7 +120,8 @@ fn draw_last(frame: &mut Frame<'_>, area: Rect, app: &App) {
         frame.render_widget(Paragraph::new(Span::styled(text, style)), area);
         return;
     }
-    let leave = if app.screen == Screen::Live && area.width >= 120 {
+    let goes_on = app.board.as_ref().is_some_and(|board| board.held) && !app.recording;
+    let leave = if app.screen == Screen::Live && area.width >= 120 && goes_on {
         "leave (run goes on)"
     } else {
         "leave"
@@ -131,7 +135,8 @@ fn draw_last(frame: &mut Frame<'_>, area: Rect, app: &App) {
     let here = app
         .keys
         .iter()
-        .filter(|binding| binding.is_on(app.screen) && !binding.brief.is_empty());
+        .filter(|binding| binding.is_on(app.screen) && !binding.brief.is_empty())
+        .filter(|binding| is_apt(app, binding.action));
     for binding in here {
         let Some(key) = binding.keys.first() else {
             continue;
@@ -147,6 +152,19 @@ fn draw_last(frame: &mut Frame<'_>, area: Rect, app: &App) {
     }
     frame.render_widget(Paragraph::new(Line::from(spans)), area);
     frame.render_widget(Paragraph::new(end).right_aligned(), area);
+}
+
+/// Whether an action on Live has something to act on: what steers a run needs one that runs, and a resumption one that
+/// doesn't.
+fn is_apt(app: &App, action: Action) -> bool {
+    let Some(board) = app.board.as_ref().filter(|_| app.screen == Screen::Live) else {
+        return true;
+    };
+    match action {
+        Action::Checkpoint | Action::Pause | Action::Stop | Action::Kill => board.held,
+        Action::Resume => !board.held && board.state.next_seq > 0,
+        _ => true,
+    }
 }
 
 /// The first `width` columns of a text, with a mark where something was cut off.

@@ -120,9 +120,8 @@ const LAUNCH: &[Screen] = &[Screen::Launch];
 const LIVE: &[Screen] = &[Screen::Live];
 const RUNS: &[Screen] = &[Screen::Runs];
 const LOGS: &[Screen] = &[Screen::Logs];
-const WATCHED: &[Screen] = &[Screen::Live, Screen::Logs];
 const LISTS: &[Screen] = &[Screen::Launch, Screen::Runs, Screen::Logs];
-const COPIED: &[Screen] = &[Screen::Launch, Screen::Live, Screen::Runs, Screen::Logs];
+const SCROLLED: &[Screen] = &[Screen::Launch, Screen::Live, Screen::Runs, Screen::Logs];
 
 const fn on(
     on: &'static [Screen],
@@ -367,7 +366,7 @@ pub const KEYS: &[Binding] = {
             LIVE,
             &[Char('r')],
             Action::Resume,
-            "",
+            "resume",
             "resume a run that is not running",
             "capstan resume RUN",
         ),
@@ -437,7 +436,7 @@ pub const KEYS: &[Binding] = {
             "filter the list, or search the log",
         ),
         on(
-            WATCHED,
+            ALL,
             Look,
             &[Char('+')],
             Action::Slower,
@@ -445,7 +444,7 @@ pub const KEYS: &[Binding] = {
             "draw less often",
         ),
         on(
-            WATCHED,
+            ALL,
             Look,
             &[Char('-')],
             Action::Faster,
@@ -453,15 +452,15 @@ pub const KEYS: &[Binding] = {
             "draw more often",
         ),
         on(
-            COPIED,
+            SCROLLED,
             Look,
             &[Char('y')],
             Action::Copy,
             "copy",
             "copy the command line, or the line of the log",
         ),
-        on(LISTS, Move, &[Up, Char('k')], Action::Up, "", "up"),
-        on(LISTS, Move, &[Down, Char('j')], Action::Down, "", "down"),
+        on(SCROLLED, Move, &[Up, Char('k')], Action::Up, "", "up"),
+        on(SCROLLED, Move, &[Down, Char('j')], Action::Down, "", "down"),
         on(
             LISTS,
             Move,
@@ -478,9 +477,16 @@ pub const KEYS: &[Binding] = {
             "",
             "next choice, or to the right",
         ),
-        on(LISTS, Move, &[Char('g'), Home], Action::First, "", "first"),
         on(
-            LISTS,
+            SCROLLED,
+            Move,
+            &[Char('g'), Home],
+            Action::First,
+            "",
+            "first",
+        ),
+        on(
+            SCROLLED,
             Move,
             &[Char('G'), End],
             Action::Last,
@@ -488,7 +494,7 @@ pub const KEYS: &[Binding] = {
             "last; in Logs also: follow",
         ),
         on(
-            LISTS,
+            SCROLLED,
             Move,
             &[PageUp, Ctrl('u')],
             Action::PageUp,
@@ -496,7 +502,7 @@ pub const KEYS: &[Binding] = {
             "a page up",
         ),
         on(
-            LISTS,
+            SCROLLED,
             Move,
             &[PageDown, Ctrl('d')],
             Action::PageDown,

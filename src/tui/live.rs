@@ -4,6 +4,7 @@ use super::{
     app::{App, Effect},
     board::Board,
     keys::Action,
+    metric::Metric,
     popup::{ask_name, confirm},
     update::order,
 };
@@ -13,25 +14,6 @@ use crate::{
     launch::runs::shortly,
     store::{RunState, Status},
 };
-
-/// What the second chart shows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Metric {
-    #[default]
-    Throughput,
-    StepTime,
-    LearningRate,
-    GradNorm,
-    Mfu,
-}
-
-const METRICS: [Metric; 5] = [
-    Metric::Throughput,
-    Metric::StepTime,
-    Metric::LearningRate,
-    Metric::GradNorm,
-    Metric::Mfu,
-];
 
 /// The parts of the screen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,6 +43,8 @@ pub struct Live {
     pub expanded: bool,
     pub metric: Metric,
     pub is_log: bool,
+    /// Lines of the panel in focus that lie above it.
+    offset: usize,
     /// The picture when it was frozen.
     pub frozen: Option<Box<Board>>,
 }
@@ -70,6 +54,12 @@ impl Live {
     pub fn turn(&mut self) {
         self.frozen = None;
         self.expanded = false;
+        self.offset = 0;
+    }
+
+    /// Lines of a panel that lie above it: the one in focus moves.
+    pub fn offset(&self, panel: Panel) -> usize {
+        if panel == self.panel { self.offset } else { 0 }
     }
 }
 
@@ -78,21 +68,72 @@ pub fn shown(app: &App) -> Option<&Board> {
     app.live.frozen.as_deref().or(app.board.as_ref())
 }
 
-fn turned<T: Copy + PartialEq>(list: &[T], present: T, by: isize) -> T {
+/// The item of a list that lies `by` after the present one, over its ends.
+pub fn turned<T: Copy + PartialEq>(list: &[T], present: T, by: isize) -> T {
     let place = list.iter().position(|item| *item == present).unwrap_or(0);
     let n = list.len() as isize;
     list[(place as isize + by).rem_euclid(n) as usize]
+}
+
+/// Lines that the panel in focus has.
+fn lines(app: &App) -> usize {
+    shown(app).map_or(0, |board| match app.live.panel {
+        Panel::Devices => board.state.sensors.as_ref().map_or(0, |it| it.gpus.len()),
+        Panel::Anatomy => board.state.world,
+        Panel::Checkpoints => board.state.checkpoints.len(),
+        Panel::Events => board.events().count(),
+        Panel::Loss | Panel::Metric => 0,
+    })
+}
+
+/// Moves within the panel in focus.
+fn scroll(app: &mut App, action: Action) {
+    let n = lines(app);
+    if n == 0 {
+        let key = app.key(Action::NextPanel);
+        app.say(format!("nothing to move in; {key} turns to the next panel"));
+        return;
+    }
+    let last = n - 1;
+    let by = app.rows / 2;
+    let offset = app.live.offset;
+    app.live.offset = match action {
+        Action::Up => offset.saturating_sub(1),
+        Action::Down => offset + 1,
+        Action::PageUp => offset.saturating_sub(by),
+        Action::PageDown => offset + by,
+        Action::Last => last,
+        _ => 0,
+    }
+    .min(last);
+}
+
+fn focus(live: &mut Live, by: isize) {
+    live.panel = turned(&PANELS, live.panel, by);
+    live.offset = 0;
+}
+
+fn turn_metric(app: &mut App, by: isize) {
+    if let Some(board) = shown(app) {
+        app.live.metric = app.live.metric.turned(board, by);
+    }
 }
 
 /// A key of the map.
 pub fn act(app: &mut App, action: Action) -> Vec<Effect> {
     let live = &mut app.live;
     match action {
-        Action::NextPanel => live.panel = turned(&PANELS, live.panel, 1),
-        Action::PreviousPanel => live.panel = turned(&PANELS, live.panel, -1),
+        Action::NextPanel => focus(live, 1),
+        Action::PreviousPanel => focus(live, -1),
+        Action::Up
+        | Action::Down
+        | Action::First
+        | Action::Last
+        | Action::PageUp
+        | Action::PageDown => scroll(app, action),
         Action::Expand => live.expanded = !live.expanded,
-        Action::NextMetric => live.metric = turned(&METRICS, live.metric, 1),
-        Action::PreviousMetric => live.metric = turned(&METRICS, live.metric, -1),
+        Action::NextMetric => turn_metric(app, 1),
+        Action::PreviousMetric => turn_metric(app, -1),
         Action::LogAxis => live.is_log = !live.is_log,
         Action::Freeze => freeze(app),
         Action::Checkpoint => return order(app, Control::Checkpoint),

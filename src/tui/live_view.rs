@@ -3,28 +3,27 @@
 use ratatui::{
     Frame,
     layout::{Constraint, Layout, Rect},
+    style::Style,
     text::{Line, Span},
     widgets::{Block, Paragraph},
 };
 
 use super::{
+    alarm, anatomy,
     app::{App, Screen},
     board::Board,
-    chart::{self, Plot, bar, number, stacked},
+    chart::{self, Plot, bar},
     devices,
-    draw::{ago, cut},
+    draw::cut,
     keys::Action,
-    live::{Metric, Panel, shown},
+    live::{Panel, shown},
     logs_view::entry_line,
+    metric::Metric,
 };
 use crate::{
-    base::{text::printable, units},
-    launch::runs::word,
-    store::{RunState, told},
+    base::units,
+    store::{RunState, Status, told},
 };
-
-/// The cause of a start that somebody asked for.
-const RESUMED: &str = "resumed";
 
 /// Draws the run that is watched.
 pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
@@ -41,14 +40,16 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
         frame.render_widget(Paragraph::new(text), area);
         return;
     };
-    let [progress, body, alarm] = Layout::vertical([
+    let (style, words) = last_words(app, board, area);
+    let [progress, body, last] = Layout::vertical([
         Constraint::Length(1),
         Constraint::Min(0),
-        Constraint::Length(1),
+        Constraint::Length(words.len() as u16),
     ])
     .areas(area);
     draw_progress(frame, progress, app, board);
-    draw_alarm(frame, alarm, app, board);
+    let words: Vec<Line<'_>> = words.into_iter().map(Line::from).collect();
+    frame.render_widget(Paragraph::new(words).style(style), last);
     if app.live.expanded {
         draw_panel(frame, body, app, board, app.live.panel);
     } else if body.width >= 120 && body.height >= 32 {
@@ -57,6 +58,25 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
         draw_usual(frame, body, app, board);
     } else {
         draw_narrow(frame, body, app, board);
+    }
+}
+
+/// The alarm, or that all is well.
+fn last_words(app: &App, board: &Board, area: Rect) -> (Style, Vec<String>) {
+    let width = usize::from(area.width);
+    match alarm::of(app, board) {
+        Some(alarm) => {
+            let style = if alarm.is_grave {
+                app.look.bad()
+            } else {
+                app.look.warn()
+            };
+            (style, alarm.rows(width, area.height))
+        }
+        None => {
+            let text = format!(" {}", alarm::well(app, board));
+            (app.look.good(), vec![cut(&text, width)])
+        }
     }
 }
 
@@ -86,17 +106,15 @@ fn draw_wide(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
         Layout::horizontal([Constraint::Percentage(65), Constraint::Percentage(35)]).areas(middle);
     draw_panel(frame, devices, app, board, Panel::Devices);
     draw_panel(frame, loss, app, board, Panel::Loss);
-    draw_metric(frame, speed, app, board, Metric::Throughput);
-    let second = match app.live.metric {
-        Metric::Throughput => Metric::LearningRate,
-        metric => metric,
-    };
-    draw_metric(frame, metric, app, board, second);
+    draw_panel(frame, speed, app, board, Panel::Metric);
+    let next = app.live.metric.turned(board, 1);
+    draw_metric(frame, metric, app, board, next);
     draw_panel(frame, anatomy, app, board, Panel::Anatomy);
     draw_panel(frame, saved, app, board, Panel::Checkpoints);
     draw_panel(frame, events, app, board, Panel::Events);
 }
 
+/// Two charts between devices and anatomy; what has no place takes that of the right chart while it is in focus.
 fn draw_usual(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
     let ranks = board.state.world.clamp(1, 4) as u16;
     let room = area.height;
@@ -114,19 +132,26 @@ fn draw_usual(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
     .areas(area);
     let halves = [Constraint::Percentage(50), Constraint::Percentage(50)];
     let [loss, metric] = Layout::horizontal(halves).areas(charts);
+    let right = match app.live.panel {
+        Panel::Devices if devices > 0 => Panel::Metric,
+        Panel::Anatomy if anatomy > 0 => Panel::Metric,
+        Panel::Loss => Panel::Metric,
+        panel => panel,
+    };
     draw_panel(frame, top, app, board, Panel::Devices);
     draw_panel(frame, loss, app, board, Panel::Loss);
-    draw_panel(frame, metric, app, board, Panel::Metric);
+    draw_panel(frame, metric, app, board, right);
     draw_panel(frame, bottom, app, board, Panel::Anatomy);
 }
 
+/// The panel in focus below the numbers and the devices.
 fn draw_narrow(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
     let devices = if area.height >= 12 {
         devices::rows(board, 4)
     } else {
         0
     };
-    let [numbers, devices, loss] = Layout::vertical([
+    let [numbers, devices, rest] = Layout::vertical([
         Constraint::Length(2),
         Constraint::Length(devices),
         Constraint::Min(0),
@@ -137,8 +162,12 @@ fn draw_narrow(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
         Line::from(cut(&devices::host_words(board), usize::from(area.width))),
     ];
     frame.render_widget(Paragraph::new(lines), numbers);
+    let panel = match app.live.panel {
+        Panel::Devices if devices.height > 0 => Panel::Loss,
+        panel => panel,
+    };
     draw_panel(frame, devices, app, board, Panel::Devices);
-    draw_panel(frame, loss, app, board, Panel::Loss);
+    draw_panel(frame, rest, app, board, panel);
 }
 
 fn draw_panel(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board, panel: Panel) {
@@ -149,7 +178,7 @@ fn draw_panel(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board, panel
         Panel::Devices => devices::draw(frame, area, app, board),
         Panel::Loss => draw_loss(frame, area, app, board),
         Panel::Metric => draw_metric(frame, area, app, board, app.live.metric),
-        Panel::Anatomy => draw_anatomy(frame, area, app, board),
+        Panel::Anatomy => anatomy::draw(frame, area, app, board, app.live.offset(panel)),
         Panel::Checkpoints => draw_checkpoints(frame, area, app, board),
         Panel::Events => draw_events(frame, area, app, board),
     }
@@ -174,7 +203,8 @@ fn draw_progress(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
         let left = state.remaining_s();
         let left = left.map_or_else(|| "n/a".to_owned(), units::seconds);
         text = format!("{text}  ETA {left:>7}");
-        if let Some(seconds) = state.remaining_s().filter(|_| area.width >= 100) {
+        let is_moving = area.width >= 100 && state.status != Status::Paused;
+        if let Some(seconds) = state.remaining_s().filter(|_| is_moving) {
             text = format!("{text} ({})", app.clock(app.now + seconds));
         }
     }
@@ -211,106 +241,6 @@ fn told_step(state: &RunState) -> String {
     }
 }
 
-/// The gravest thing there is to say, and what to do about it.
-fn draw_alarm(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
-    let (style, text) = match alarm(app, board) {
-        Some((true, text)) => (app.look.bad(), format!(" ! {text}")),
-        Some((false, text)) => (app.look.warn(), format!(" ! {text}")),
-        None => (app.look.good(), format!(" {}", well(app, board))),
-    };
-    let text = cut(&text, usize::from(area.width));
-    frame.render_widget(Paragraph::new(Span::styled(text, style)), area);
-}
-
-/// Whether it is grave, and the words.
-pub fn alarm(app: &App, board: &Board) -> Option<(bool, String)> {
-    let state = &board.state;
-    if let Some(text) = &board.failed {
-        return Some((true, text.clone()));
-    }
-    match &state.ended {
-        Some(ending) if ending.outcome == crate::event::Outcome::Failed => {
-            let remedy = if state.checkpoints.is_empty() {
-                format!("{} shows the log", app.key(Action::Show(Screen::Logs)))
-            } else {
-                let key = app.key(Action::Resume);
-                format!("{key} resumes from the last checkpoint")
-            };
-            let reason = printable(&ending.reason);
-            return Some((
-                true,
-                format!("failed after step {}: {reason}; {remedy}", ending.step),
-            ));
-        }
-        None if !board.held && state.next_seq > 0 => {
-            let cause = board
-                .fault
-                .clone()
-                .unwrap_or_else(|| "its supervisor is gone".to_owned());
-            let remedy = match state.newest_checkpoint() {
-                Some(checkpoint) => {
-                    let key = app.key(Action::Resume);
-                    format!("{key} resumes from step {}", checkpoint.step)
-                }
-                None => "it left no checkpoint".to_owned(),
-            };
-            let step = state.step;
-            return Some((
-                true,
-                format!("interrupted after step {step}: {cause}; {remedy}"),
-            ));
-        }
-        _ => {}
-    }
-    if board.loss.non_finite > 0 {
-        let n = board.loss.non_finite;
-        return Some((
-            true,
-            format!("{n} loss(es) were no number: a smaller lr or clip may help"),
-        ));
-    }
-    if let Some(cause) = state
-        .last_restart
-        .as_ref()
-        .filter(|cause| *cause != RESUMED)
-    {
-        return Some((
-            false,
-            format!(
-                "restarted {} time(s), last: {}",
-                state.restarts,
-                printable(cause)
-            ),
-        ));
-    }
-    let warning = printable(state.last_warning.as_ref()?);
-    let more = match state.warnings {
-        ..=1 => String::new(),
-        n => format!("  ({n} warnings: 6 shows all)"),
-    };
-    Some((false, format!("{warning}{more}")))
-}
-
-fn well(app: &App, board: &Board) -> String {
-    let state = &board.state;
-    let standing = word(state, board.held);
-    let saved = match (state.newest_checkpoint(), board.saved_at) {
-        (Some(checkpoint), Some(at)) => format!(
-            "checkpoint step {} saved {}",
-            checkpoint.step,
-            match ago(app.now, at).as_str() {
-                "now" => "just now".to_owned(),
-                time => format!("{time} ago"),
-            }
-        ),
-        _ => "no checkpoint yet".to_owned(),
-    };
-    match &state.ended {
-        Some(ending) => format!("{standing}: {}.  {saved}", printable(&ending.reason)),
-        None => format!("{standing}, no alarm.  {saved}"),
-    }
-}
-
 fn speed_words(state: &RunState) -> String {
     let Some(last) = state.last else {
         return "no step yet".to_owned();
@@ -327,8 +257,9 @@ fn draw_loss(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
     if let Some(last) = board.loss.last() {
         title = format!("{title}  train {last:>7.4}");
     }
-    if let Some((_, loss)) = board.validation.last() {
-        title = format!("{title}  val {loss:>7.4}");
+    if let Some(eval) = board.state.evals.last() {
+        let whole = if eval.is_final { ", whole split" } else { "" };
+        title = format!("{title}  val{whole} {:>7.4}", eval.loss);
     }
     if let Some(best) = board.state.best_eval().filter(|_| area.width >= 60) {
         title = format!("{title}  best {:.4} @ {}", best.loss, best.step);
@@ -345,24 +276,14 @@ fn draw_loss(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
 }
 
 fn draw_metric(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board, metric: Metric) {
-    let (series, name, value): (_, _, fn(f64) -> String) = match metric {
-        Metric::Throughput => (&board.tokens_per_sec, "throughput", |v| {
-            format!("{:>5} tok/s", units::count(v.round()))
-        }),
-        Metric::StepTime => (&board.step_time, "step time", |v| {
-            format!("{:>7}", units::seconds(v))
-        }),
-        Metric::LearningRate => (&board.lr, "learning rate", |v| format!("{v:.3e}")),
-        Metric::GradNorm => (&board.grad_norm, "grad norm", |v| {
-            format!("{:>6}", number(v))
-        }),
-        Metric::Mfu => (&board.mfu, "MFU", |v| format!("{:>4.1} %", v * 100.0)),
-    };
-    let last = series.last().map_or_else(|| "n/a".to_owned(), value);
-    let mut title = format!("{name}  {last}");
+    let series = metric.series(board);
+    let last = series
+        .last()
+        .map_or_else(|| "n/a".to_owned(), |v| metric.told(v));
+    let mut title = format!("{}  {last}", metric.title());
     if metric == Metric::Throughput && area.width >= 36 {
         let mfu = board.mfu.last();
-        let mfu = mfu.map_or_else(|| "n/a".to_owned(), |mfu| format!("{:>4.1} %", mfu * 100.0));
+        let mfu = mfu.map_or_else(|| "n/a".to_owned(), |mfu| Metric::Mfu.told(mfu));
         title = format!("{title}  MFU {mfu}");
     }
     let plot = Plot {
@@ -374,69 +295,6 @@ fn draw_metric(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board, metr
         style: app.look.curve(metric as usize),
     };
     chart::draw(frame, area, app.look, &plot);
-}
-
-/// Where the step goes: phases of rank 0 in words, parts of every rank as a bar.
-fn draw_anatomy(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
-    let look = app.look;
-    let block = Block::bordered();
-    let Some(phases) = board.mean_phases() else {
-        let text = Span::styled(" no step yet", look.dim());
-        let block = block.title(" where the step goes ");
-        frame.render_widget(Paragraph::new(text).block(block), area);
-        return;
-    };
-    let total = phases.total();
-    let share = |part: f64| format!("{:>2.0}%", 100.0 * part / total.max(f64::MIN_POSITIVE));
-    let mut words = format!(
-        " rank 0: data {} forward {} backward {} comm {} optim {} other {}",
-        share(phases.data),
-        share(phases.forward),
-        share(phases.backward),
-        share(phases.comm),
-        share(phases.optimizer),
-        share(phases.other),
-    );
-    if phases.bubble > 0.0 {
-        words = format!("{words} bubble {}", share(phases.bubble));
-    }
-    let mut lines = vec![Line::from(words)];
-    let ranks = board.mean_ranks();
-    let rows = usize::from(area.height.saturating_sub(3));
-    for rank in ranks.iter().take(rows) {
-        let moved = {
-            let bytes = rank.bytes;
-            bytes.all_reduce
-                + bytes.reduce_scatter
-                + bytes.all_gather
-                + bytes.reduce
-                + bytes.broadcast
-                + bytes.send
-        };
-        let label = format!(" rank {:<3}", rank.rank);
-        let moved = format!(" {:>9}/step", units::bytes(moved));
-        let width = usize::from(area.width.saturating_sub(2))
-            .saturating_sub(label.chars().count() + moved.chars().count());
-        let parts = [
-            (rank.compute, '█', look.accent()),
-            (rank.comm, '▒', look.warn()),
-            (rank.bubble, '░', look.dim()),
-            (rank.optimizer, '▓', look.good()),
-            (rank.other, '·', look.dim()),
-        ];
-        let mut line = Line::from(label);
-        line.extend(stacked(&parts, width).spans);
-        line.push_span(Span::raw(moved));
-        lines.push(line);
-    }
-    let time = format!("{:>7}", units::seconds(total));
-    let legend = if area.width >= 78 {
-        "  █ compute ▒ comm ░ bubble ▓ optimizer · other"
-    } else {
-        ""
-    };
-    let title = format!(" where the step goes  {time}{legend} ");
-    frame.render_widget(Paragraph::new(lines).block(block.title(title)), area);
 }
 
 fn draw_checkpoints(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
@@ -454,6 +312,7 @@ fn draw_checkpoints(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board)
     if lines.is_empty() {
         lines.push(Line::from(Span::styled(" none yet", app.look.dim())));
     }
+    lines.drain(..app.live.offset(Panel::Checkpoints).min(lines.len()));
     let every = board.config.as_ref().map(|config| config.checkpoint.every);
     if let (Some(every), Some(seconds), true) = (every, state.seconds_per_step, board.held)
         && every > 0
@@ -483,11 +342,7 @@ fn draw_checkpoints(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board)
 
 fn draw_events(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
     let rows = usize::from(area.height.saturating_sub(2));
-    let told = board
-        .entries
-        .iter()
-        .rev()
-        .filter(|entry| entry.time.is_some());
+    let told = board.events().skip(app.live.offset(Panel::Events));
     let width = usize::from(area.width.saturating_sub(2));
     let lines: Vec<Line<'_>> = told
         .take(rows)

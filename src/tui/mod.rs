@@ -3,10 +3,13 @@
 //! It is a client of the run folders: what it shows is a fold of events, what it does goes through
 //! [`launch`](crate::launch). Nothing of a run depends on it.
 
+mod alarm;
+mod anatomy;
 mod app;
 mod board;
 mod chart;
 mod checks;
+mod curves;
 mod devices;
 mod draw;
 mod effects;
@@ -22,6 +25,7 @@ mod live_view;
 mod logs;
 mod logs_view;
 mod look;
+mod metric;
 mod palette;
 mod picker;
 mod popup;
@@ -43,8 +47,10 @@ use jiff::tz::TimeZone;
 
 use self::app::{App, Screen};
 pub use self::{
+    draw::RECORDING,
     keymap::text as keys_text,
     look::{Colors, Glyphs, Look},
+    recording::records as recording,
 };
 use crate::launch::RunFolder;
 

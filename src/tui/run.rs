@@ -26,15 +26,20 @@ use super::{
     draw,
     effects::Doer,
     keys::Key,
+    look::Colors,
     sources,
     terminal::{Screen, give_back},
     update::update,
 };
-use crate::{base::clock::unix_seconds, launch::dirs};
+use crate::{
+    base::clock::unix_seconds,
+    launch::{dirs, runs::shortly},
+};
 
-/// A planted fault for the tests of what a panic leaves behind.
+/// Planted faults, met at F12, for the tests of what they leave behind.
 const INJECT_VARIABLE: &str = "CAPSTAN_INJECT";
-const INJECTED: &str = "tui:key:panic";
+const INJECTED_PANIC: &str = "tui:key:panic";
+const INJECTED_ERROR: &str = "tui:key:error";
 /// Messages that wait; beyond it their sources wait, so that a long log is not held in memory.
 const MOST_WAITING: usize = 16;
 /// Exit code of a panic.
@@ -65,11 +70,14 @@ pub fn run(mut app: App, first: Vec<Effect>) -> anyhow::Result<u8> {
     }
     let code = ui.watch(&messages);
     let last = ui.app.board.as_ref().filter(|board| board.held);
-    let last = last.map(|board| board.folder.name());
+    let last = last.filter(|_| !ui.app.recording).map(|board| {
+        let run = shortly(&ui.app.runs_dir, &board.folder);
+        (board.folder.name(), run)
+    });
     drop(screen);
     let code = code?;
-    if let Some(name) = last {
-        let words = format!("{name} goes on; watch it again: capstan tui --run {name}");
+    if let Some((name, run)) = last {
+        let words = format!("{name} goes on; watch it again: capstan tui --run {run}");
         let _ = writeln!(io::stdout(), "{words}");
     }
     Ok(code)
@@ -127,11 +135,11 @@ impl Ui<'_> {
     }
 
     fn take(&mut self, message: Msg) -> anyhow::Result<()> {
-        let is_key = matches!(message, Msg::Key(Key::F(12)));
-        assert!(
-            !(is_key && env::var(INJECT_VARIABLE).is_ok_and(|fault| fault == INJECTED)),
-            "planted"
-        );
+        if matches!(message, Msg::Key(Key::F(12))) {
+            let fault = env::var(INJECT_VARIABLE).unwrap_or_default();
+            assert!(fault != INJECTED_PANIC, "planted");
+            anyhow::ensure!(fault != INJECTED_ERROR, "planted");
+        }
         self.app.now = unix_seconds();
         for effect in update(&mut self.app, message) {
             self.perform(effect)?;
@@ -153,6 +161,8 @@ impl Ui<'_> {
         }
         self.app.rows = usize::from(size.height.saturating_sub(6)).max(1);
         let app = &self.app;
+        self.screen
+            .leave_out_colors(app.look.colors == Colors::None);
         self.screen
             .terminal()
             .draw(|frame| draw::draw(frame, app))?;
@@ -177,7 +187,7 @@ impl Ui<'_> {
             }
             Effect::Watch(folder) => {
                 if let Ok(mut watched) = WATCHED.lock() {
-                    *watched = Some(folder.name());
+                    *watched = Some(shortly(&self.app.runs_dir, &folder));
                 }
                 if let Some(board) = &mut self.app.board {
                     sources::fill(board);

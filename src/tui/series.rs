@@ -22,8 +22,8 @@ pub struct Series {
     /// Values in a full bucket.
     width: f64,
     last: Option<f64>,
-    /// Values that were no numbers, which no curve can show.
-    pub non_finite: u64,
+    /// Where values were no numbers, which no curve can show; the first of them.
+    non_finite: Vec<f64>,
 }
 
 impl Series {
@@ -31,7 +31,9 @@ impl Series {
     pub fn push(&mut self, x: f64, value: f64) {
         self.last = Some(value);
         if !value.is_finite() {
-            self.non_finite += 1;
+            if self.non_finite.len() < MOST {
+                self.non_finite.push(x);
+            }
             return;
         }
         let width = self.width.max(1.0);
@@ -61,6 +63,7 @@ impl Series {
     /// Forgets what lies after `x`: it did not happen, and comes again.
     pub fn cut(&mut self, x: f64) {
         self.buckets.retain(|bucket| bucket.from <= x);
+        self.non_finite.retain(|&at| at <= x);
         if let Some(bucket) = self.buckets.last_mut() {
             bucket.to = bucket.to.min(x);
         }
@@ -69,6 +72,11 @@ impl Series {
     /// The latest value, also one that is no number.
     pub fn last(&self) -> Option<f64> {
         self.last
+    }
+
+    /// How many values were no numbers, as far as they are counted.
+    pub fn non_finite(&self) -> usize {
+        self.non_finite.len()
     }
 
     /// The first and last x.
@@ -106,36 +114,42 @@ impl Series {
             .collect()
     }
 
-    /// Two points a column up to the one that ends at `last`: the extremes of what falls into it, in the order in which a
-    /// curve goes through them.
-    pub fn points(&self, columns: usize, last: f64) -> Vec<(f64, f64)> {
+    /// What falls into each of the columns up to the one that ends at `last`; empty columns are left out.
+    pub fn columns(&self, columns: usize, last: f64) -> Vec<Bucket> {
         let Some((first, _)) = self.span() else {
             return Vec::new();
         };
         let width = ((last - first) / columns.max(1) as f64).max(f64::MIN_POSITIVE);
-        let mut points: Vec<(f64, f64)> = Vec::new();
-        let mut column: Option<(usize, Bucket)> = None;
-        for bucket in &self.buckets {
-            let index = ((bucket.from - first) / width) as usize;
-            column = match column {
-                Some((at, held)) if at == index => Some((at, merged(&[held, *bucket]))),
-                Some((_, held)) => {
-                    through(&mut points, &held);
-                    Some((index, *bucket))
-                }
-                None => Some((index, *bucket)),
-            };
-        }
-        if let Some((_, held)) = column {
-            through(&mut points, &held);
-        }
-        points
+        let column = |bucket: &Bucket| ((bucket.from - first) / width) as usize;
+        let groups = self.buckets.chunk_by(|a, b| column(a) == column(b));
+        groups.map(merged).collect()
+    }
+}
+
+/// Two points a bucket, its extremes, in the order in which a curve goes through them.
+pub fn extremes(buckets: &[Bucket]) -> Vec<(f64, f64)> {
+    let mut points = Vec::new();
+    buckets
+        .iter()
+        .for_each(|bucket| through(&mut points, bucket));
+    points
+}
+
+/// The mean of each bucket.
+pub fn means(buckets: &[Bucket]) -> Vec<(f64, f64)> {
+    let mean = |bucket: &Bucket| (bucket.middle(), bucket.sum / bucket.count);
+    buckets.iter().map(mean).collect()
+}
+
+impl Bucket {
+    fn middle(&self) -> f64 {
+        (self.from + self.to) / 2.0
     }
 }
 
 /// Ends at the extreme that is nearer to what came before last, so that the curve does not cross itself.
 fn through(points: &mut Vec<(f64, f64)>, bucket: &Bucket) {
-    let x = (bucket.from + bucket.to) / 2.0;
+    let x = bucket.middle();
     if bucket.min == bucket.max {
         points.push((x, bucket.min));
         return;
@@ -174,11 +188,24 @@ mod tests {
             series.push(f64::from(step), value);
         }
         assert!(series.buckets.len() <= MOST);
-        let points = series.points(80, 1e6);
+        let points = extremes(&series.columns(80, 1e6));
         assert!(points.len() <= 162, "{}", points.len());
         let top = points.iter().map(|&(_, y)| y).fold(0.0, f64::max);
         assert_eq!(top, 99.0);
         assert_eq!(series.span(), Some((1.0, 1_000_000.0)));
+    }
+
+    #[test]
+    fn a_column_has_the_mean_of_what_falls_into_it() {
+        let mut series = Series::default();
+        for step in 0..100 {
+            series.push(f64::from(step), f64::from(step % 2));
+        }
+        let middle = means(&series.columns(10, 99.0));
+        assert!(middle.len() <= 11, "{middle:?}");
+        for (_, mean) in middle {
+            assert!((mean - 0.5).abs() < 0.1 || mean == 1.0, "{mean}");
+        }
     }
 
     #[test]
@@ -187,10 +214,12 @@ mod tests {
         for step in 1..=10 {
             series.push(f64::from(step), 1.0);
         }
+        series.push(11.0, f64::NAN);
         series.cut(4.0);
         series.push(5.0, 2.0);
         assert_eq!(series.span(), Some((1.0, 5.0)));
-        assert_eq!(series.points(80, 5.0).last(), Some(&(5.0, 2.0)));
+        assert_eq!(extremes(&series.columns(80, 5.0)).last(), Some(&(5.0, 2.0)));
+        assert_eq!(series.non_finite(), 0);
     }
 
     #[test]
@@ -198,8 +227,8 @@ mod tests {
         let mut series = Series::default();
         series.push(1.0, f64::NAN);
         series.push(2.0, f64::INFINITY);
-        assert!(series.span().is_none() && series.points(10, 9.0).is_empty());
-        assert_eq!(series.non_finite, 2);
+        assert!(series.span().is_none() && series.columns(10, 9.0).is_empty());
+        assert_eq!(series.non_finite(), 2);
         assert!(series.means(5).is_empty());
     }
 }

@@ -3,15 +3,18 @@
 use ratatui::{Frame, layout::Rect, text::Line, widgets::Paragraph};
 
 use super::{
+    alarm,
     app::App,
-    draw::{LEAST, cut},
-    live_view,
+    draw::{LEAST, RECORDING, cut},
 };
 use crate::base::units;
 
 /// Draws what fits.
 pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
     let mut lines = Vec::new();
+    if app.recording {
+        lines.push(Line::from(RECORDING));
+    }
     if let Some(board) = &app.board {
         let state = &board.state;
         let total = state
@@ -29,17 +32,21 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
             lines.push(Line::from(format!("loss {:.4}  {speed} tok/s", last.loss)));
         }
         let word = crate::launch::runs::word(state, board.held);
-        let last = live_view::alarm(app, board).map_or_else(
-            || format!("{} {word}", board.folder.name()),
-            |(_, text)| format!("! {text}"),
-        );
-        lines.push(Line::from(cut(&last, usize::from(area.width))));
+        let width = usize::from(area.width);
+        let last = match alarm::of(app, board) {
+            Some(alarm) => alarm.rows(width, area.height).remove(0),
+            None => cut(&format!("{} {word}", board.folder.name()), width),
+        };
+        lines.push(Line::from(last));
     } else {
         lines.push(Line::from("no run is open"));
     }
     let (width, height) = LEAST;
-    lines.push(Line::from(format!(
-        "more from {width}x{height} on; q leaves"
-    )));
+    let hint = format!("more from {width}x{height} on; q leaves");
+    lines.push(Line::from(
+        app.notice
+            .as_ref()
+            .map_or(hint, |notice| cut(&notice.text, usize::from(area.width))),
+    ));
     frame.render_widget(Paragraph::new(lines), area);
 }

@@ -1,7 +1,7 @@
 //! The terminal, taken and given back: after quit, error, panic and signal alike.
 
 use std::{
-    io::{self, Stdout, Write},
+    io::{self, Write},
     mem::ManuallyDrop,
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -26,10 +26,55 @@ static TAKEN: AtomicBool = AtomicBool::new(false);
 /// The mouse reports of a crashed program would go to the shell.
 static MOUSE: AtomicBool = AtomicBool::new(false);
 
+/// Whether nothing of colours is to be sent, not even that there is none.
+static COLORLESS: AtomicBool = AtomicBool::new(false);
+/// What a frame ends with, and a cell without a colour begins with.
+const COLOR_RESETS: [&[u8]; 3] = [b"\x1b[39m", b"\x1b[49m", b"\x1b[59m"];
+
+/// stdout, a frame at a time.
+#[derive(Default)]
+pub struct Output {
+    frame: Vec<u8>,
+}
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.frame.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let frame = match COLORLESS.load(Ordering::SeqCst) {
+            true => without_resets(&self.frame),
+            false => std::mem::take(&mut self.frame),
+        };
+        self.frame.clear();
+        let mut stdout = io::stdout();
+        stdout.write_all(&frame)?;
+        stdout.flush()
+    }
+}
+
+fn without_resets(bytes: &[u8]) -> Vec<u8> {
+    let mut kept = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let Some((&first, after)) = rest.split_first() {
+        let reset = COLOR_RESETS.iter().find(|reset| rest.starts_with(reset));
+        rest = match reset {
+            Some(reset) => &rest[reset.len()..],
+            None => {
+                kept.push(first);
+                after
+            }
+        };
+    }
+    kept
+}
+
 /// The terminal in raw mode on its alternate screen; dropping it gives it back.
 pub struct Screen {
     /// Never dropped: its own drop panics where the terminal has gone away.
-    terminal: ManuallyDrop<Terminal<CrosstermBackend<Stdout>>>,
+    terminal: ManuallyDrop<Terminal<CrosstermBackend<Output>>>,
 }
 
 impl Screen {
@@ -41,7 +86,7 @@ impl Screen {
         // Whether there are colours, the theme decides; crossterm would answer NO_COLOR with resets.
         force_color_output(true);
         enter()?;
-        let terminal = match Terminal::new(CrosstermBackend::new(io::stdout())) {
+        let terminal = match Terminal::new(CrosstermBackend::new(Output::default())) {
             Ok(terminal) => terminal,
             Err(error) => {
                 give_back();
@@ -54,8 +99,13 @@ impl Screen {
     }
 
     /// What draws.
-    pub fn terminal(&mut self) -> &mut Terminal<CrosstermBackend<Stdout>> {
+    pub fn terminal(&mut self) -> &mut Terminal<CrosstermBackend<Output>> {
         &mut self.terminal
+    }
+
+    /// Whether frames are sent without a word of colours.
+    pub fn leave_out_colors(&self, is_colorless: bool) {
+        COLORLESS.store(is_colorless, Ordering::SeqCst);
     }
 
     /// Takes the terminal again after [`give_back`], and draws all of it.
@@ -127,4 +177,15 @@ pub fn give_back() {
     let _ = execute!(stdout, DisableBracketedPaste, Show, LeaveAlternateScreen);
     let _ = stdout.flush();
     let _ = disable_raw_mode();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_colourless_frame_keeps_all_but_the_resets() {
+        let frame = b"\x1b[7mred\x1b[39m\x1b[49m\x1b[27m \x1b[3\x1b[59m9m\x1b";
+        assert_eq!(without_resets(frame), b"\x1b[7mred\x1b[27m \x1b[39m\x1b");
+    }
 }

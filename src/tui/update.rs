@@ -47,12 +47,19 @@ pub fn update(app: &mut App, msg: Msg) -> Vec<Effect> {
             Vec::new()
         }
         Msg::Text { title, text } => {
-            app.notice = None;
-            app.popup = Some(Popup::Text {
+            let lines = text.lines().map(str::to_owned).collect();
+            let popup = Popup::Text {
                 title,
-                lines: text.lines().map(str::to_owned).collect(),
+                lines,
                 scroll: 0,
-            });
+            };
+            // A dialog that is being answered stays.
+            if app.popup.is_some() {
+                app.waiting = Some(popup);
+            } else {
+                app.notice = None;
+                app.popup = Some(popup);
+            }
             Vec::new()
         }
         Msg::Started(Ok(folder)) => {
@@ -95,7 +102,11 @@ fn take_news(board: &mut super::board::Board, news: News) {
 fn press(app: &mut App, key: Key) -> Vec<Effect> {
     app.notice = None;
     if app.popup.is_some() {
-        return popup::press(app, key);
+        let effects = popup::press(app, key);
+        if app.popup.is_none() {
+            app.popup = app.waiting.take();
+        }
+        return effects;
     }
     if let Some(effects) = typed_into(app, key) {
         return effects;

@@ -332,6 +332,14 @@ fn retention() -> Result<(), Failed> {
         .map(|(step, _)| step)
         .collect();
     assert_eq!(kept, expected);
+    let mut told_of = Vec::new();
+    for event in &told.events {
+        if let Event::Checkpoint { step, deleted, .. } = event {
+            told_of.retain(|step| !deleted.contains(step));
+            told_of.push(*step);
+        }
+    }
+    assert_eq!(told_of, expected, "what is deleted is told");
     Ok(())
 }
 

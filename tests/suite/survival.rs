@@ -44,6 +44,7 @@ pub fn trials() -> Vec<Trial> {
         ),
         Trial::test("survival::a_run_from_its_own_config_repeats", repeat),
         Trial::test("survival::a_running_run_is_sampled", sampled),
+        Trial::test("survival::nothing_of_a_run_is_left", nothing_left),
         Trial::test(
             "survival::pretrained_weights_are_read_again_where_no_checkpoint_is",
             pretrained_again,
@@ -376,6 +377,55 @@ fn sampled() -> Result<(), Failed> {
         .capstan(&["sample", "one", "--now", "--tokens", "3"])?
         .ended_with(2)?;
     Ok(())
+}
+
+/// However a run ends, by itself or not, no process of it stays.
+fn nothing_left() -> Result<(), Failed> {
+    let place = workplace(30, 10)?;
+    place.write_config(json!({ "stop": { "steps": 30 }, "log": { "sensors_every_s": 1 } }))?;
+    place.train(&["--name", "completed"])?.ended_with(0)?;
+    let faulty = workplace(30, 10)?.with("CAPSTAN_INJECT", "0:15:abort");
+    faulty.write_config(json!({ "stop": { "steps": 30 }, "restart": { "max": 0 } }))?;
+    faulty.train(&["--name", "failed"])?.ended_with(1)?;
+    none_of(&faulty, "failed")?;
+    for (name, ends) in [("stopped", "stop"), ("killed", "kill")] {
+        let endless = ["--name", name, "--set", "stop.steps=1000000"];
+        let mut front = place.train_aside(&endless)?;
+        place.wait_for_step(name, 5)?;
+        let present = processes_of(&place, name).len();
+        check(
+            present >= 3,
+            format!("{present}: supervisor, worker and sampler"),
+        )?;
+        place.capstan(&[ends, name])?.ended_with(0)?;
+        front.code()?;
+    }
+    let orphaned = ["--name", "orphaned", "--set", "stop.steps=1000000"];
+    let mut front = place.train_aside(&orphaned)?;
+    place.wait_for_step("orphaned", 5)?;
+    kill_process(place.supervisor("orphaned")?, Signal::KILL)?;
+    front.code()?;
+    for name in ["completed", "stopped", "killed", "orphaned"] {
+        none_of(&place, name)?;
+    }
+    Ok(())
+}
+
+fn none_of(place: &Workplace, name: &str) -> Result<(), Failed> {
+    wait(&format!("the end of all processes of {name}"), || {
+        processes_of(place, name).is_empty()
+    })
+}
+
+/// Command lines that name the run's folder, but for those of fronts.
+fn processes_of(place: &Workplace, name: &str) -> Vec<String> {
+    let folder = place.run(name).display().to_string();
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let lines = processes.filter_map(|entry| {
+        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+        Some(String::from_utf8_lossy(&line).replace('\0', " "))
+    });
+    lines.filter(|line| line.contains(&folder)).collect()
 }
 
 /// The run's worker: its command line names the run's folder.

@@ -2,28 +2,24 @@
 
 use std::{
     fs,
-    io::{Read, Write},
-    num::NonZero,
     path::Path,
     process::Command,
-    sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
 };
 
 use capstan::store;
 use libtest_mimic::{Failed, Trial};
-use portable_pty::{Child, CommandBuilder, MasterPty, PtySize, native_pty_system};
-use rustix::process::{Pid, Signal, kill_process};
+use portable_pty::PtySize;
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde_json::json;
 
 use super::{
+    screen::Seen,
     sensors::{with_cards, with_fakes},
     support::{Workplace, check, wait, with_stand_in},
 };
 
-/// Longest that anything is waited for.
-const PATIENCE: Duration = Duration::from_secs(20);
-const LOOK: Duration = Duration::from_millis(5);
 /// The design's figures. Tests share their machine, so the median of five may take four times as long.
 const FIRST_FRAME: Duration = Duration::from_millis(100);
 const KEY: Duration = Duration::from_millis(50);
@@ -39,9 +35,9 @@ pub fn trials() -> Vec<Trial> {
     vec![
         Trial::test("terminal::the_first_frame_comes_at_once", first_frame),
         Trial::test("terminal::help_resize_and_leave", help_resize_leave),
-        Trial::test("terminal::signals_restore_the_terminal", signals),
-        Trial::test("terminal::a_panic_restores_the_terminal", panics),
-        Trial::test("terminal::a_suspended_ui_comes_back_whole", suspend),
+        Trial::test("terminal::every_end_restores_the_terminal", every_end),
+        with_stand_in("terminal::a_panic_touches_no_run", panics),
+        with_stand_in("terminal::a_suspended_ui_comes_back_whole", suspend),
         Trial::test("terminal::nothing_is_asked_of_the_terminal", quiet),
         Trial::test("terminal::no_color_means_none", no_color),
         Trial::test("terminal::an_idle_ui_sends_nothing", idle),
@@ -50,184 +46,15 @@ pub fn trials() -> Vec<Trial> {
         Trial::test("terminal::a_hung_collector_delays_no_key", hung),
         Trial::test("terminal::a_key_map_at_fault_is_told_at_the_start", key_map),
         Trial::test(
-            "terminal::without_a_terminal_there_is_plain_help",
+            "terminal::without_a_terminal_there_are_plain_lines",
             no_terminal,
         ),
         with_fakes("terminal::keys_answer_while_the_driver_hangs", stuck),
         with_stand_in("terminal::the_first_ctrl_c_is_answered_at_once", ctrl_c),
         with_stand_in("terminal::a_run_outlives_its_ui", outlives),
+        with_stand_in("terminal::a_stopped_viewer_holds_no_run_up", held_viewer),
         with_stand_in("terminal::keys_launch_pause_and_stop", steer),
     ]
-}
-
-/// The UI, its bytes and its screen.
-pub struct Seen {
-    master: Box<dyn MasterPty + Send>,
-    child: Box<dyn Child + Send + Sync>,
-    writer: Box<dyn Write + Send>,
-    bytes: Arc<Mutex<Vec<u8>>>,
-    parser: Arc<Mutex<vt100::Parser>>,
-}
-
-impl Seen {
-    /// Starts a program of a workplace on a terminal of 80 columns and 24 rows.
-    pub fn start(place: &Workplace, program: &str, arguments: &[&str]) -> Result<Self, Failed> {
-        let size = PtySize {
-            rows: 24,
-            cols: 80,
-            pixel_width: 0,
-            pixel_height: 0,
-        };
-        let pair = native_pty_system().openpty(size)?;
-        let mut command = CommandBuilder::new(program);
-        command.args(arguments);
-        command.env("TERM", "xterm-256color");
-        for (name, value) in place.command(&[]).get_envs() {
-            match value {
-                Some(value) => command.env(name, value),
-                None => command.env_remove(name),
-            }
-        }
-        command.cwd(place.folder());
-        let child = pair.slave.spawn_command(command)?;
-        let mut reader = pair.master.try_clone_reader()?;
-        let bytes: Arc<Mutex<Vec<u8>>> = Arc::default();
-        let (rows, columns) = (NonZero::new(24), NonZero::new(80));
-        let (rows, columns) = rows.zip(columns).ok_or("a size")?;
-        let parser = Arc::new(Mutex::new(vt100::Parser::new(rows, columns, 0)));
-        let (to_bytes, to_parser) = (Arc::clone(&bytes), Arc::clone(&parser));
-        thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(n @ 1..) = reader.read(&mut buffer) {
-                if let (Ok(mut bytes), Ok(mut parser)) = (to_bytes.lock(), to_parser.lock()) {
-                    bytes.extend_from_slice(&buffer[..n]);
-                    parser.process(&buffer[..n]);
-                }
-            }
-        });
-        Ok(Self {
-            writer: pair.master.take_writer()?,
-            master: pair.master,
-            child,
-            bytes,
-            parser,
-        })
-    }
-
-    fn ui(place: &Workplace, arguments: &[&str]) -> Result<Self, Failed> {
-        Self::start(place, env!("CARGO_BIN_EXE_capstan"), arguments)
-    }
-
-    fn screen(&self) -> String {
-        let parser = self.parser.lock();
-        parser.map_or_else(|_| String::new(), |parser| parser.screen().contents())
-    }
-
-    fn bytes(&self) -> String {
-        let bytes = self.bytes.lock();
-        bytes.map_or_else(
-            |_| String::new(),
-            |bytes| String::from_utf8_lossy(&bytes).into_owned(),
-        )
-    }
-
-    /// Waits until a text stands on the screen.
-    pub fn until(&self, text: &str) -> Result<(), Failed> {
-        let begin = Instant::now();
-        while !self.screen().contains(text) {
-            let screen = self.screen();
-            check(
-                begin.elapsed() < PATIENCE,
-                format!("no \"{text}\" in:\n{screen}"),
-            )?;
-            thread::sleep(LOOK);
-        }
-        Ok(())
-    }
-
-    fn resize(&self, columns: u16, rows: u16) -> Result<(), Failed> {
-        if let (Ok(mut parser), Some(rows), Some(columns)) = (
-            self.parser.lock(),
-            NonZero::new(rows),
-            NonZero::new(columns),
-        ) {
-            parser.screen_mut().set_size(rows, columns);
-        }
-        self.master.resize(PtySize {
-            rows,
-            cols: columns,
-            pixel_width: 0,
-            pixel_height: 0,
-        })?;
-        Ok(())
-    }
-
-    pub fn press(&mut self, keys: &str) -> Result<(), Failed> {
-        self.writer.write_all(keys.as_bytes())?;
-        self.writer.flush()?;
-        Ok(())
-    }
-
-    fn signal(&self, signal: Signal) -> Result<(), Failed> {
-        let pid = self
-            .child
-            .process_id()
-            .and_then(|pid| Pid::from_raw(pid as i32));
-        kill_process(pid.ok_or("a process")?, signal)?;
-        Ok(())
-    }
-
-    /// Seconds that its threads have run.
-    fn cpu_s(&self) -> Result<f64, Failed> {
-        let pid = self.child.process_id().ok_or("a process")?;
-        let mut nanoseconds = 0.0;
-        for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
-            // A thread that has just ended has no file any more.
-            let Ok(run) = fs::read_to_string(thread?.path().join("schedstat")) else {
-                continue;
-            };
-            let run = run.split(' ').next().unwrap_or_default();
-            nanoseconds += run.parse::<f64>()?;
-        }
-        Ok(nanoseconds / 1e9)
-    }
-
-    /// The exit code, once the program has ended.
-    pub fn end(&mut self) -> Result<u32, Failed> {
-        let begin = Instant::now();
-        loop {
-            if let Some(status) = self.child.try_wait()? {
-                // The last bytes are on their way.
-                thread::sleep(Duration::from_millis(100));
-                return Ok(status.exit_code());
-            }
-            check(begin.elapsed() < PATIENCE, "it does not end")?;
-            thread::sleep(LOOK);
-        }
-    }
-
-    /// The alternate screen is left, the cursor is on, pastes are not bracketed.
-    fn is_restored(&self) -> Result<(), Failed> {
-        let bytes = self.bytes();
-        let entered = bytes.rfind("\x1b[?1049h").ok_or("never entered")?;
-        for code in ["\x1b[?1049l", "\x1b[?25h", "\x1b[?2004l"] {
-            let at = bytes.rfind(code).unwrap_or(0);
-            check(at > entered, format!("{code:?} is missing at the end"))?;
-        }
-        let parser = self.parser.lock().map_err(|_| "poisoned")?;
-        let screen = parser.screen();
-        check(
-            !screen.alternate_screen() && !screen.hide_cursor() && !screen.bracketed_paste(),
-            "not restored",
-        )
-    }
-}
-
-/// A front that is left running would look on for ever.
-impl Drop for Seen {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-    }
 }
 
 fn first_frame() -> Result<(), Failed> {
@@ -286,39 +113,74 @@ fn help_resize_leave() -> Result<(), Failed> {
     ui.is_restored()
 }
 
-fn signals() -> Result<(), Failed> {
-    let place = Workplace::new("well")?;
-    for (signal, code) in [(Signal::TERM, 143), (Signal::HUP, 129), (Signal::INT, 130)] {
+/// Left by a key, by a signal, by an error and by a panic, each with the mouse on.
+fn every_end() -> Result<(), Failed> {
+    let f12 = "\x1b[24~";
+    type End<'a> = &'a dyn Fn(&mut Seen) -> Result<(), Failed>;
+    let ended = |fault: &str, code: u32, end: End<'_>| -> Result<String, Failed> {
+        let place = Workplace::new("well")?.with("CAPSTAN_INJECT", fault);
         let mut ui = Seen::ui(&place, &[])?;
         ui.until("[1 Launch]")?;
-        ui.signal(signal)?;
+        ui.press("m")?;
+        ui.until("mouse on: ")?;
+        end(&mut ui)?;
         let ended = ui.end()?;
-        check(ended == code, format!("{signal:?} {ended}"))?;
+        check(ended == code, format!("{ended} instead of {code}"))?;
         ui.is_restored()?;
+        Ok(ui.screen())
+    };
+    ended("", 0, &|ui| ui.press("q"))?;
+    for (signal, code) in [(Signal::TERM, 143), (Signal::HUP, 129), (Signal::INT, 130)] {
+        ended("", code, &move |ui: &mut Seen| ui.signal(signal))?;
     }
-    Ok(())
+    let said = ended("tui:key:error", 1, &|ui| ui.press(f12))?;
+    check(said.contains("error: planted"), said)?;
+    let said = ended("tui:key:panic", 70, &|ui| ui.press(f12))?;
+    check(said.contains("no run was touched"), said)
+}
+
+/// A run that goes on for long, with its place.
+fn long_run() -> Result<Workplace, Failed> {
+    let place = Workplace::long("well")?;
+    place.write_config(json!({ "stop": { "steps": 100_000 } }))?;
+    place.train(&["--detach"])?.ended_with(0)?;
+    Ok(place)
+}
+
+fn goes_on(place: &Workplace) -> Result<(), Failed> {
+    let then = step_of(place);
+    wait("the run goes on", || step_of(place) > then + 3)
 }
 
 fn panics() -> Result<(), Failed> {
-    let place = Workplace::new("well")?.with("CAPSTAN_INJECT", "tui:key:panic");
-    let mut ui = Seen::ui(&place, &[])?;
-    ui.until("[1 Launch]")?;
+    let place = long_run()?.with("CAPSTAN_INJECT", "tui:key:panic");
+    let mut ui = Seen::ui(&place, &["tui", "--run", "tiny"])?;
+    ui.until("tiny  running")?;
+    ui.resize(160, 50)?;
+    ui.until("4 Compare")?;
     ui.press("\x1b[24~")?;
     let code = ui.end()?;
     check(code == 70, format!("{code}"))?;
     ui.is_restored()?;
-    let screen = ui.screen();
-    check(
-        screen.contains("capstan's screen failed") && screen.contains("details: "),
-        screen,
-    )
+    let said = ui.screen().replace('\n', "");
+    let told = ["capstan's screen failed", "tiny is untouched by this"];
+    check(told.iter().all(|words| said.contains(words)), &*said)?;
+    let cache = place.folder().join("cache/capstan");
+    let crash = fs::read_dir(cache)?.flatten().find_map(|file| {
+        let is_crash = file.file_name().to_string_lossy().starts_with("crash-");
+        is_crash.then(|| fs::read_to_string(file.path()))
+    });
+    let crash = crash.ok_or("a crash file")??;
+    check(crash.contains("planted"), crash)?;
+    goes_on(&place)
 }
 
+/// The run that it shows goes on meanwhile.
 fn suspend() -> Result<(), Failed> {
-    let place = Workplace::new("well")?;
+    let place = long_run()?;
     let mut shell = Seen::start(&place, "bash", &["--norc", "--noprofile", "-i"])?;
-    shell.press(concat!(env!("CARGO_BIN_EXE_capstan"), " tui\r"))?;
-    shell.until("[1 Launch]")?;
+    shell.press(concat!(env!("CARGO_BIN_EXE_capstan"), " tui --run tiny\r"))?;
+    shell.until("tiny  running")?;
     shell.press("\x1a")?;
     shell.until("Stopped")?;
     let is_ours = shell
@@ -326,15 +188,16 @@ fn suspend() -> Result<(), Failed> {
         .lock()
         .is_ok_and(|parser| parser.screen().alternate_screen() || parser.screen().hide_cursor());
     check(!is_ours, "the shell has its screen and its cursor")?;
+    goes_on(&place)?;
     let begin = Instant::now();
     shell.press("fg\r")?;
-    shell.until("[1 Launch]")?;
+    shell.until("tiny  running")?;
     shell.until("? help")?;
     let took = begin.elapsed();
     check(took < Duration::from_millis(1500), format!("{took:?}"))?;
     shell.press("q")?;
     // The shell's own prompt: what is typed before it, the UI would read.
-    super::support::wait("the shell", || {
+    wait("the shell", || {
         let parser = shell.parser.lock();
         parser.is_ok_and(|parser| {
             let screen = parser.screen();
@@ -373,12 +236,21 @@ fn quiet() -> Result<(), Failed> {
 
 fn no_color() -> Result<(), Failed> {
     let place = Workplace::new("well")?.with("NO_COLOR", "1");
-    let ui = Seen::ui(&place, &[])?;
-    ui.until("ready to launch")?;
-    let bytes = ui.bytes();
-    for code in ["\x1b[38;", "\x1b[48;", "\x1b[31m", "\x1b[32m", "\x1b[36m"] {
-        check(!bytes.contains(code), format!("{code:?}"))?;
+    let mut ui = Seen::ui(&place, &["demo"])?;
+    ui.until("◆")?;
+    for (key, shown) in [("5", "[5 Runs]"), ("6", "[6 Logs]"), ("1", "[1 Launch]")] {
+        ui.press(key)?;
+        ui.until(shown)?;
     }
+    ui.press("?")?;
+    ui.until("Help: Launch")?;
+    let bytes = ui.bytes();
+    let colored = bytes.split("\x1b[").skip(1).find(|code| {
+        let (set, end) = code.split_at(code.find(char::is_alphabetic).unwrap_or(0));
+        let mut numbers = set.split(';').filter_map(|number| number.parse().ok());
+        end.starts_with('m') && numbers.any(|n: u32| matches!(n, 30..=59 | 90..=107))
+    });
+    check(colored.is_none(), format!("{colored:?}"))?;
     check(bytes.contains("\x1b[7m"), "the selection is reversed")?;
     let place = Workplace::new("well")?;
     let ui = Seen::ui(&place, &[])?;
@@ -547,7 +419,7 @@ fn ctrl_c() -> Result<(), Failed> {
     let mut times = Vec::new();
     for _ in 0..5 {
         let place = Workplace::long("well")?;
-        place.write_config(serde_json::json!({ "stop": { "steps": 100_000 } }))?;
+        place.write_config(json!({ "stop": { "steps": 100_000 } }))?;
         let config = place.config.display().to_string();
         let mut front = Seen::ui(&place, &["train", &config])?;
         wait("steps are made", || step_of(&place) > 1)?;
@@ -562,24 +434,27 @@ fn ctrl_c() -> Result<(), Failed> {
     check(times[2] < 4 * CTRL_C, format!("{times:?}"))
 }
 
+/// Each screen's own text, without an escape and without an error.
 fn no_terminal() -> Result<(), Failed> {
     let place = Workplace::new("well")?;
-    for arguments in [&[][..], &["tui"], &["demo"]] {
-        let said = place.capstan(arguments)?.ended_with(2)?;
-        check(
-            said.out.is_empty() && said.err.contains("Usage: capstan"),
-            said.err.clone(),
-        )?;
-        check(!said.err.contains('\x1b'), "no escapes")?;
+    place.train(&[])?.ended_with(0)?;
+    let config = place.config.display().to_string();
+    let lines = [
+        (&[][..], "tiny"),
+        (&["tui"], "tiny"),
+        (&["tui", "--run", "tiny"], "completed"),
+        (&["tui", &config], "split   ddp on 2 ranks"),
+        (&["demo"], "eval after step 50"),
+    ];
+    for (arguments, shown) in lines {
+        let said = place.capstan(arguments)?.ended_with(0)?.says(&[shown])?;
+        check(!said.out.contains('\x1b'), said.out)?;
     }
     let place = place.with("TERM", "dumb");
     let mut ui = Seen::ui(&place, &["tui"])?;
-    check(ui.end()? == 2, "a dumb terminal gets help")?;
+    check(ui.end()? == 0, "a dumb terminal gets lines")?;
     let bytes = ui.bytes();
-    check(
-        bytes.contains("Usage: capstan") && !bytes.contains('\x1b'),
-        bytes,
-    )
+    check(bytes.contains("tiny") && !bytes.contains('\x1b'), bytes)
 }
 
 fn step_of(place: &Workplace) -> u64 {
@@ -587,22 +462,44 @@ fn step_of(place: &Workplace) -> u64 {
     store::fold_log(&events).map_or(0, |state| state.step)
 }
 
+/// Launched and watched by a UI that is killed, or whose terminal hangs up.
 fn outlives() -> Result<(), Failed> {
-    let place = Workplace::long("well")?;
-    place.write_config(serde_json::json!({ "stop": { "steps": 100_000 } }))?;
-    place.train(&["--detach"])?.ended_with(0)?;
+    for signal in [Signal::KILL, Signal::HUP] {
+        let place = Workplace::long("well")?;
+        place.write_config(json!({ "stop": { "steps": 100_000 } }))?;
+        let config = place.config.display().to_string();
+        let mut ui = Seen::ui(&place, &["tui", &config])?;
+        ui.until("ready to launch")?;
+        ui.press("L")?;
+        ui.until("y or Enter: yes")?;
+        ui.press("y")?;
+        ui.until("tiny  running")?;
+        let pid = ui
+            .child
+            .process_id()
+            .and_then(|pid| Pid::from_raw(pid as i32));
+        kill_process_group(pid.ok_or("a process")?, signal)?;
+        ui.end()?;
+        drop(ui);
+        goes_on(&place)?;
+    }
+    Ok(())
+}
+
+fn held_viewer() -> Result<(), Failed> {
+    let place = long_run()?;
     let ui = Seen::ui(&place, &["tui", "--run", "tiny"])?;
     ui.until("tiny  running")?;
-    ui.signal(Signal::KILL)?;
+    ui.signal(Signal::STOP)?;
+    // More than a pipe or a queue would take.
     let then = step_of(&place);
-    wait("the run goes on", || step_of(&place) > then + 3)?;
-    drop(ui);
-    Ok(())
+    wait("the run goes on", || step_of(&place) > then + 200)?;
+    ui.signal(Signal::CONT)
 }
 
 fn steer() -> Result<(), Failed> {
     let place = Workplace::long("well")?;
-    place.write_config(serde_json::json!({ "stop": { "steps": 100_000 } }))?;
+    place.write_config(json!({ "stop": { "steps": 100_000 } }))?;
     let config = place.config.display().to_string();
     let mut ui = Seen::ui(&place, &["tui", &config])?;
     ui.until("ready to launch")?;

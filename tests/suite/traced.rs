@@ -7,8 +7,8 @@ use clap::CommandFactory;
 use libtest_mimic::{Failed, Trial};
 
 use super::{
+    screen::Seen,
     support::{Workplace, check},
-    terminal::Seen,
 };
 
 pub fn trials() -> Vec<Trial> {
@@ -162,7 +162,7 @@ fn no_driver() -> Result<(), Failed> {
         asks(&["top", "--count", "1"])?,
         "the trace sees the sensors look for the driver",
     )?;
-    fs::create_dir_all(place.runs())?;
+    place.train(&[])?.ended_with(0)?;
     for command in [
         &["--help"][..],
         &["runs"],
@@ -173,6 +173,15 @@ fn no_driver() -> Result<(), Failed> {
         &["man"],
         &["data", "inspect", &config],
         &["tui", "--keys"],
+        &["status"],
+        &["logs"],
+        &["attach"],
+        &["checkpoint"],
+        &["pause"],
+        &["continue"],
+        &["stop"],
+        &["kill"],
+        &["delete", "tiny", "--confirm", "tiny"],
     ] {
         check(!asks(command)?, format!("{command:?} looks for the driver"))?;
     }

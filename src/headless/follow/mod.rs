@@ -113,6 +113,19 @@ enum End {
     Left,
 }
 
+/// Prints the lines of a run whose records are at hand.
+///
+/// # Errors
+/// stdout is closed.
+pub fn print(records: &[Record]) -> io::Result<()> {
+    let (mut lines, mut state) = (Lines::default(), RunState::default());
+    for record in records {
+        state.apply(record);
+        lines.record(record, &state)?;
+    }
+    Ok(())
+}
+
 /// Follows the run of a supervisor that this process started, and returns its exit code.
 ///
 /// # Errors

@@ -18,6 +18,7 @@ pub fn checkpoint(step: u64, path: &Path) -> Event {
         bytes: bytes_in(path),
         seconds: 0.0,
         best: manifest["body"]["best"]["step"] == step,
+        deleted: Vec::new(),
     }
 }
 

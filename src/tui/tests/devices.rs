@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// The recorded run as if it ran on all of a machine, with its readings and alarms so far.
-fn on(recorded: Recorded, look: Look) -> App {
+pub fn on(recorded: Recorded, look: Look) -> App {
     let mut app = watching(look, 0.7);
     let hello = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs/hello.json");
     let config = config::load_file(&hello, &[], None)

@@ -194,6 +194,11 @@ fn every_key_of_the_table_does_or_says_something() {
 
 /// Puts the app where a key has something to do.
 fn settle(app: &mut App, action: Action) {
+    if app.screen == Screen::Live {
+        // The panel of events has lines to move in.
+        update(app, Msg::Key(Key::BackTab));
+        update(app, Msg::Key(Key::BackTab));
+    }
     let down = [Action::Up, Action::First, Action::PageUp];
     if down.contains(&action) {
         update(app, Msg::Key(Key::Down));

@@ -4,6 +4,7 @@ mod bandwidth;
 mod devices;
 mod keys;
 mod launch;
+mod live;
 mod pictures;
 mod sizes;
 mod still_numbers;

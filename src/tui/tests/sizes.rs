@@ -18,8 +18,11 @@ fn wild() -> App {
     let ranks = (0..16)
         .map(|rank| RankStep {
             rank,
-            compute: f64::NAN,
-            comm: f64::INFINITY,
+            phases: Phases {
+                forward: f64::NAN,
+                comm: f64::INFINITY,
+                ..Phases::default()
+            },
             bytes: Traffic {
                 all_reduce: u64::MAX / 2,
                 ..Traffic::default()

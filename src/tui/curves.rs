@@ -1,0 +1,86 @@
+//! What the run's devices did over its steps.
+
+use super::series::Series;
+use crate::{
+    base::units::GIB,
+    event::{GpuReading, Reading},
+    hw::Device,
+    plan::RunPlan,
+};
+
+/// One curve each over all devices of the run; on CPU ranks over the host. A look at which a value is not known of
+/// every device adds nothing.
+#[derive(Clone, Default)]
+pub struct DeviceCurves {
+    /// Mean share of time in which the devices worked, percent.
+    pub busy: Series,
+    /// Of the fullest device, GiB.
+    pub memory: Series,
+    /// Of all devices, watts.
+    pub power: Series,
+    /// Of the hottest device, degrees Celsius.
+    pub temperature: Series,
+}
+
+impl DeviceCurves {
+    /// Takes in a look at the sensors after a step.
+    pub fn push(&mut self, step: u64, reading: &Reading, plan: &RunPlan) {
+        let mut indices: Vec<usize> = plan
+            .ranks
+            .iter()
+            .filter_map(|rank| match rank.device {
+                Device::Cuda(index) => Some(index),
+                Device::Cpu => None,
+            })
+            .collect();
+        indices.sort_unstable();
+        indices.dedup();
+        let host = &reading.host;
+        let gib = |bytes: u64| bytes as f64 / GIB as f64;
+        let (busy, memory, power, temperature) = if indices.is_empty() {
+            let memory = host.memory_used_bytes.map(gib);
+            (host.cpu_busy, memory, host.package_power_w, None)
+        } else {
+            let cards: Vec<Option<&GpuReading>> = indices
+                .iter()
+                .map(|&index| reading.gpus.get(index))
+                .collect();
+            let all = |of: fn(&GpuReading) -> Option<f64>| {
+                let values = cards.iter().map(|card| card.and_then(of));
+                values.collect::<Option<Vec<f64>>>()
+            };
+            let most = |values: Vec<f64>| values.into_iter().fold(0.0, f64::max);
+            let mean = |values: Vec<f64>| values.iter().sum::<f64>() / values.len() as f64;
+            (
+                all(|card| card.busy).map(mean),
+                all(|card| card.memory_used_bytes.map(|bytes| bytes as f64))
+                    .map(|bytes| most(bytes) / GIB as f64),
+                all(|card| card.power_w).map(|watts| watts.iter().sum()),
+                all(|card| card.temperature_c.map(f64::from)).map(most),
+            )
+        };
+        let x = step as f64;
+        for (series, value) in [
+            (&mut self.busy, busy.map(|share| share * 100.0)),
+            (&mut self.memory, memory),
+            (&mut self.power, power),
+            (&mut self.temperature, temperature),
+        ] {
+            if let Some(value) = value {
+                series.push(x, value);
+            }
+        }
+    }
+
+    /// Forgets what lies after a step.
+    pub fn cut(&mut self, step: f64) {
+        for series in [
+            &mut self.busy,
+            &mut self.memory,
+            &mut self.power,
+            &mut self.temperature,
+        ] {
+            series.cut(step);
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Live: its panels, metrics and dialogs.
+
+use std::path::PathBuf;
+
+use super::{COLOR, empty, picture, press, show, text, watching};
+use crate::{
+    event::{Event, Record},
+    tui::{
+        app::{App, Msg, News, Popup, Screen},
+        keys::Key,
+        recording,
+        update::update,
+    },
+};
+
+fn tell(app: &mut App, seq: u64, time: f64, event: Event) {
+    let records = vec![Record { seq, time, event }];
+    let news = News::Records(records);
+    let root = PathBuf::from("recording");
+    update(app, Msg::Watched { root, news });
+}
+
+#[test]
+fn tab_reaches_every_panel_at_every_size() {
+    let titles = [
+        " loss ",
+        " throughput ",
+        " where the step goes ",
+        " checkpoints",
+        " events, ",
+        " devices",
+    ];
+    for (width, height) in [(44, 16), (80, 24), (160, 50)] {
+        let mut app = watching(COLOR, 0.7);
+        show(&mut app, Screen::Live);
+        for title in titles {
+            let shown = text(&picture(&app, width, height));
+            let focused = format!("▶{title}");
+            assert!(shown.contains(&focused), "{focused:?} {width}:\n{shown}");
+            update(&mut app, Msg::Key(Key::Tab));
+        }
+        let shown = text(&picture(&app, width, height));
+        assert!(shown.contains("▶ loss "), "{shown}");
+    }
+}
+
+#[test]
+fn a_panel_in_focus_scrolls() {
+    let mut app = watching(COLOR, 0.9);
+    show(&mut app, Screen::Live);
+    for _ in 0..4 {
+        update(&mut app, Msg::Key(Key::Tab));
+    }
+    press(&mut app, "e");
+    let first = |app: &App| {
+        let shown = text(&picture(app, 80, 24));
+        shown.lines().nth(3).map(str::to_owned)
+    };
+    let newest = first(&app);
+    press(&mut app, "j");
+    assert_ne!(first(&app), newest);
+    press(&mut app, "k");
+    assert_eq!(first(&app), newest);
+    press(&mut app, "G");
+    let shown = text(&picture(&app, 80, 24));
+    assert!(shown.contains("starting"), "{shown}");
+    press(&mut app, "g");
+    assert_eq!(first(&app), newest);
+}
+
+#[test]
+fn metrics_turn_over_what_is_known() {
+    let mut app = watching(COLOR, 0.7);
+    show(&mut app, Screen::Live);
+    let mut seen = Vec::new();
+    for _ in 0..6 {
+        let shown = text(&picture(&app, 80, 24));
+        let names = ["throughput", "learning rate", "grad norm", "step time"];
+        let devices = ["MFU  ", "busy, mean", "memory, fullest", "power, all"];
+        let mut names = names.into_iter().chain(devices);
+        let name = names.find(|name| shown.contains(&format!("┌ {name}")));
+        seen.extend(name);
+        press(&mut app, "]");
+    }
+    let known = [
+        "throughput",
+        "learning rate",
+        "grad norm",
+        "step time",
+        "busy, mean",
+        "memory, fullest",
+    ];
+    assert_eq!(seen, known, "what a CPU does not tell is left out");
+}
+
+#[test]
+fn a_text_waits_for_the_dialog_that_is_being_answered() {
+    let mut app = watching(COLOR, 0.6);
+    show(&mut app, Screen::Live);
+    press(&mut app, "Krec");
+    let dialog = app.popup.clone();
+    let (title, text) = ("sample".to_owned(), "To be".to_owned());
+    update(&mut app, Msg::Text { title, text });
+    assert!(app.popup == dialog && dialog.is_some());
+    update(&mut app, Msg::Key(Key::Esc));
+    assert!(matches!(app.popup, Some(Popup::Text { .. })));
+    update(&mut app, Msg::Key(Key::Esc));
+    assert_eq!(app.popup, None);
+}
+
+#[test]
+fn a_restart_alarms_until_something_is_saved() {
+    let mut app = watching(COLOR, 0.6);
+    show(&mut app, Screen::Live);
+    let (seq, now) = (100_000, app.now);
+    let cause = "killed by signal 9 (SIGKILL)".to_owned();
+    tell(
+        &mut app,
+        seq,
+        now,
+        Event::Restart {
+            from_step: 150,
+            cause,
+        },
+    );
+    let shown = text(&picture(&app, 80, 24));
+    assert!(
+        shown.contains("SIGKILL") && shown.contains("6 shows"),
+        "{shown}"
+    );
+    let saved = Event::Checkpoint {
+        step: 160,
+        path: String::new(),
+        bytes: 1,
+        seconds: 0.1,
+        best: false,
+        deleted: vec![100],
+    };
+    tell(&mut app, seq + 1, now + 1.0, saved);
+    let shown = text(&picture(&app, 160, 50));
+    assert!(!shown.contains("! restarted"), "{shown}");
+    let board = app.board.expect("a run");
+    let mut steps = board.state.checkpoints.iter().map(|it| it.step);
+    assert!(steps.all(|step| step != 100), "it made way");
+}
+
+#[test]
+fn the_keys_below_suit_the_run() {
+    let footer = |share: f64| {
+        let mut app = watching(COLOR, share);
+        show(&mut app, Screen::Live);
+        let shown = text(&picture(&app, 160, 50));
+        shown.lines().last().map(str::to_owned).unwrap_or_default()
+    };
+    let (running, ended) = (footer(0.7), footer(1.0));
+    assert!(
+        running.contains("K kill") && !running.contains("r resume"),
+        "{running}"
+    );
+    assert!(
+        ended.contains("r resume") && !ended.contains("K kill"),
+        "{ended}"
+    );
+    assert!(running.contains("run goes on") && !ended.contains("run goes on"));
+}
+
+#[test]
+fn a_recording_is_marked_at_every_size() {
+    let mut app = empty(COLOR);
+    recording::begin(&mut app);
+    for (width, height) in [(30, 8), (40, 10), (80, 24), (160, 50)] {
+        let shown = text(&picture(&app, width, height));
+        assert!(shown.contains("RECORDING"), "{width}x{height}:\n{shown}");
+    }
+}
