@@ -7,6 +7,7 @@ pub mod hub;
 pub mod mailbox;
 pub mod mmap;
 pub mod nonfinite;
+pub mod parent;
 pub mod permute;
 pub mod random;
 pub mod rendezvous;

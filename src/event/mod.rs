@@ -11,4 +11,4 @@ mod sensors;
 pub use control::{Control, ControlReply, ControlRequest};
 pub use log::{LogError, LogReader, LogWriter};
 pub use record::{EVENT_VERSION, Event, NO_SAMPLE, Outcome, Phases, RankStep, Record, Traffic};
-pub use sensors::{GpuReading, HostReading, Reading, short_uuid};
+pub use sensors::{Energy, GpuReading, HostReading, Reading, short_uuid};

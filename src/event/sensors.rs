@@ -9,6 +9,30 @@ pub struct Reading {
     /// Visible GPUs in CUDA's order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gpus: Vec<GpuReading>,
+    /// A sampler's first look: all sums of energy begin here.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub is_first: bool,
+    /// Why there are no GPUs; not in a run's log.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub no_gpus_because: Option<String>,
+    /// Cards that can't be used, each with the reason; not in a run's log.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
+    /// What the sampler can't do and what to try, each once; warnings in a run's log.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+    /// What a run's devices took since the sampler started; in a run's log alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_energy: Option<Energy>,
+}
+
+/// Joules that were counted, or power times time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Energy {
+    pub joules: f64,
+    /// A part of it is power times time.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub is_estimate: bool,
 }
 
 /// Cores, memory, disk and the processor's energy.
@@ -31,6 +55,9 @@ pub struct HostReading {
     /// Joules of the processor packages since the sampler started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub package_energy_j: Option<f64>,
+    /// A counter began anew meanwhile: a part of the joules is power times time.
+    #[serde(skip_serializing_if = "is_false")]
+    pub package_energy_is_estimate: bool,
 }
 
 /// One GPU.
@@ -42,12 +69,24 @@ pub struct GpuReading {
     /// The driver no longer answers for the card.
     #[serde(skip_serializing_if = "is_false")]
     pub is_lost: bool,
+    /// For several looks the card has answered nothing that it answered before.
+    #[serde(skip_serializing_if = "is_false")]
+    pub is_silent: bool,
     /// It is lost until it is reset.
     #[serde(skip_serializing_if = "is_false")]
     pub needs_reset: bool,
     /// Share of time in which any kernel ran, in [0, 1]; no measure of how well.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub busy: Option<f64>,
+    /// Share of time in which a multiprocessor had work, over all of them, in [0, 1]; Hopper and later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sm_active: Option<f64>,
+    /// Share of time in which tensor cores worked, in [0, 1]; Hopper and later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tensor_active: Option<f64>,
+    /// Share of the memory's bandwidth that was used, in [0, 1]; Hopper and later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dram_active: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_used_bytes: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -60,7 +99,7 @@ pub struct GpuReading {
     /// Joules since the sampler started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub energy_j: Option<f64>,
-    /// The card has no energy counter: the joules are power times time.
+    /// The card has no energy counter, or it began anew: a part of the joules is power times time.
     #[serde(skip_serializing_if = "is_false")]
     pub energy_is_estimate: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -74,7 +113,7 @@ pub struct GpuReading {
     pub sm_clock_max_mhz: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub memory_clock_mhz: Option<u32>,
-    /// Share of full speed, in [0, 1].
+    /// The fastest fan's share of full speed, in [0, 1].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fan: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -110,10 +149,16 @@ pub struct GpuReading {
 }
 
 impl GpuReading {
+    /// Whether a card that is `busy` for that share of time is at work.
+    pub fn is_busy(busy: Option<f64>) -> bool {
+        busy.is_some_and(|busy| busy >= 0.5)
+    }
+
     /// Whether the link runs with fewer lanes than it has; an idle link may, so only a busy card's is judged.
     pub fn is_link_narrow(&self) -> bool {
-        let is_busy = self.busy.is_some_and(|busy| busy >= 0.5);
-        is_busy && self.pcie_width.is_some() && self.pcie_width < self.pcie_width_max
+        Self::is_busy(self.busy)
+            && self.pcie_width.is_some()
+            && self.pcie_width < self.pcie_width_max
     }
 }
 
@@ -127,16 +172,32 @@ pub fn short_uuid(uuid: &str) -> &str {
 }
 
 impl Reading {
-    /// Joules since the look `before`, of all that tell them; `None` where nothing does.
-    pub fn energy_since(&self, before: &Self) -> Option<f64> {
-        let gpus = self.gpus.iter().map(|gpu| {
-            let earlier = before.gpus.iter().find(|earlier| earlier.uuid == gpu.uuid);
-            (gpu.energy_j, earlier.and_then(|earlier| earlier.energy_j))
-        });
-        let host = (self.host.package_energy_j, before.host.package_energy_j);
-        gpus.chain([host])
-            .filter_map(|(now, earlier)| Some((now? - earlier.unwrap_or(0.0)).max(0.0)))
-            .reduce(|a, b| a + b)
+    /// Energy since the sampler started of some GPUs (CUDA's indices), or without any of the processor packages.
+    ///
+    /// `None` where one of them does not tell: a part is not shown as the whole.
+    pub fn energy_of(&self, gpus: &[usize]) -> Option<Energy> {
+        if gpus.is_empty() {
+            return Some(Energy {
+                joules: self.host.package_energy_j?,
+                is_estimate: self.host.package_energy_is_estimate,
+            });
+        }
+        gpus.iter().try_fold(Energy::default(), |sum, &index| {
+            let gpu = self.gpus.get(index)?;
+            Some(Energy {
+                joules: sum.joules + gpu.energy_j?,
+                is_estimate: sum.is_estimate || gpu.energy_is_estimate,
+            })
+        })
+    }
+
+    /// Watts of what [`Reading::energy_of`] sums.
+    pub fn power_of(&self, gpus: &[usize]) -> Option<f64> {
+        if gpus.is_empty() {
+            return self.host.package_power_w;
+        }
+        let powers = gpus.iter().map(|&index| self.gpus.get(index)?.power_w);
+        powers.sum()
     }
 }
 
@@ -157,8 +218,45 @@ mod tests {
             serde_json::from_str::<Reading>(&text).expect("readable"),
             Reading::default()
         );
-        let nothing = Reading::default();
-        assert_eq!(nothing.energy_since(&nothing), None);
         assert_eq!(short_uuid("GPU-1f0c2a9b-4a10-5b2c"), "GPU-1f0c2a9b");
+    }
+
+    #[test]
+    fn what_a_run_takes_is_whole_or_unknown() {
+        let gpu = |watts, joules, energy_is_estimate| GpuReading {
+            power_w: watts,
+            energy_j: joules,
+            energy_is_estimate,
+            ..GpuReading::default()
+        };
+        let reading = Reading {
+            host: HostReading {
+                package_power_w: Some(7.0),
+                package_energy_j: Some(70.0),
+                ..HostReading::default()
+            },
+            gpus: vec![
+                gpu(Some(100.0), Some(1e3), false),
+                gpu(None, None, false),
+                gpu(Some(300.0), Some(3e3), true),
+            ],
+            ..Reading::default()
+        };
+        let energy = |gpus: &[usize]| {
+            let energy = reading.energy_of(gpus)?;
+            Some((energy.joules, energy.is_estimate))
+        };
+        assert_eq!(
+            energy(&[0]),
+            Some((1e3, false)),
+            "the processor's is not the cards'"
+        );
+        assert_eq!(energy(&[0, 2]), Some((4e3, true)));
+        assert_eq!(energy(&[0, 1]), None, "half the truth is none");
+        assert_eq!(energy(&[3]), None);
+        assert_eq!(energy(&[]), Some((70.0, false)));
+        assert_eq!(reading.power_of(&[0, 2]), Some(400.0));
+        assert_eq!(reading.power_of(&[0, 1]), None);
+        assert_eq!(reading.power_of(&[]), Some(7.0));
     }
 }

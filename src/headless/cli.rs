@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use crate::config::{Assignment, ConfigError, ParallelConfig, layout_from_text};
+use crate::{
+    config::{Assignment, ConfigError, ParallelConfig, layout_from_text},
+    hw::sensors::LONGEST_INTERVAL_S,
+};
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -388,10 +391,10 @@ pub struct ManArgs {
 #[derive(Debug, Args)]
 pub struct TopArgs {
     /// Seconds between looks
-    #[arg(long, default_value_t = 2)]
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=LONGEST_INTERVAL_S))]
     pub every_s: u64,
     /// Looks before it ends
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
     /// Print JSON, a reading a line
     #[arg(long)]
@@ -401,8 +404,11 @@ pub struct TopArgs {
 /// Arguments of `sensors`, which only capstan itself starts.
 #[derive(Debug, Args)]
 pub struct SensorsArgs {
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..=LONGEST_INTERVAL_S))]
     pub every_s: u64,
+    /// Process id of whoever starts it; it ends with that process.
+    #[arg(long)]
+    pub parent: Option<i32>,
     /// A folder of the disk to look at.
     #[arg(long)]
     pub disk: PathBuf,

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     base::{fs::free_bytes, text::printable, units},
     event::short_uuid,
-    hw::{Gpu, Link, Machine, NO_DRIVER},
+    hw::{Gpu, Link, Machine, NO_DRIVER, NONE_SHOWN},
     launch::{dirs, in_full, worker_program},
     plan::OLDEST_CAPABILITY,
 };
@@ -96,7 +96,7 @@ fn gpus(machine: &Machine) -> Vec<Check> {
         return gpus.chain(order).chain(links(machine)).collect();
     }
     let reason = machine.no_gpus_because.clone();
-    let reason = reason.unwrap_or_else(|| "the driver shows none that can be used".to_owned());
+    let reason = reason.unwrap_or_else(|| NONE_SHOWN.to_owned());
     let remedy = match reason.as_str() {
         NO_DRIVER => "ranks run on CPU; for GPUs install the NVIDIA driver, 580 or later",
         _ => "ranks run on CPU until that is put right; nvidia-smi says more",
@@ -253,13 +253,16 @@ fn worker_facts(facts: &Value, machine: &Machine) -> Vec<Check> {
 /// CUDA has to see what the driver shows.
 fn seen_by_cuda(said: &str, machine: &Machine) -> Check {
     let found = format!("cuda_devices: {said}");
-    if said == machine.gpus.len().to_string() {
+    let (shown, left_out) = (machine.gpus.len(), machine.left_out.len());
+    // Whether CUDA counts the cards that are left out depends on why they are.
+    let sound = shown..=shown + left_out;
+    if said.parse().is_ok_and(|seen: usize| sound.contains(&seen)) {
         return good("worker says", found);
     }
     Check {
         name: "worker says",
         health: Health::Bad,
-        found: format!("{found}, where the driver shows {}", machine.gpus.len()),
+        found: format!("{found}, where the driver shows {shown}"),
         remedy: Some(
             "the driver may be too old for CUDA 13 (580 is needed), or a card needs a reset"
                 .to_owned(),
@@ -373,6 +376,27 @@ mod tests {
                 assert_snapshot!(format!("doctor-{name}"), told);
             });
         }
+    }
+
+    #[test]
+    fn cuda_has_to_see_what_the_driver_shows() {
+        let health = |machine: &Machine, said: &str| {
+            let check = seen_by_cuda(said, machine);
+            assert_eq!(check.remedy.is_some(), check.health == Health::Bad);
+            check.health
+        };
+        let mut machine = machine(2);
+        for (said, expected) in [
+            ("2", Health::Good),
+            ("1", Health::Bad),
+            ("3", Health::Bad),
+            ("no CUDA", Health::Bad),
+        ] {
+            assert_eq!(health(&machine, said), expected, "{said}");
+        }
+        machine.left_out = vec!["card 2: it is cut into MIG parts".to_owned()];
+        assert_eq!(health(&machine, "3"), Health::Good);
+        assert_eq!(health(&machine, "4"), Health::Bad);
     }
 
     #[test]

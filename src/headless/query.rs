@@ -116,14 +116,7 @@ fn facts_of(folder: &RunFolder, state: &RunState) -> Vec<(&'static str, String)>
         facts.push(("speed", told_speed(last.tokens_per_sec, last.mfu)));
     }
     facts.extend(told_evals(state));
-    if let Some(joules) = state.energy_j {
-        let each = joules / state.tokens.max(1) as f64;
-        let about = if state.energy_is_estimate { "≈ " } else { "" };
-        facts.push((
-            "energy",
-            format!("{about}{:.2} Wh, {each:.2e} J a token", joules / 3600.0),
-        ));
-    }
+    facts.extend(state.energy.words().map(|words| ("energy", words)));
     if let Some(checkpoint) = state.newest_checkpoint() {
         let size = units::bytes(checkpoint.bytes);
         facts.push(("checkpoint", format!("step {} ({size})", checkpoint.step)));

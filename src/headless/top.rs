@@ -5,15 +5,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::Pid;
+use serde_json::{Value, json};
+
 use super::{
     cli::{SensorsArgs, TopArgs},
-    text::{say, table},
+    text::{say, say_json, table},
 };
 use crate::{
-    base::units,
+    base::{clock::unix_seconds, parent::end_with_parent, units},
     event::{GpuReading, HostReading, Reading, short_uuid},
     hw::sensors::{self, Alarm, Alarms},
-    store::cards::columns,
+    store::cards::{Column, columns_with_host},
 };
 
 /// `capstan top`.
@@ -21,7 +24,7 @@ pub fn top(runs_dir: &Path, args: &TopArgs) -> anyhow::Result<u8> {
     let mut left = args.count.unwrap_or(u64::MAX);
     let mut failed = Ok(());
     let (begin, mut alarms) = (Instant::now(), Alarms::default());
-    let every = Duration::from_secs(args.every_s.max(1));
+    let every = Duration::from_secs(args.every_s);
     sensors::watch(every, runs_dir, |reading| {
         let heard = alarms.hear(begin.elapsed().as_secs_f64(), &reading);
         failed = show(&reading, &heard, args.json);
@@ -32,35 +35,44 @@ pub fn top(runs_dir: &Path, args: &TopArgs) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// The sampler of a run: a reading a line until nobody reads.
+/// The sampler of a run: a reading a line, until nobody reads or its parent ends.
 pub fn sensors(args: &SensorsArgs) -> u8 {
-    let every = Duration::from_secs(args.every_s.max(1));
+    let parent = args.parent.and_then(Pid::from_raw);
+    if end_with_parent(parent).is_err() {
+        return 0;
+    }
+    let every = Duration::from_secs(args.every_s);
     sensors::watch(every, &args.disk, |reading| {
-        show(&reading, &[], true).is_ok()
+        serde_json::to_string(&reading).is_ok_and(|line| say(&line).is_ok())
     });
     0
 }
 
 fn show(reading: &Reading, alarms: &[Alarm], json: bool) -> anyhow::Result<()> {
     if json {
-        return Ok(say(&serde_json::to_string(reading)?)?);
+        let mut fields = json!({ "time": unix_seconds() });
+        let reading = serde_json::to_value(reading)?;
+        if let (Value::Object(fields), Value::Object(reading)) = (&mut fields, reading) {
+            fields.extend(reading);
+        }
+        return Ok(say_json(fields)?);
     }
     for line in told(reading) {
         say(&line)?;
     }
-    for alarm in alarms {
-        say(&format!("! {}", alarm.text))?;
+    let alarms = alarms.iter().map(|alarm| &alarm.text);
+    for text in alarms.chain(&reading.notes) {
+        say(&format!("! {text}"))?;
     }
     Ok(())
 }
 
-/// The host and the GPUs in a table; the host has no more than the first columns.
+/// The host and the GPUs in a table.
 fn told(reading: &Reading) -> Vec<String> {
-    let columns = columns(&reading.gpus);
+    let columns = columns_with_host(&reading.gpus);
     let titles = columns.iter().map(|column| column.title);
     let heading: Vec<&str> = ["DEVICE", "UUID"].into_iter().chain(titles).collect();
-    let mut host = host_row(&reading.host);
-    host.resize(heading.len(), "-".to_owned());
+    let host = host_row(&reading.host, &columns);
     let gpu_row = |(index, gpu): (usize, &GpuReading)| {
         let mut row = vec![
             format!("GPU {index} {}", gpu.name),
@@ -79,11 +91,15 @@ fn told(reading: &Reading) -> Vec<String> {
     );
     let free = reading.host.disk_free_bytes.map(units::bytes);
     lines.extend(free.map(|free| format!("disk of the runs: {free} free")));
+    let no_gpus = reading.no_gpus_because.iter();
+    lines.extend(no_gpus.map(|reason| format!("no GPUs: {reason}")));
+    let left_out = reading.left_out.iter();
+    lines.extend(left_out.map(|left_out| format!("not shown: {left_out}")));
     lines
 }
 
-/// The host's values, in the columns of the GPUs'.
-fn host_row(host: &HostReading) -> Vec<String> {
+/// The host's values, in the columns of the GPUs'; most are of no host.
+fn host_row(host: &HostReading, columns: &[&Column]) -> Vec<String> {
     let as_gpu = GpuReading {
         busy: host.cpu_busy,
         memory_used_bytes: host.memory_used_bytes,
@@ -91,12 +107,12 @@ fn host_row(host: &HostReading) -> Vec<String> {
         power_w: host.package_power_w,
         ..GpuReading::default()
     };
-    let values = columns(&[]).into_iter().take(3);
+    let cells = columns.iter().map(|column| match column.title {
+        "busy %" | "GiB" | "W" => column.cell(&as_gpu),
+        _ => "-".to_owned(),
+    });
     let names = ["host".to_owned(), "-".to_owned()];
-    names
-        .into_iter()
-        .chain(values.map(|column| column.cell(&as_gpu)))
-        .collect()
+    names.into_iter().chain(cells).collect()
 }
 
 #[cfg(test)]

@@ -132,15 +132,22 @@ impl Machine {
     }
 }
 
-/// What this process may take. A cgroup's limit binds before the machine's memory does.
+/// What this process may take.
 pub(super) fn memory_bytes() -> u64 {
-    let Ok(mut system) = sysinfo::System::new() else {
-        return 0;
-    };
+    memory().map_or(0, |(_, total)| total)
+}
+
+/// Bytes in use, and those that this process may take at most: a cgroup's limit binds before the machine's memory does.
+pub(super) fn memory() -> Option<(u64, u64)> {
+    let mut system = sysinfo::System::new().ok()?;
     system.refresh_memory();
-    system
-        .cgroup_limits()
-        .map(|limits| limits.total_memory)
-        .filter(|&bytes| bytes > 0)
-        .unwrap_or_else(|| system.total_memory())
+    let limits = system.cgroup_limits();
+    let limits = limits.filter(|limits| limits.total_memory > 0);
+    Some(limits.map_or_else(
+        || (system.used_memory(), system.total_memory()),
+        |limits| {
+            let used = limits.total_memory.saturating_sub(limits.free_memory);
+            (used, limits.total_memory)
+        },
+    ))
 }

@@ -10,5 +10,5 @@ pub mod sensors;
 
 pub use device::Device;
 pub use machine::{Gpu, Link, Machine, Route};
-pub use nvidia::NO_DRIVER;
+pub use nvidia::{NO_DRIVER, NONE_SHOWN};
 pub use peak::{Peak, peak_flops};

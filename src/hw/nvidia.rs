@@ -19,6 +19,8 @@ const WSL_NODE: &str = "/dev/dxg";
 
 /// The usual reason why there are no GPUs.
 pub const NO_DRIVER: &str = "no NVIDIA driver is loaded";
+/// The reason where the driver names no other.
+pub const NONE_SHOWN: &str = "the driver shows none that can be used";
 
 /// NVML, or why there is none.
 pub fn open() -> Result<Nvml, String> {
@@ -85,9 +87,19 @@ fn card(nvml: &Nvml, index: u32, driver: &str) -> Result<(String, Gpu), String> 
     Ok((bus, describe(&device, driver).map_err(silent)?))
 }
 
+/// The card with a UUID.
+pub fn device<'nvml>(nvml: &'nvml Nvml, uuid: &str) -> Result<Device<'nvml>, NvmlError> {
+    nvml.device_by_uuid(uuid).or_else(|error| {
+        let indices = 0..nvml.device_count()?;
+        let mut devices = indices.filter_map(|index| nvml.device_by_index(index).ok());
+        let device = devices.find(|device| device.uuid().is_ok_and(|found| found == uuid));
+        device.ok_or(error)
+    })
+}
+
 /// How each two of the GPUs are linked.
 pub fn links(nvml: &Nvml, gpus: &[Gpu]) -> Vec<Link> {
-    let device = |index: usize| nvml.device_by_uuid(gpus[index].uuid.as_str()).ok();
+    let device = |index: usize| self::device(nvml, &gpus[index].uuid).ok();
     let pairs = (0..gpus.len()).flat_map(|a| (a + 1..gpus.len()).map(move |b| [a, b]));
     pairs
         .filter_map(|[a, b]| {

@@ -10,7 +10,7 @@ use crate::{
     config::{
         OptimizerConfig, Precision, Recompute, RunConfig, ScheduleConfig, StopConfig, WindowsConfig,
     },
-    hw::{Device, Machine, peak_flops},
+    hw::{Device, Machine, peak_flops, sensors::LONGEST_INTERVAL_S},
 };
 
 /// Buckets of this size and more start their reduction during the backward pass (PyTorch DDP's size).
@@ -300,6 +300,14 @@ impl Resolver<'_> {
             if value == 0 {
                 self.refuse(path, "is 0", "give at least 1");
             }
+        }
+        let sensors_every_s = self.config.log.sensors_every_s;
+        if sensors_every_s.is_some_and(|every_s| every_s > LONGEST_INTERVAL_S) {
+            self.refuse(
+                "log.sensors_every_s",
+                format!("is more than {LONGEST_INTERVAL_S}"),
+                "give at most an hour, or null for no looks",
+            );
         }
         if self.config.checkpoint.keep < 2 {
             let problem = format!("keeps {}", self.config.checkpoint.keep);

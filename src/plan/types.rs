@@ -1,6 +1,6 @@
 //! The resolved plan.
 
-use std::{ops::Range, path::PathBuf};
+use std::{collections::BTreeSet, ops::Range, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -61,6 +61,16 @@ impl RunPlan {
     /// Number of ranks.
     pub fn world(&self) -> usize {
         self.ranks.len()
+    }
+
+    /// The GPUs that ranks have, each once, by CUDA's index; none of a run on CPU.
+    pub fn gpus(&self) -> Vec<usize> {
+        let index = |rank: &RankPlan| match rank.device {
+            Device::Cuda(index) => Some(index),
+            Device::Cpu => None,
+        };
+        let indices: BTreeSet<usize> = self.ranks.iter().filter_map(index).collect();
+        indices.into_iter().collect()
     }
 
     /// Whether what a rank's device holds is the rank's: on a CPU, or on a GPU of its own.

@@ -5,6 +5,9 @@ use crate::{base::units, event::GpuReading};
 /// The word for a value that is not known.
 pub const UNKNOWN: &str = "n/a";
 
+/// Time in which anything ran.
+const BUSY: &str = "busy %";
+
 /// One value of every card.
 pub struct Column {
     /// With the unit.
@@ -17,8 +20,9 @@ pub struct Column {
 }
 
 /// All of them, the most important first.
-const COLUMNS: [Column; 12] = [
-    usual("busy %", 6, |gpu| gpu.busy.map(percent)),
+const COLUMNS: [Column; 15] = [
+    rare("SM %", 4, |gpu| gpu.sm_active.map(percent)),
+    usual(BUSY, 6, |gpu| gpu.busy.map(percent)),
     usual("GiB", 11, |gpu| {
         let (used, total) = (gpu.memory_used_bytes?, gpu.memory_total_bytes?);
         Some(format!("{:.1}/{:.1}", gib(used), gib(total)))
@@ -48,6 +52,8 @@ const COLUMNS: [Column; 12] = [
     }),
     rare("ECC", 3, |gpu| gpu.ecc_uncorrected.map(|n| n.to_string())),
     rare("fan %", 5, |gpu| gpu.fan.map(percent)),
+    rare("tensor %", 8, |gpu| gpu.tensor_active.map(percent)),
+    rare("DRAM %", 6, |gpu| gpu.dram_active.map(percent)),
 ];
 
 impl Column {
@@ -57,11 +63,26 @@ impl Column {
     }
 }
 
-/// The columns that these cards have.
+/// The columns that these cards have. Where all that live tell how many multiprocessors work, that stands for busy.
 pub fn columns(gpus: &[GpuReading]) -> Vec<&'static Column> {
     let is_told =
         |column: &&Column| !column.is_rare || gpus.iter().any(|gpu| (column.value)(gpu).is_some());
-    COLUMNS.iter().filter(is_told).collect()
+    let mut living = gpus.iter().filter(|gpu| !gpu.is_lost).peekable();
+    let tell_better = living.peek().is_some() && living.all(|gpu| gpu.sm_active.is_some());
+    COLUMNS
+        .iter()
+        .filter(is_told)
+        .filter(|column| !tell_better || column.title != BUSY)
+        .collect()
+}
+
+/// The columns of [`columns`], and busy in any case, which the host has too.
+pub fn columns_with_host(gpus: &[GpuReading]) -> Vec<&'static Column> {
+    let mut columns = columns(gpus);
+    if columns.iter().all(|column| column.title != BUSY) {
+        columns.splice(..0, COLUMNS.iter().filter(|column| column.title == BUSY));
+    }
+    columns
 }
 
 const fn usual(
@@ -103,11 +124,32 @@ fn both(rx: Option<u64>, tx: Option<u64>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        event::{Event, Record},
-        hw::recorded,
-        store::RunState,
-    };
+    use crate::hw::recorded;
+
+    #[test]
+    fn working_multiprocessors_stand_for_busy() {
+        let titles = |gpus: &[GpuReading]| {
+            let columns = columns(gpus).into_iter();
+            columns
+                .map(|column| column.title)
+                .take(2)
+                .collect::<Vec<_>>()
+        };
+        let hopper = GpuReading {
+            busy: Some(1.0),
+            sm_active: Some(0.5),
+            ..GpuReading::default()
+        };
+        let older = GpuReading {
+            busy: Some(1.0),
+            ..GpuReading::default()
+        };
+        assert_eq!(titles(&[hopper.clone(), hopper.clone()]), ["SM %", "GiB"]);
+        assert_eq!(titles(&[hopper.clone(), older.clone()]), ["SM %", "busy %"]);
+        assert_eq!(titles(&[older]), ["busy %", "GiB"]);
+        assert_eq!(titles(&[]), ["busy %", "GiB"]);
+        assert_eq!(columns_with_host(&[hopper])[0].title, "busy %");
+    }
 
     #[test]
     fn what_a_card_does_not_tell_is_not_zero() {
@@ -131,31 +173,6 @@ mod tests {
                     );
                 }
             }
-        }
-    }
-
-    #[test]
-    fn energy_adds_up_on_every_machine() {
-        for (name, joules) in [
-            (
-                "geforce-4",
-                Some(10.0 * (338.0 + 331.0 + 335.0 + 308.0 + 62.0)),
-            ),
-            ("nvlink-8", Some(10.0 * (8.0 * 655.0 + 5.0 * 28.0))),
-            ("laptop", None),
-            ("lost-card", Some(4.0 * 345.0 * 2.0 + 8.0 * 130.0)),
-            ("no-driver", None),
-        ] {
-            let mut state = RunState::default();
-            for (seq, reading) in (0..).zip(recorded::machine(name).readings) {
-                let event = Event::Sensors { reading };
-                state.apply(&Record {
-                    seq,
-                    time: 0.0,
-                    event,
-                });
-            }
-            assert_eq!(state.energy_j, joules, "{name}");
         }
     }
 }

@@ -5,11 +5,13 @@
 pub mod cards;
 mod pace;
 mod read;
+mod sensed;
 mod state;
 pub mod told;
 
 pub use pace::Pace;
 pub use read::{StoreError, fold_log, read_state};
+pub use sensed::Spent;
 pub use state::{
     CheckpointSeen, Ending, EvalPoint, LastStep, Preparation, RunState, STATE_VERSION, SampleText,
     Status,

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Pace;
+use super::{Pace, Spent};
 use crate::{
     base::nonfinite,
     event::{Event, Outcome, Reading, Record},
@@ -44,12 +44,12 @@ pub struct RunState {
     /// The latest look at the machine's sensors.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sensors: Option<Reading>,
-    /// Joules over all sessions, as far as sensors tell.
+    /// Unix seconds of that look.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub energy_j: Option<f64>,
-    /// A part of it is power times time.
-    #[serde(default)]
-    pub energy_is_estimate: bool,
+    pub sensed: Option<f64>,
+    /// Energy over all sessions, as far as sensors tell.
+    #[serde(flatten)]
+    pub energy: Spent,
     /// The work before or between steps that is going on.
     pub preparation: Option<Preparation>,
     pub sample: Option<SampleText>,
@@ -193,8 +193,8 @@ impl Default for RunState {
             warnings: 0,
             last_warning: None,
             sensors: None,
-            energy_j: None,
-            energy_is_estimate: false,
+            sensed: None,
+            energy: Spent::default(),
             preparation: None,
             sample: None,
             started: None,
@@ -251,7 +251,7 @@ impl RunState {
                 self.warnings += 1;
                 self.last_warning = Some(text.clone());
             }
-            Event::Sensors { reading } => self.sense(reading),
+            Event::Sensors { reading } => self.sense(reading, record.time),
             Event::Sample { step, prompt, text } => {
                 self.sample = Some(SampleText {
                     step: *step,
@@ -298,15 +298,11 @@ impl RunState {
             .map_or(0.0, |taken| (self.updated - taken).max(0.0))
     }
 
-    /// Counters run from their sampler's start; each session has a sampler of its own.
-    fn sense(&mut self, reading: &Reading) {
-        let before = self.sensors.take().unwrap_or_default();
-        if let Some(more) = reading.energy_since(&before) {
-            self.energy_j = Some(self.energy_j.unwrap_or(0.0) + more);
-            let mut cards = reading.gpus.iter().filter(|gpu| gpu.energy_j.is_some());
-            self.energy_is_estimate |= cards.any(|gpu| gpu.energy_is_estimate);
-        }
+    fn sense(&mut self, reading: &Reading, time: f64) {
+        let is_sessions_first = self.sensors.is_none();
+        self.energy.add(reading, self.tokens, is_sessions_first);
         self.sensors = Some(reading.clone());
+        self.sensed = Some(time);
     }
 
     fn take(&mut self, record: &Record) {
@@ -323,6 +319,8 @@ impl RunState {
             return;
         };
         self.sensors = None;
+        self.sensed = None;
+        self.energy.begin(self.tokens);
         self.name.clone_from(name);
         self.pid = Some(*pid);
         self.world = *world;
@@ -431,7 +429,7 @@ impl RunState {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{HostReading, Phases};
+    use crate::event::{Energy, Phases};
 
     fn fold(events: Vec<Event>) -> RunState {
         let mut state = RunState::default();
@@ -555,19 +553,34 @@ mod tests {
     }
 
     #[test]
-    fn energy_is_added_over_sessions() {
-        let sensed = |joules: f64| Event::Sensors {
+    fn energy_is_that_of_the_tokens_trained_on_it() {
+        let sensed = |joules: f64, is_first| Event::Sensors {
             reading: Reading {
-                host: HostReading {
-                    package_energy_j: Some(joules),
-                    ..HostReading::default()
-                },
-                gpus: Vec::new(),
+                is_first,
+                run_energy: Some(Energy {
+                    joules,
+                    is_estimate: false,
+                }),
+                ..Reading::default()
             },
         };
-        let events = vec![run(), sensed(10.0), sensed(30.0), run(), sensed(5.0)];
-        assert_eq!(fold(events).energy_j, Some(35.0));
-        assert_eq!(fold(vec![run()]).energy_j, None);
+        let mut events = vec![run(), step(1, 1.0), sensed(10.0, true), step(2, 1.0)];
+        events.extend([sensed(30.0, false), run(), step(3, 1.0), sensed(5.0, true)]);
+        let state = fold(events.clone());
+        assert_eq!(
+            (state.energy.joules, state.energy.tokens),
+            (Some(35.0), 300)
+        );
+        assert_eq!(state.sensed, Some(107.0));
+        events.push(run());
+        let state = fold(events);
+        assert_eq!((state.sensors, state.sensed), (None, None));
+        assert_eq!(fold(vec![run()]).energy.joules, None);
+        let text = serde_json::to_value(fold(vec![run(), sensed(1.0, true)])).expect("JSON");
+        assert_eq!(
+            (&text["energy_j"], &text["energy_tokens"]),
+            (&1.0.into(), &0.into())
+        );
     }
 
     #[test]

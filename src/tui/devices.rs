@@ -10,7 +10,7 @@ use ratatui::{
 use super::{app::App, board::Board, draw::cut, keys::Action};
 use crate::{
     base::units,
-    event::{GpuReading, RankStep},
+    event::{GpuReading, RankStep, Reading},
     hw::Device,
     plan::RunPlan,
     store::cards::{UNKNOWN, columns},
@@ -30,9 +30,9 @@ pub fn rows(board: &Board, most: u16) -> u16 {
 pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
     let width = usize::from(area.width.saturating_sub(2));
     let rows = usize::from(area.height.saturating_sub(2));
-    let host = format!(" {}", host_words(board));
+    let host = format!(" {}", host_words(app, board));
     let mut lines = match board.plan.as_deref() {
-        Some(plan) if is_on_gpus(plan) => cards(board, plan, width),
+        Some(plan) if is_on_gpus(plan) => cards(app, board, plan, width),
         Some(plan) => {
             let ranks = cpu_ranks(board, plan);
             std::iter::once(host.clone()).chain(ranks).collect()
@@ -48,7 +48,7 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
         lines.push(host);
     }
     let lines: Vec<Line<'_>> = lines.into_iter().map(|line| styled(app, line)).collect();
-    let block = Block::bordered().title(title(board));
+    let block = Block::bordered().title(title(app, board));
     frame.render_widget(Paragraph::new(lines).block(block), area);
 }
 
@@ -67,33 +67,57 @@ fn styled<'a>(app: &App, line: String) -> Line<'a> {
 const HEADING: &str = " rank  device";
 const LOST: &str = "LOST";
 
-fn title(board: &Board) -> String {
+/// The latest look at the sensors, unless it is too old to tell what is.
+///
+/// A run that nobody holds stands still: its last look tells how it ended.
+pub fn sensors<'a>(app: &App, board: &'a Board) -> Option<&'a Reading> {
+    let every_s = board
+        .config
+        .as_ref()
+        .and_then(|config| config.log.sensors_every_s);
+    board
+        .state
+        .sensors_at(now(app, board), every_s.unwrap_or(0) as f64)
+}
+
+fn now(app: &App, board: &Board) -> f64 {
+    if board.held {
+        app.now.max(board.state.updated)
+    } else {
+        board.state.updated
+    }
+}
+
+/// Seconds since the latest look at the sensors, where it is too old.
+fn silent_s(app: &App, board: &Board) -> Option<f64> {
+    let age = now(app, board) - board.state.sensed?;
+    sensors(app, board).is_none().then_some(age)
+}
+
+fn title(app: &App, board: &Board) -> String {
     let state = &board.state;
-    // Other programs' cards are not the run's.
-    let is_own = |index: usize| {
-        let plan = board.plan.as_deref();
-        plan.is_some_and(|plan| {
-            let mut ranks = plan.ranks.iter();
-            ranks.any(|rank| rank.device == Device::Cuda(index))
-        })
-    };
-    let gpus = state.sensors.iter().flat_map(|reading| &reading.gpus);
-    let gpus = gpus.enumerate().filter(|(index, _)| is_own(*index));
-    let gpus = gpus.map(|(_, gpu)| gpu);
-    let sum = |value: fn(&GpuReading) -> Option<f64>| gpus.clone().map(value).sum::<Option<f64>>();
-    let is_told = gpus.clone().next().is_some();
-    let power = sum(|gpu| gpu.power_w).filter(|_| is_told);
-    let limit =
-        sum(|gpu| gpu.power_limit_w).map_or_else(String::new, |limit| format!(" of {limit:.0}"));
-    let power = power.map_or_else(String::new, |power| format!("  {power:.0}{limit} W"));
-    let energy = state.energy_j.map_or_else(String::new, |joules| {
-        let each = joules / state.tokens.max(1) as f64;
-        let about = if state.energy_is_estimate { "≈ " } else { "" };
-        format!("  {about}{:.2} Wh, {each:.2e} J a token", joules / 3600.0)
+    let gpus = board.plan.as_deref().map(RunPlan::gpus);
+    let power = gpus.and_then(|gpus| {
+        let reading = sensors(app, board)?;
+        let power = reading.power_of(&gpus)?;
+        let cards = gpus.iter().map(|&index| reading.gpus.get(index));
+        let limits = cards.map(|card| card?.power_limit_w);
+        let limit = limits.sum::<Option<f64>>().filter(|_| !gpus.is_empty());
+        let limit = limit.map_or_else(String::new, |limit| format!(" of {limit:.0}"));
+        Some(format!("  {power:.0}{limit} W"))
     });
+    // The host's line, which says so too, may be out of sight.
+    let power = power.or_else(|| {
+        let silent = silent_s(app, board)?;
+        Some(format!("  sensors silent for {}", units::seconds(silent)))
+    });
+    let energy = state.energy.words();
+    let energy = energy.map_or_else(String::new, |words| format!("  {words}"));
     format!(
-        " devices: {} rank(s), {}{power}{energy} ",
-        state.world, state.strategy
+        " devices: {} rank(s), {}{}{energy} ",
+        state.world,
+        state.strategy,
+        power.unwrap_or_default()
     )
 }
 
@@ -102,9 +126,8 @@ fn is_on_gpus(plan: &RunPlan) -> bool {
 }
 
 /// A table of the ranks' cards under its heading: as many columns as fit, the most important first.
-fn cards(board: &Board, plan: &RunPlan, width: usize) -> Vec<String> {
-    let gpus = board.state.sensors.iter().flat_map(|reading| &reading.gpus);
-    let gpus: Vec<GpuReading> = gpus.cloned().collect();
+fn cards(app: &App, board: &Board, plan: &RunPlan, width: usize) -> Vec<String> {
+    let gpus: &[GpuReading] = sensors(app, board).map_or(&[], |reading| &reading.gpus);
     let silent = GpuReading::default();
     let card = |rank: usize| match plan.ranks[rank].device {
         Device::Cuda(index) => gpus.get(index).unwrap_or(&silent),
@@ -130,7 +153,7 @@ fn cards(board: &Board, plan: &RunPlan, width: usize) -> Vec<String> {
             lines[rank + 1] = format!("{}  {cell:<room$}", lines[rank + 1]);
         }
     };
-    for column in columns(&gpus) {
+    for column in columns(gpus) {
         add(column.title, column.width, &|rank| column.cell(card(rank)));
     }
     let own = board.mean_ranks();
@@ -178,9 +201,12 @@ fn cpu_ranks(board: &Board, plan: &RunPlan) -> Vec<String> {
 }
 
 /// Cores, memory and processor power.
-pub fn host_words(board: &Board) -> String {
-    let Some(reading) = &board.state.sensors else {
-        return "host: n/a, the log holds no look at the sensors".to_owned();
+pub fn host_words(app: &App, board: &Board) -> String {
+    let Some(reading) = sensors(app, board) else {
+        return match silent_s(app, board) {
+            Some(seconds) => format!("host: n/a, sensors silent for {}", units::seconds(seconds)),
+            None => "host: n/a, the log holds no look at the sensors".to_owned(),
+        };
     };
     let host = &reading.host;
     let power = host

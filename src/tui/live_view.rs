@@ -159,7 +159,10 @@ fn draw_narrow(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
     .areas(area);
     let lines = vec![
         Line::from(cut(&speed_words(&board.state), usize::from(area.width))),
-        Line::from(cut(&devices::host_words(board), usize::from(area.width))),
+        Line::from(cut(
+            &devices::host_words(app, board),
+            usize::from(area.width),
+        )),
     ];
     frame.render_widget(Paragraph::new(lines), numbers);
     let panel = match app.live.panel {
@@ -328,7 +331,7 @@ fn draw_checkpoints(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board)
         Some(config) => format!(": keep {} + best", config.checkpoint.keep),
         None => String::new(),
     };
-    let host = state.sensors.as_ref().map(|reading| &reading.host);
+    let host = devices::sensors(app, board).map(|reading| &reading.host);
     let free = match host.and_then(|host| host.disk_free_bytes) {
         Some(free) => format!(", {} free", units::bytes(free)),
         None => String::new(),

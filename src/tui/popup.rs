@@ -307,6 +307,10 @@ fn notes(app: &App) -> Vec<String> {
             "busy: time in which anything ran on the card, however well. Rates: received/sent"
                 .to_owned(),
         );
+        lines.push(
+            "SM: multiprocessors with work, which Hopper and later tell in the place of busy"
+                .to_owned(),
+        );
         lines.push("comm: communication that no computation hid".to_owned());
         lines.push("^: the first steps reach above the scale".to_owned());
     }

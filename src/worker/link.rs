@@ -7,9 +7,8 @@ use std::{
     thread,
 };
 
-use rustix::process::{Signal, set_parent_process_death_signal};
-
 use crate::{
+    base::parent::end_with_parent,
     event::{Control, Event},
     torch::process::exit_now,
 };
@@ -30,7 +29,8 @@ impl Link {
     /// # Errors
     /// Descriptor 0 is no socket.
     pub fn open(worker: usize) -> io::Result<Self> {
-        set_parent_process_death_signal(Some(Signal::KILL))?;
+        // The socket's end tells of a supervisor that was gone before.
+        end_with_parent(None)?;
         let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
         socket.peer_addr()?;
         let lines = BufReader::new(socket.try_clone()?).lines();

@@ -11,7 +11,10 @@ use libtest_mimic::{Failed, Trial};
 use rustix::process::{Signal, kill_process, test_kill_process};
 use serde_json::json;
 
-use super::support::{Workplace, check, wait, with_stand_in};
+use super::{
+    sensors::sampler,
+    support::{Workplace, check, wait, with_stand_in},
+};
 
 pub fn trials() -> Vec<Trial> {
     vec![
@@ -143,19 +146,8 @@ fn sensors() -> Result<(), Failed> {
         reading["host"]["memory_used_bytes"].as_u64() > Some(0),
         reading.to_string(),
     )?;
-    let children = |pid: rustix::process::Pid| {
-        let path = format!("/proc/{0}/task/{0}/children", pid.as_raw_nonzero());
-        fs::read_to_string(path).unwrap_or_default()
-    };
     let supervisor = place.supervisor("tiny")?;
-    let sampler = children(supervisor)
-        .split_whitespace()
-        .map(str::to_owned)
-        .find(|pid| {
-            let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            command.contains("sensors")
-        });
-    let sampler = sampler.ok_or("the supervisor has a sampler")?;
+    let sampler = sampler(supervisor)?.as_raw_nonzero();
     rustix::process::kill_process(supervisor, rustix::process::Signal::KILL)?;
     wait("the sampler's end", || {
         !std::path::Path::new(&format!("/proc/{sampler}")).exists()

@@ -5,8 +5,10 @@ use std::collections::HashMap;
 use super::xid;
 use crate::event::{GpuReading, Reading, short_uuid};
 
-/// What comes and goes by itself is worth a word only when it lasts longer, in seconds.
+/// What comes and goes by itself is worth a word only when it lasts longer, in seconds,
 const LASTING_S: f64 = 5.0;
+/// and so many looks in a row have seen it.
+const LASTING_LOOKS: u32 = 3;
 /// What was said is said again only after it was away for so long, in seconds.
 const AWAY_S: f64 = 600.0;
 /// The XID that says that a card is lost.
@@ -51,8 +53,9 @@ impl Replays {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Trouble {
+    /// By an XID, the driver's word or both.
     Lost,
-    NeedsReset,
+    Silent,
     Xid(u64),
     MemoryErrors,
     /// In the sensors' words.
@@ -66,7 +69,23 @@ enum Trouble {
 struct Spell {
     since_s: f64,
     last_s: f64,
+    n_looks: u32,
     is_said: bool,
+}
+
+impl Spell {
+    const fn begin(now_s: f64) -> Self {
+        Self {
+            since_s: now_s,
+            last_s: now_s,
+            n_looks: 0,
+            is_said: false,
+        }
+    }
+
+    fn lasts(&self) -> bool {
+        self.n_looks >= LASTING_LOOKS && self.last_s - self.since_s > LASTING_S
+    }
 }
 
 impl Alarms {
@@ -77,18 +96,15 @@ impl Alarms {
         for (gpu, card) in reading.gpus.iter().enumerate() {
             self.count(now_s, gpu, card.pcie_replays);
             for trouble in self.troubles(gpu, card) {
-                let text = words(gpu, card, &trouble);
-                let is_sudden = trouble.is_sudden();
                 let key = (gpu, trouble);
-                let spell = self.spells.entry(key.clone()).or_insert(Spell {
-                    since_s: now_s,
-                    last_s: now_s,
-                    is_said: false,
-                });
+                let spell = self.spells.entry(key.clone());
+                let spell = spell.or_insert(Spell::begin(now_s));
                 spell.last_s = now_s;
-                let is_due = is_sudden || now_s - spell.since_s > LASTING_S;
+                spell.n_looks += 1;
+                let is_due = key.1.is_sudden() || spell.lasts();
                 if is_due && !spell.is_said {
                     spell.is_said = true;
+                    let text = words(gpu, card, &key.1, *spell);
                     alarms.push(Alarm { gpu, text });
                 }
                 present.push(key);
@@ -121,11 +137,7 @@ impl Alarms {
         let xids = card.xids.iter().copied();
         let xids = xids.filter(|&xid| xid != OFF_THE_BUS).map(Trouble::Xid);
         if card.is_lost || card.xids.contains(&OFF_THE_BUS) {
-            let lost = match card.needs_reset {
-                true => Trouble::NeedsReset,
-                false => Trouble::Lost,
-            };
-            return xids.chain([lost]).collect();
+            return xids.chain([Trouble::Lost]).collect();
         }
         let limits = card.limited_by.iter().flatten().cloned();
         let limits = limits.map(Trouble::Limited);
@@ -134,6 +146,9 @@ impl Alarms {
         let is_told = card.xids.iter().any(|xid| UNCORRECTED.contains(xid));
         if errors.is_some() && card.ecc_uncorrected > errors && !is_told {
             troubles.push(Trouble::MemoryErrors);
+        }
+        if card.is_silent {
+            troubles.push(Trouble::Silent);
         }
         if card.is_link_narrow() {
             troubles.push(Trouble::NarrowLink);
@@ -155,15 +170,19 @@ impl Trouble {
     }
 }
 
-fn words(gpu: usize, card: &GpuReading, trouble: &Trouble) -> String {
+fn words(gpu: usize, card: &GpuReading, trouble: &Trouble, spell: Spell) -> String {
     let (cause, remedy) = match trouble {
-        Trouble::Lost => {
+        Trouble::Lost if !card.needs_reset => {
             let (cause, remedy) = xid::meaning(OFF_THE_BUS);
             (format!("is lost: {cause}"), remedy)
         }
-        Trouble::NeedsReset => (
+        Trouble::Lost => (
             "is lost: the driver wants it reset".to_owned(),
             "end the run and reset the card (nvidia-smi -r), or reboot",
+        ),
+        Trouble::Silent => (
+            "does not answer any more".to_owned(),
+            "nvidia-smi and the kernel's log (dmesg) say more; where the card is gone, reboot",
         ),
         Trouble::Xid(code) => {
             let (cause, remedy) = xid::meaning(*code);
@@ -173,7 +192,7 @@ fn words(gpu: usize, card: &GpuReading, trouble: &Trouble) -> String {
             let (cause, remedy) = xid::meaning(UNCORRECTED[0]);
             (cause.to_owned(), remedy)
         }
-        Trouble::Limited(by) => limited(card, by),
+        Trouble::Limited(by) => limited(card, by, spell),
         Trouble::NarrowLink => {
             let lanes =
                 |width: Option<u32>| width.map_or_else(|| "n/a".to_owned(), |n| format!("x{n}"));
@@ -193,7 +212,7 @@ fn words(gpu: usize, card: &GpuReading, trouble: &Trouble) -> String {
 }
 
 /// A limit that lasts, with what the card says of it.
-fn limited(card: &GpuReading, by: &str) -> (String, &'static str) {
+fn limited(card: &GpuReading, by: &str, spell: Spell) -> (String, &'static str) {
     let said = match by {
         "temperature" => card
             .temperature_c
@@ -211,8 +230,10 @@ fn limited(card: &GpuReading, by: &str) -> (String, &'static str) {
     };
     (
         format!(
-            "is slowed by {by}{} for more than {LASTING_S:.0} s",
-            said.unwrap_or_default()
+            "is slowed by {by}{} in each of {} looks over {:.0} s",
+            said.unwrap_or_default(),
+            spell.n_looks,
+            spell.last_s - spell.since_s
         ),
         remedy,
     )
@@ -286,6 +307,90 @@ mod tests {
             .map(|now| alarms.hear(f64::from(now), &silent).len())
             .sum();
         assert_eq!(n, 1, "without an XID too");
+    }
+
+    #[test]
+    fn a_loss_is_said_once_however_it_is_told() {
+        let card = |xids: &[u64], is_lost, needs_reset| Reading {
+            gpus: vec![GpuReading {
+                xids: xids.to_vec(),
+                is_lost,
+                needs_reset,
+                ..GpuReading::default()
+            }],
+            ..Reading::default()
+        };
+        let mut alarms = Alarms::default();
+        let looks = [
+            card(&[79], false, false),
+            card(&[], true, false),
+            card(&[], true, true),
+        ];
+        let looks = (0..).zip(&looks);
+        let said: Vec<Alarm> = looks
+            .flat_map(|(now, look)| alarms.hear(f64::from(now), look))
+            .collect();
+        assert!(
+            said.len() == 1 && said[0].text.contains("fell off the bus"),
+            "{said:?}"
+        );
+        let said = Alarms::default().hear(0.0, &card(&[], true, true));
+        assert!(
+            said.len() == 1 && said[0].text.contains("wants it reset"),
+            "{said:?}"
+        );
+    }
+
+    #[test]
+    fn a_silent_card_is_said_once() {
+        let silent = Reading {
+            gpus: vec![GpuReading {
+                is_silent: true,
+                ..GpuReading::default()
+            }],
+            ..Reading::default()
+        };
+        let mut alarms = Alarms::default();
+        let said: Vec<Alarm> = (0..9)
+            .flat_map(|now| alarms.hear(f64::from(now), &silent))
+            .collect();
+        assert!(
+            said.len() == 1 && said[0].text.contains("does not answer any more"),
+            "{said:?}"
+        );
+    }
+
+    #[test]
+    fn what_lasts_was_there_in_every_look() {
+        let said_at = |every_s: u32, limits: &[bool]| {
+            let mut alarms = Alarms::default();
+            let mut looks = (0..).zip(limits);
+            looks.find_map(|(number, &is_limited)| {
+                let now_s = f64::from(number * every_s);
+                let limited_by = is_limited.then(|| vec!["temperature".to_owned()]);
+                let card = GpuReading {
+                    limited_by,
+                    ..GpuReading::default()
+                };
+                let reading = Reading {
+                    gpus: vec![card],
+                    ..Reading::default()
+                };
+                let said = alarms.hear(now_s, &reading).pop()?;
+                Some((now_s, said.text))
+            })
+        };
+        let (at, text) = said_at(1, &[true; 9]).expect("said");
+        assert!(
+            at == 6.0 && text.contains("in each of 7 looks over 6 s"),
+            "{at} {text}"
+        );
+        let (at, _) = said_at(60, &[true; 9]).expect("said");
+        assert_eq!(at, 120.0, "two moments are no spell");
+        assert_eq!(
+            said_at(2, &[true, true, true, false, true, true, true]),
+            None
+        );
     }
 
     #[test]

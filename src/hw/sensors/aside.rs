@@ -1,17 +1,18 @@
 //! What NVML blocks for: PCIe rates and XID errors, each in a thread of its own that nobody waits for.
 
 use std::{
+    io,
     sync::mpsc::{self, Receiver, Sender},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nvml_wrapper::{
-    Device, Nvml, bitmasks::event::EventTypes, enum_wrappers::device::PcieUtilCounter,
+    Nvml, bitmasks::event::EventTypes, enum_wrappers::device::PcieUtilCounter,
     enums::event::XidError, error::NvmlError, event::EventSet,
 };
 
-use crate::hw::nvidia;
+use crate::{event::short_uuid, hw::nvidia};
 
 /// Between two measurements of PCIe rates, each of which takes 20 ms a direction and card.
 const PCIE_EVERY: Duration = Duration::from_secs(2);
@@ -26,32 +27,63 @@ const UNKNOWN_XID: u64 = 999;
 #[derive(Clone, Debug)]
 pub struct PcieRates {
     pub uuid: String,
+    pub at: Instant,
     pub tx: Option<u64>,
     pub rx: Option<u64>,
+}
+
+/// What is heard of XID errors.
+#[derive(Clone, Debug)]
+pub enum Heard {
+    /// Of the card with this UUID.
+    Xid(String, u64),
+    /// They are not watched everywhere, and why.
+    Deaf(String),
 }
 
 /// PCIe rates of the cards whose performance monitor does not tell them, for as long as they are received.
 pub fn pcie_rates(uuids: Vec<String>) -> Receiver<PcieRates> {
     let (sender, receiver) = mpsc::channel();
-    aside("pcie", move |nvml| measure_pcie(nvml, &uuids, &sender));
+    // Without a thread or an NVML there is nothing to receive: rates are unknown.
+    let _ = aside("pcie", move |nvml| {
+        nvml.ok()
+            .and_then(|nvml| measure_pcie(nvml, &uuids, &sender))
+    });
     receiver
 }
 
-/// XID errors with the card's UUID, for as long as they are received.
-pub fn xids(uuids: Vec<String>) -> Receiver<(String, u64)> {
+/// XID errors, for as long as they are received.
+pub fn xids(uuids: Vec<String>) -> Receiver<Heard> {
     let (sender, receiver) = mpsc::channel();
-    aside("xid", move |nvml| hear_xids(nvml, &uuids, &sender));
+    let deaf = sender.clone();
+    let thread = aside("xid", move |nvml| match nvml {
+        Ok(nvml) => hear_xids(nvml, &uuids, &sender),
+        Err(reason) => sender.send(Heard::Deaf(reason)).ok(),
+    });
+    if let Err(error) = thread {
+        let _ = deaf.send(Heard::Deaf(format!("no thread: {error}")));
+    }
     receiver
 }
 
-/// A thread with an NVML of its own; without either there is nothing to receive.
-fn aside(name: &str, body: impl FnOnce(&Nvml) -> Option<()> + Send + 'static) {
+/// A thread with an NVML of its own, or the reason why there is none.
+fn aside(
+    name: &str,
+    body: impl FnOnce(Result<&Nvml, String>) -> Option<()> + Send + 'static,
+) -> io::Result<()> {
     let thread = thread::Builder::new().name(name.to_owned());
-    let _ = thread.spawn(move || nvidia::open().ok().and_then(|nvml| body(&nvml)));
+    thread.spawn(move || match nvidia::open() {
+        Ok(nvml) => body(Ok(&nvml)),
+        Err(reason) => body(Err(reason)),
+    })?;
+    Ok(())
 }
 
 fn measure_pcie(nvml: &Nvml, uuids: &[String], sender: &Sender<PcieRates>) -> Option<()> {
-    let devices = devices(nvml, uuids);
+    let devices = uuids.iter().filter_map(|uuid| {
+        let device = nvidia::device(nvml, uuid).ok()?;
+        Some((uuid, device))
+    });
     let devices: Vec<_> = devices
         .filter(|(_, device)| !device.gpm_support().unwrap_or(false))
         .collect();
@@ -65,9 +97,10 @@ fn measure_pcie(nvml: &Nvml, uuids: &[String], sender: &Sender<PcieRates>) -> Op
                     .map(|kb| u64::from(kb) * 1000)
             };
             let rates = PcieRates {
-                uuid: uuid.clone(),
+                uuid: (*uuid).clone(),
                 tx: rate(PcieUtilCounter::Send),
                 rx: rate(PcieUtilCounter::Receive),
+                at: Instant::now(),
             };
             sender.send(rates).ok()?;
         }
@@ -77,22 +110,36 @@ fn measure_pcie(nvml: &Nvml, uuids: &[String], sender: &Sender<PcieRates>) -> Op
 }
 
 /// A thread a card, with a set of its own: a card that is gone no longer says which it is.
-fn hear_xids(nvml: &Nvml, uuids: &[String], sender: &Sender<(String, u64)>) -> Option<()> {
+fn hear_xids(nvml: &Nvml, uuids: &[String], sender: &Sender<Heard>) -> Option<()> {
     thread::scope(|scope| {
-        for (uuid, device) in devices(nvml, uuids) {
-            scope.spawn(move || -> Option<()> {
-                let events = nvml.create_event_set().ok()?;
-                let wanted = EventTypes::CRITICAL_XID_ERROR;
-                let events = device.register_events(wanted, events).ok()?;
-                loop {
-                    if let Some(xid) = next_xid(&events) {
-                        sender.send((uuid.clone(), xid)).ok()?;
-                    }
+        for uuid in uuids {
+            let watched = watch_xids(nvml, uuid);
+            match watched {
+                Ok(events) => {
+                    scope.spawn(move || -> Option<()> {
+                        loop {
+                            if let Some(xid) = next_xid(&events) {
+                                sender.send(Heard::Xid(uuid.clone(), xid)).ok()?;
+                            }
+                        }
+                    });
                 }
-            });
+                Err(error) => {
+                    let reason = format!("{}: {error}", short_uuid(uuid));
+                    sender.send(Heard::Deaf(reason)).ok()?;
+                }
+            }
         }
-    });
-    None
+        Some(())
+    })
+}
+
+fn watch_xids<'nvml>(nvml: &'nvml Nvml, uuid: &str) -> Result<EventSet<'nvml>, String> {
+    let told = |error: NvmlError| error.to_string();
+    let device = nvidia::device(nvml, uuid).map_err(told)?;
+    let events = nvml.create_event_set().map_err(told)?;
+    let watched = device.register_events(EventTypes::CRITICAL_XID_ERROR, events);
+    watched.map_err(|failed| told(failed.error))
 }
 
 /// The next XID of a card's events, unless the wait is over before.
@@ -108,14 +155,4 @@ fn next_xid(events: &EventSet<'_>) -> Option<u64> {
             None
         }
     }
-}
-
-fn devices<'nvml>(
-    nvml: &'nvml Nvml,
-    uuids: &[String],
-) -> impl Iterator<Item = (String, Device<'nvml>)> {
-    uuids.iter().filter_map(|uuid| {
-        let device = nvml.device_by_uuid(uuid.as_str()).ok()?;
-        Some((uuid.clone(), device))
-    })
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::mpsc::Receiver,
+    sync::mpsc::{Receiver, Sender},
     time::{Duration, Instant},
 };
 
@@ -13,12 +13,21 @@ use nvml_wrapper::{
     enums::{device::SampleValue, gpm::GpmMetricId},
     error::NvmlError,
     gpm::{GpmSample, gpm_metrics_get},
+    struct_wrappers::device::{MemoryInfo, Utilization},
     structs::device::FieldId,
     sys_exports::field_id::NVML_FI_DEV_MEMORY_TEMP,
 };
 
-use super::aside::{self, PcieRates};
-use crate::{base::units, event::GpuReading, hw::nvidia};
+use super::{
+    aside::{self, Heard, PcieRates},
+    driver::{Answer, Found, Look},
+    meter::Meter,
+};
+use crate::{
+    base::units,
+    event::GpuReading,
+    hw::{machine, nvidia},
+};
 
 /// Some laptops report hundreds of kilowatts: a value beyond so many times the limit is none.
 const MOST_POWER_BY_LIMIT: f64 = 3.0;
@@ -26,12 +35,63 @@ const MOST_POWER_BY_LIMIT: f64 = 3.0;
 const MOST_POWER_W: f64 = 5e3;
 /// PCIe rates older than this are none: their thread hangs in the driver.
 const STALE: Duration = Duration::from_secs(10);
+/// A card that answers nothing for so many looks is silent.
+const SILENT_LOOKS: u32 = 3;
+
+/// Looks at the visible GPUs as often as it is asked; ends at once where there are none.
+///
+/// Between two looks it keeps what only two looks together tell.
+pub fn look(asks: &Receiver<()>, answers: &Sender<Answer>) {
+    // Nobody listens any more where the process ends.
+    let _ = answer(asks, answers);
+}
+
+fn answer(asks: &Receiver<()>, answers: &Sender<Answer>) -> Option<()> {
+    let say = |answer| answers.send(answer).ok();
+    let none = |reason| {
+        Answer::Found(Found {
+            no_gpus_because: Some(reason),
+            ..Found::default()
+        })
+    };
+    let nvml = match nvidia::open() {
+        Ok(nvml) => nvml,
+        Err(reason) => return say(none(reason)),
+    };
+    let (mut gpus, found) = match Gpus::find(&nvml) {
+        Ok(found) => found,
+        Err(reason) => return say(none(reason)),
+    };
+    say(Answer::Found(found))?;
+    // For the first look to compare with.
+    for card in &mut gpus.cards {
+        card.read();
+    }
+    for () in asks {
+        let (readings, notes) = gpus.read();
+        say(Answer::Looked(Look {
+            at: Instant::now(),
+            gpus: readings,
+            notes,
+        }))?;
+    }
+    None
+}
 
 /// Visible GPUs between two looks.
-pub struct Gpus<'nvml> {
+struct Gpus<'nvml> {
     cards: Vec<Card<'nvml>>,
     pcie_rates: Receiver<PcieRates>,
-    xids: Receiver<(String, u64)>,
+    xids: Receiver<Heard>,
+    deaf: Deaf,
+}
+
+/// Whether XID errors are watched for every card.
+enum Deaf {
+    No,
+    /// And why.
+    Untold(String),
+    Told,
 }
 
 struct Card<'nvml> {
@@ -39,152 +99,253 @@ struct Card<'nvml> {
     name: String,
     device: Option<Device<'nvml>>,
     needs_reset: bool,
-    energy: Energy,
+    energy: Meter,
     /// The latest, where the thread aside measures them.
-    pcie: Option<(Instant, PcieRates)>,
+    pcie: Option<PcieRates>,
     /// The last sample of the performance monitor, which compares two; Hopper and later have it.
     monitored: Option<GpmSample<'nvml>>,
+    slow: Slow,
+    silence: Silence,
 }
 
-/// Bytes a second.
+/// What a card that lives answers at least in part.
+struct Basics {
+    memory: Result<MemoryInfo, NvmlError>,
+    power_mw: Result<u32, NvmlError>,
+    used: Result<Utilization, NvmlError>,
+    temperature_c: Result<u32, NvmlError>,
+}
+
+/// What changes slowly.
+struct Slow {
+    limit_w: Rarely<Option<f64>>,
+    ecc_uncorrected: Rarely<Option<u64>>,
+    link: Rarely<PcieLink>,
+    fan: Rarely<Option<f64>>,
+    sm_clock_max_mhz: Rarely<Option<u32>>,
+    was_busy: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct PcieLink {
+    generation: Option<u32>,
+    width: Option<u32>,
+    width_max: Option<u32>,
+    replays: Option<u32>,
+}
+
+/// A value that is asked for now and then.
+struct Rarely<T> {
+    every: Duration,
+    last: Option<(Instant, T)>,
+}
+
+/// For how many looks a card has answered nothing.
+#[derive(Debug, Default)]
+struct Silence {
+    has_answered: bool,
+    n_looks: u32,
+}
+
+/// What the performance monitor says: bytes a second, shares of time.
 #[derive(Clone, Copy, Debug, Default)]
-struct Rates {
+struct Monitored {
     pcie_tx_bytes_per_sec: Option<u64>,
     pcie_rx_bytes_per_sec: Option<u64>,
     nvlink_tx_bytes_per_sec: Option<u64>,
     nvlink_rx_bytes_per_sec: Option<u64>,
-}
-
-/// Joules since the start: from the card's counter, else power times time.
-#[derive(Debug, Default)]
-struct Energy {
-    joules: f64,
-    last_counter_mj: Option<u64>,
-    last_look: Option<Instant>,
-    is_estimate: bool,
+    sm_active: Option<f64>,
+    tensor_active: Option<f64>,
+    dram_active: Option<f64>,
 }
 
 impl<'nvml> Gpus<'nvml> {
-    /// Runs `body` with the visible GPUs, or with none where there is no driver.
-    pub fn with(body: impl FnOnce(&mut Option<Gpus<'_>>)) {
-        let nvml = nvidia::open().ok();
-        body(&mut nvml.as_ref().and_then(Gpus::find));
-    }
-
-    fn find(nvml: &'nvml Nvml) -> Option<Self> {
-        let gpus = nvidia::visible_gpus(nvml).ok()?.gpus;
+    fn find(nvml: &'nvml Nvml) -> Result<(Self, Found), String> {
+        let nvidia::Visible { gpus, left_out } = nvidia::visible_gpus(nvml)?;
         let uuids: Vec<String> = gpus.iter().map(|gpu| gpu.uuid.clone()).collect();
-        let card = |gpu: crate::hw::Gpu| Card {
-            device: nvml.device_by_uuid(gpu.uuid.as_str()).ok(),
-            uuid: gpu.uuid,
-            name: gpu.name,
-            needs_reset: false,
-            energy: Energy::default(),
-            pcie: None,
-            monitored: None,
+        let cards: Vec<Card<'_>> = gpus
+            .into_iter()
+            .map(|gpu| Card::new(nvml, gpu.uuid, gpu.name))
+            .collect();
+        let found = Found {
+            gpus: cards.iter().map(Card::identity).collect(),
+            left_out,
+            no_gpus_because: cards.is_empty().then(|| nvidia::NONE_SHOWN.to_owned()),
         };
-        Some(Self {
-            cards: gpus.into_iter().map(card).collect(),
+        let gpus = Self {
+            cards,
             pcie_rates: aside::pcie_rates(uuids.clone()),
             xids: aside::xids(uuids),
-        })
+            deaf: Deaf::No,
+        };
+        Ok((gpus, found))
     }
 
-    /// Looks at all of them.
-    pub fn read(&mut self) -> Vec<GpuReading> {
+    /// Looks at all of them; what can't be done is noted once.
+    fn read(&mut self) -> (Vec<GpuReading>, Vec<String>) {
         for rates in self.pcie_rates.try_iter() {
             let card = self.cards.iter_mut().find(|card| card.uuid == rates.uuid);
             if let Some(card) = card {
-                card.pcie = Some((Instant::now(), rates));
+                card.pcie = Some(rates);
             }
         }
         let mut readings: Vec<GpuReading> = self.cards.iter_mut().map(Card::read).collect();
-        for (uuid, xid) in self.xids.try_iter() {
-            let reading = readings.iter_mut().find(|reading| reading.uuid == uuid);
-            if let Some(reading) = reading {
-                reading.xids.push(xid);
+        for heard in self.xids.try_iter() {
+            match heard {
+                Heard::Xid(uuid, xid) => {
+                    let reading = readings.iter_mut().find(|reading| reading.uuid == uuid);
+                    if let Some(reading) = reading {
+                        reading.xids.push(xid);
+                    }
+                }
+                Heard::Deaf(reason) => self.deaf.hear(reason),
             }
         }
-        readings
+        (readings, self.deaf.tell().into_iter().collect())
     }
 }
 
-impl Card<'_> {
-    fn read(&mut self) -> GpuReading {
-        let identity = GpuReading {
+impl Deaf {
+    fn hear(&mut self, reason: String) {
+        if matches!(self, Self::No) {
+            *self = Self::Untold(reason);
+        }
+    }
+
+    fn tell(&mut self) -> Option<String> {
+        let Self::Untold(reason) = self else {
+            return None;
+        };
+        let note = format!(
+            "XID errors are not watched on all cards ({reason}); look for them in the kernel's log (dmesg)"
+        );
+        *self = Self::Told;
+        Some(note)
+    }
+}
+
+impl<'nvml> Card<'nvml> {
+    fn new(nvml: &'nvml Nvml, uuid: String, name: String) -> Self {
+        Self {
+            device: nvidia::device(nvml, &uuid).ok(),
+            uuid,
+            name,
+            needs_reset: false,
+            energy: Meter::default(),
+            pcie: None,
+            monitored: None,
+            slow: Slow::default(),
+            silence: Silence::default(),
+        }
+    }
+
+    fn identity(&self) -> GpuReading {
+        GpuReading {
             uuid: self.uuid.clone(),
             name: self.name.clone(),
             ..GpuReading::default()
-        };
-        let rates = self.rates();
-        let Some(device) = &self.device else {
-            return lost(identity, self.needs_reset);
-        };
-        let memory = device.memory_info();
-        let power = device.power_usage();
-        if is_gone(&memory) || is_gone(&power) {
-            self.needs_reset = wants_reset(&memory) || wants_reset(&power);
-            self.monitored = None;
-            self.device = None;
-            return lost(identity, self.needs_reset);
         }
-        let memory = memory.ok();
-        let limit_w = device.enforced_power_limit().ok().map(watts);
-        let power_w = power.ok().map(watts);
+    }
+
+    fn read(&mut self) -> GpuReading {
+        let monitored = self.monitored();
+        let answers = self.device.as_ref().map(Basics::ask);
+        let is_lost = answers.as_ref().is_none_or(|answers| answers.fail(is_gone));
+        self.needs_reset |= answers
+            .as_ref()
+            .is_some_and(|answers| answers.fail(wants_reset));
+        let (Some(device), Some(answers), false) = (self.device.take(), answers, is_lost) else {
+            self.monitored = None;
+            return GpuReading {
+                is_lost: true,
+                needs_reset: self.needs_reset,
+                ..self.identity()
+            };
+        };
+        let reading = self.values(&device, answers, monitored);
+        self.device = Some(device);
+        reading
+    }
+
+    fn values(&mut self, device: &Device<'_>, answers: Basics, monitored: Monitored) -> GpuReading {
+        let now = Instant::now();
+        self.silence.hear(answers.is_any());
+        if self.silence.n_looks > 0 {
+            // What it said before tells nothing of what is.
+            self.slow = Slow::default();
+        }
+        let busy = answers.used.ok().map(|used| percent(used.gpu));
+        self.slow.hear(busy);
+        let limit_w = self.slow.limit_w.at(now, || {
+            let limit = device.enforced_power_limit();
+            limit.ok().map(watts)
+        });
+        let power_w = answers.power_mw.ok().map(watts);
         let power_w = power_w.filter(|&power| is_plausible(power, limit_w));
-        self.energy.advance(
-            Instant::now(),
-            device.total_energy_consumption().ok(),
-            power_w,
-        );
-        let used = device.utilization_rates();
+        let counter_mj = device.total_energy_consumption().ok();
+        self.energy.advance(now, counter_mj, power_w);
+        let energy = self.energy.known();
+        let memory = memory_of(answers.memory);
+        let link = self.slow.link.at(now, || PcieLink::of(device));
         GpuReading {
-            busy: used.ok().map(|used| percent(used.gpu)),
-            memory_used_bytes: memory.as_ref().map(|memory| memory.used),
-            memory_total_bytes: memory.as_ref().map(|memory| memory.total),
+            is_silent: self.silence.is_long(),
+            busy,
+            sm_active: monitored.sm_active,
+            tensor_active: monitored.tensor_active,
+            dram_active: monitored.dram_active,
+            memory_used_bytes: memory.map(|(used, _)| used),
+            memory_total_bytes: memory.map(|(_, total)| total),
             power_w,
             power_limit_w: limit_w,
-            energy_j: self.energy.known(),
-            energy_is_estimate: self.energy.is_estimate,
-            temperature_c: device.temperature(TemperatureSensor::Gpu).ok(),
+            energy_j: energy.map(|energy| energy.joules),
+            energy_is_estimate: energy.is_some_and(|energy| energy.is_estimate),
+            temperature_c: answers.temperature_c.ok(),
             memory_temperature_c: memory_temperature_c(device),
             sm_clock_mhz: device.clock_info(Clock::SM).ok(),
-            sm_clock_max_mhz: device.max_clock_info(Clock::SM).ok(),
+            sm_clock_max_mhz: self
+                .slow
+                .sm_clock_max_mhz
+                .at(now, || device.max_clock_info(Clock::SM).ok()),
             memory_clock_mhz: device.clock_info(Clock::Memory).ok(),
-            fan: device.fan_speed(0).ok().map(percent),
-            pcie_gen: device.current_pcie_link_gen().ok(),
-            pcie_width: device.current_pcie_link_width().ok(),
-            pcie_width_max: device.max_pcie_link_width().ok(),
-            pcie_tx_bytes_per_sec: rates.pcie_tx_bytes_per_sec,
-            pcie_rx_bytes_per_sec: rates.pcie_rx_bytes_per_sec,
-            pcie_replays: device.pcie_replay_counter().ok(),
-            nvlink_tx_bytes_per_sec: rates.nvlink_tx_bytes_per_sec,
-            nvlink_rx_bytes_per_sec: rates.nvlink_rx_bytes_per_sec,
-            ecc_uncorrected: device
-                .total_ecc_errors(MemoryError::Uncorrected, EccCounter::Volatile)
-                .ok(),
+            fan: self.slow.fan.at(now, || fastest_fan(device)),
+            pcie_gen: link.generation,
+            pcie_width: link.width,
+            pcie_width_max: link.width_max,
+            pcie_replays: link.replays,
+            pcie_tx_bytes_per_sec: monitored.pcie_tx_bytes_per_sec,
+            pcie_rx_bytes_per_sec: monitored.pcie_rx_bytes_per_sec,
+            nvlink_tx_bytes_per_sec: monitored.nvlink_tx_bytes_per_sec,
+            nvlink_rx_bytes_per_sec: monitored.nvlink_rx_bytes_per_sec,
+            ecc_uncorrected: self.slow.ecc_uncorrected.at(now, || {
+                let errors =
+                    device.total_ecc_errors(MemoryError::Uncorrected, EccCounter::Volatile);
+                errors.ok()
+            }),
             limited_by: device.current_throttle_reasons().ok().map(words),
-            ..identity
+            ..self.identity()
         }
     }
 
-    /// From the performance monitor, else PCIe's alone from the thread aside.
-    fn rates(&mut self) -> Rates {
-        let fresh = self.pcie.as_ref().filter(|(at, _)| at.elapsed() < STALE);
-        let aside = fresh.map(|(_, rates)| Rates {
+    /// From the performance monitor, else PCIe's rates alone from the thread aside.
+    fn monitored(&mut self) -> Monitored {
+        let fresh = self.pcie.as_ref().filter(|pcie| pcie.at.elapsed() < STALE);
+        let aside = fresh.map(|rates| Monitored {
             pcie_tx_bytes_per_sec: rates.tx,
             pcie_rx_bytes_per_sec: rates.rx,
-            ..Rates::default()
+            ..Monitored::default()
         });
-        self.monitored_rates().or(aside).unwrap_or_default()
+        self.performance().or(aside).unwrap_or_default()
     }
 
-    fn monitored_rates(&mut self) -> Option<Rates> {
-        const WANTED: [GpmMetricId; 4] = [
+    fn performance(&mut self) -> Option<Monitored> {
+        const WANTED: [GpmMetricId; 7] = [
             GpmMetricId::PcieTxPerSec,
             GpmMetricId::PcieRxPerSec,
             GpmMetricId::NvlinkTotalTxPerSec,
             GpmMetricId::NvlinkTotalRxPerSec,
+            GpmMetricId::SmUtil,
+            GpmMetricId::AnyTensorUtil,
+            GpmMetricId::DramBwUtil,
         ];
         let device = self.device.as_ref()?;
         if !device.gpm_support().unwrap_or(false) {
@@ -194,36 +355,139 @@ impl Card<'_> {
         let before = self.monitored.replace(sample)?;
         let now = self.monitored.as_ref()?;
         let metrics = gpm_metrics_get(now.nvml(), &before, now, &WANTED).ok()?;
-        // NVML counts MiB a second.
-        let rate = |index: usize| {
-            let metric = metrics.get(index)?.as_ref().ok()?;
-            let is_rate = metric.value.is_finite() && metric.value >= 0.0;
-            is_rate.then_some((metric.value * units::MIB as f64) as u64)
+        let value = |index: usize| {
+            let value = metrics.get(index)?.as_ref().ok()?.value;
+            (value.is_finite() && value >= 0.0).then_some(value)
         };
-        Some(Rates {
+        // NVML counts MiB a second, and percent.
+        let rate = |index| value(index).map(|mib| (mib * units::MIB as f64) as u64);
+        let share = |index| value(index).map(|percent| (percent / 100.0).min(1.0));
+        Some(Monitored {
             pcie_tx_bytes_per_sec: rate(0),
             pcie_rx_bytes_per_sec: rate(1),
             nvlink_tx_bytes_per_sec: rate(2),
             nvlink_rx_bytes_per_sec: rate(3),
+            sm_active: share(4),
+            tensor_active: share(5),
+            dram_active: share(6),
         })
     }
 }
 
-fn lost(identity: GpuReading, needs_reset: bool) -> GpuReading {
-    GpuReading {
-        is_lost: true,
-        needs_reset,
-        ..identity
+impl Basics {
+    fn ask(device: &Device<'_>) -> Self {
+        Self {
+            memory: device.memory_info(),
+            power_mw: device.power_usage(),
+            used: device.utilization_rates(),
+            temperature_c: device.temperature(TemperatureSensor::Gpu),
+        }
+    }
+
+    fn failures(&self) -> [Option<&NvmlError>; 4] {
+        [
+            self.memory.as_ref().err(),
+            self.power_mw.as_ref().err(),
+            self.used.as_ref().err(),
+            self.temperature_c.as_ref().err(),
+        ]
+    }
+
+    fn fail(&self, kind: fn(&NvmlError) -> bool) -> bool {
+        self.failures().into_iter().flatten().any(kind)
+    }
+
+    fn is_any(&self) -> bool {
+        self.failures().iter().any(Option::is_none)
     }
 }
 
-/// Whether the driver has given the card up.
-fn is_gone<T>(answer: &Result<T, NvmlError>) -> bool {
-    matches!(answer, Err(NvmlError::GpuLost)) || wants_reset(answer)
+impl Default for Slow {
+    fn default() -> Self {
+        let seconds = Duration::from_secs;
+        Self {
+            limit_w: Rarely::new(seconds(30)),
+            ecc_uncorrected: Rarely::new(seconds(30)),
+            link: Rarely::new(seconds(10)),
+            fan: Rarely::new(seconds(5)),
+            sm_clock_max_mhz: Rarely::new(Duration::MAX),
+            was_busy: false,
+        }
+    }
 }
 
-fn wants_reset<T>(answer: &Result<T, NvmlError>) -> bool {
-    matches!(answer, Err(NvmlError::ResetRequired))
+impl Slow {
+    /// An idle link may be narrow, so it is looked at anew where a card gets busy or idle.
+    fn hear(&mut self, busy: Option<f64>) {
+        let is_busy = GpuReading::is_busy(busy);
+        if is_busy != std::mem::replace(&mut self.was_busy, is_busy) {
+            self.link.last = None;
+        }
+    }
+}
+
+impl<T: Clone> Rarely<T> {
+    const fn new(every: Duration) -> Self {
+        Self { every, last: None }
+    }
+
+    fn at(&mut self, now: Instant, ask: impl FnOnce() -> T) -> T {
+        match &self.last {
+            Some((at, value)) if now.saturating_duration_since(*at) < self.every => value.clone(),
+            _ => self.last.insert((now, ask())).1.clone(),
+        }
+    }
+}
+
+impl PcieLink {
+    fn of(device: &Device<'_>) -> Self {
+        Self {
+            generation: device.current_pcie_link_gen().ok(),
+            width: device.current_pcie_link_width().ok(),
+            width_max: device.max_pcie_link_width().ok(),
+            replays: device.pcie_replay_counter().ok(),
+        }
+    }
+}
+
+impl Silence {
+    fn hear(&mut self, answers: bool) {
+        self.has_answered |= answers;
+        self.n_looks = if answers || !self.has_answered {
+            0
+        } else {
+            self.n_looks.saturating_add(1)
+        };
+    }
+
+    const fn is_long(&self) -> bool {
+        self.n_looks >= SILENT_LOOKS
+    }
+}
+
+/// Used and total bytes; a card that shares the host's memory has none of its own to tell.
+fn memory_of(memory: Result<MemoryInfo, NvmlError>) -> Option<(u64, u64)> {
+    match memory {
+        Ok(memory) => Some((memory.used, memory.total)),
+        Err(NvmlError::NotSupported) => machine::memory(),
+        Err(_) => None,
+    }
+}
+
+/// Of cards that don't count their fans, the first.
+fn fastest_fan(device: &Device<'_>) -> Option<f64> {
+    let n_fans = device.num_fans().unwrap_or(1);
+    let speeds = (0..n_fans).filter_map(|fan| device.fan_speed(fan).ok());
+    speeds.max().map(percent)
+}
+
+/// Whether the driver has given the card up.
+const fn is_gone(failure: &NvmlError) -> bool {
+    matches!(failure, NvmlError::GpuLost) || wants_reset(failure)
+}
+
+const fn wants_reset(failure: &NvmlError) -> bool {
+    matches!(failure, NvmlError::ResetRequired)
 }
 
 fn is_plausible(power_w: f64, limit_w: Option<f64>) -> bool {
@@ -237,28 +501,6 @@ fn memory_temperature_c(device: &Device<'_>) -> Option<u32> {
     match sample.value.ok()? {
         SampleValue::U32(celsius) => Some(celsius).filter(|&celsius| celsius > 0),
         _ => None,
-    }
-}
-
-impl Energy {
-    fn advance(&mut self, now: Instant, counter_mj: Option<u64>, power_w: Option<f64>) {
-        let passed = self.last_look.replace(now).map(|last| now - last);
-        match (counter_mj, self.last_counter_mj) {
-            (Some(now), Some(last)) if now >= last => self.joules += (now - last) as f64 / 1e3,
-            // The first look, a driver that was loaded again, or a look that failed.
-            (Some(_), _) | (None, Some(_)) => {}
-            (None, None) => {
-                if let (Some(power), Some(passed)) = (power_w, passed) {
-                    self.is_estimate = true;
-                    self.joules += power * passed.as_secs_f64();
-                }
-            }
-        }
-        self.last_counter_mj = counter_mj.or(self.last_counter_mj);
-    }
-
-    fn known(&self) -> Option<f64> {
-        (self.is_estimate || self.last_counter_mj.is_some()).then_some(self.joules)
     }
 }
 
@@ -300,30 +542,71 @@ fn words(reasons: ThrottleReasons) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
-    fn energy_is_counted_or_estimated() {
-        let mut counted = Energy::default();
-        assert_eq!(counted.known(), None);
-        let now = Instant::now();
-        for counter in [Some(5_000), Some(6_000), None, Some(7_500), Some(100)] {
-            counted.advance(now, counter, Some(1e6));
-        }
-        assert_eq!(
-            (counted.known(), counted.is_estimate),
-            (Some(2.5), false),
-            "a reloaded driver adds nothing"
-        );
+    fn a_card_that_answered_and_no_longer_does_is_silent_after_a_while() {
+        let mut silence = Silence::default();
+        let mut heard = |answers: &[bool]| {
+            answers.iter().for_each(|&answers| silence.hear(answers));
+            silence.is_long()
+        };
+        assert!(!heard(&[false; 10]), "it never told anything");
+        assert!(!heard(&[true, false, false]));
+        assert!(heard(&[false]));
+        assert!(!heard(&[true]));
+    }
 
-        let mut estimated = Energy::default();
-        estimated.advance(now, None, Some(100.0));
-        assert_eq!(estimated.known(), None);
-        estimated.advance(now + Duration::from_secs(2), None, Some(100.0));
-        assert!(estimated.is_estimate);
-        assert_eq!(estimated.known(), Some(200.0));
+    #[test]
+    fn what_changes_slowly_is_asked_for_now_and_then() {
+        let begin = Instant::now();
+        let mut asked = 0;
+        let mut rarely = Rarely::new(Duration::from_secs(10));
+        let mut at = |seconds| {
+            rarely.at(begin + Duration::from_secs(seconds), || {
+                asked += 1;
+                asked
+            })
+        };
+        assert_eq!([0, 2, 9, 10, 12].map(&mut at), [1, 1, 1, 2, 2]);
+        let mut slow = Slow::default();
+        let width = |slow: &mut Slow, busy, width| {
+            slow.hear(Some(busy));
+            let link = slow.link.at(begin, || PcieLink {
+                generation: None,
+                width: Some(width),
+                width_max: None,
+                replays: None,
+            });
+            link.width
+        };
+        assert_eq!(width(&mut slow, 0.0, 4), Some(4));
+        assert_eq!(
+            width(&mut slow, 1.0, 16),
+            Some(16),
+            "no idle link is judged"
+        );
+        assert_eq!(width(&mut slow, 1.0, 8), Some(16));
+    }
+
+    #[test]
+    fn a_card_that_shares_the_hosts_memory_shows_that() {
+        let (used, total) = memory_of(Err(NvmlError::NotSupported)).expect("a host");
+        assert!(used > 0 && used <= total);
+        assert_eq!(memory_of(Err(NvmlError::Unknown)), None);
+    }
+
+    #[test]
+    fn that_xids_are_not_watched_is_said_once() {
+        let mut deaf = Deaf::No;
+        assert_eq!(deaf.tell(), None);
+        for reason in ["GPU-1: Not Supported", "GPU-2: Not Supported"] {
+            deaf.hear(reason.to_owned());
+        }
+        let note = deaf.tell().expect("a note");
+        assert!(note.contains("GPU-1: Not Supported"), "{note}");
+        deaf.hear("again".to_owned());
+        assert_eq!(deaf.tell(), None);
     }
 
     #[test]

@@ -1,11 +1,15 @@
 //! Looks at the machine's sensors, again and again.
 //!
-//! Driver calls may stall for seconds, so this runs in a process of its own that nobody waits for.
+//! Driver calls may stall for seconds, so GPUs are looked at from threads of their own, and all of this runs in a
+//! process of its own that nobody waits for.
 
 mod alarms;
 mod aside;
+mod driver;
 mod gpu;
 mod host;
+mod meter;
+mod rapl;
 mod xid;
 
 use std::{
@@ -15,27 +19,32 @@ use std::{
 };
 
 pub use self::alarms::{Alarm, Alarms};
-use self::{gpu::Gpus, host::Host};
+use self::{driver::Driver, host::Host};
 use crate::event::Reading;
+
+/// Most seconds between two looks.
+pub const LONGEST_INTERVAL_S: u64 = 3_600;
 
 /// Looks at all sensors, and at the disk of `folder`, every `every` until `hear` no longer wants to know.
 ///
-/// The first look comes after one interval, since shares of time need two.
+/// `every` is at most [`LONGEST_INTERVAL_S`]. The first look comes after one interval, since shares of time need two.
 pub fn watch(every: Duration, folder: &Path, mut hear: impl FnMut(Reading) -> bool) {
+    let mut driver = Driver::start(gpu::look);
     let mut host = Host::new(folder);
-    Gpus::with(|gpus| {
-        let mut next = Instant::now() + every;
-        loop {
-            thread::sleep(next.saturating_duration_since(Instant::now()));
-            // A stalled call skips looks rather than hurrying after them.
-            next = Instant::now() + every;
-            let reading = Reading {
-                host: host.read(),
-                gpus: gpus.as_mut().map(Gpus::read).unwrap_or_default(),
-            };
-            if !hear(reading) {
-                return;
-            }
+    let mut is_first = true;
+    let mut next = Instant::now() + every;
+    loop {
+        thread::sleep(next.saturating_duration_since(Instant::now()));
+        // A stalled look skips others rather than hurrying after them.
+        next = Instant::now() + every;
+        let mut reading = Reading {
+            host: host.read(),
+            is_first: std::mem::take(&mut is_first),
+            ..Reading::default()
+        };
+        driver.look(every, &mut reading);
+        if !hear(reading) {
+            return;
         }
-    });
+    }
 }
