@@ -9,6 +9,6 @@ mod record;
 mod sensors;
 
 pub use control::{Control, ControlReply, ControlRequest};
-pub use log::{LogError, LogReader, LogWriter};
+pub use log::{LogError, LogReader, LogWriter, is_replaced};
 pub use record::{EVENT_VERSION, Event, NO_SAMPLE, Outcome, Phases, RankStep, Record, Traffic};
 pub use sensors::{GpuReading, HostReading, Reading, short_uuid};

@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     cli::{SensorsArgs, TopArgs},
-    text::{say, table},
+    text::{say, say_exactly, table},
 };
 use crate::{
     base::units,
@@ -43,7 +43,7 @@ pub fn sensors(args: &SensorsArgs) -> u8 {
 
 fn show(reading: &Reading, alarms: &[Alarm], json: bool) -> anyhow::Result<()> {
     if json {
-        return Ok(say(&serde_json::to_string(reading)?)?);
+        return Ok(say_exactly(&serde_json::to_string(reading)?)?);
     }
     for line in told(reading) {
         say(&line)?;

@@ -3,13 +3,14 @@
 //! The supervisor writes the fold to `state.json`; every view folds the same events with the same code.
 
 pub mod cards;
+pub mod lines;
 mod pace;
 mod read;
 mod state;
 pub mod told;
 
 pub use pace::Pace;
-pub use read::{StoreError, fold_log, read_state};
+pub use read::{StoreError, fold_log, fold_readable, read_state};
 pub use state::{
     CheckpointSeen, Ending, EvalPoint, LastStep, Preparation, RunState, STATE_VERSION, SampleText,
     Status,

@@ -30,6 +30,22 @@ pub fn fold_log(events: &Path) -> Result<RunState, StoreError> {
     Ok(state)
 }
 
+/// As [`fold_log`], for looking only: lines that are no records are left out.
+///
+/// # Errors
+/// The log can't be read.
+pub fn fold_readable(events: &Path) -> Result<RunState, StoreError> {
+    let mut state = RunState::default();
+    if !events.exists() {
+        return Ok(state);
+    }
+    let mut reader = LogReader::open(events)?;
+    while let Some(record) = reader.next_sound_record()? {
+        state.apply(&record);
+    }
+    Ok(state)
+}
+
 /// The state as last written, or, where that is missing, damaged or of another version, the fold of
 /// the log: `state.json` is a copy, never the truth.
 ///

@@ -233,7 +233,7 @@ pub const KEYS: &[Binding] = {
             &[Char('s')],
             Action::Sort,
             "sort",
-            "sort by the next column; it reverses after the last",
+            "sort: the same column reversed, then the next",
         ),
         on(
             RUNS,
@@ -383,6 +383,14 @@ pub const KEYS: &[Binding] = {
         on(
             LOGS,
             Look,
+            &[Enter],
+            Action::Open,
+            "detail",
+            "the whole line, since when, how often, what to try",
+        ),
+        on(
+            LOGS,
+            Look,
             &[Char('v')],
             Action::Level,
             "level",
@@ -394,7 +402,7 @@ pub const KEYS: &[Binding] = {
             &[Char('#')],
             Action::Rank,
             "rank",
-            "lines of one rank only",
+            "lines of one rank only; those of the run as a whole show with all",
         ),
         on(
             LOGS,
@@ -413,6 +421,14 @@ pub const KEYS: &[Binding] = {
             "freeze the picture; the run goes on",
         ),
         on(
+            &[Screen::Runs, Screen::Logs],
+            Look,
+            &[Char('/')],
+            Action::Filter,
+            "filter",
+            "filter or search: word, !word, /regex/, key:value",
+        ),
+        on(
             LOGS,
             Look,
             &[Char('n')],
@@ -427,14 +443,6 @@ pub const KEYS: &[Binding] = {
             Action::PreviousMatch,
             "",
             "previous match",
-        ),
-        on(
-            &[Screen::Runs, Screen::Logs],
-            Look,
-            &[Char('/')],
-            Action::Filter,
-            "filter",
-            "filter the list, or search the log",
         ),
         on(
             WATCHED,

@@ -225,6 +225,9 @@ fn draw_alarm(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
 /// Whether it is grave, and the words.
 pub fn alarm(app: &App, board: &Board) -> Option<(bool, String)> {
     let state = &board.state;
+    if board.reading.is_some() {
+        return None;
+    }
     if let Some(text) = &board.failed {
         return Some((true, text.clone()));
     }
@@ -262,6 +265,9 @@ pub fn alarm(app: &App, board: &Board) -> Option<(bool, String)> {
         }
         _ => {}
     }
+    if let Some(text) = &board.damage {
+        return Some((false, format!("left out: {text}")));
+    }
     if board.loss.non_finite > 0 {
         let n = board.loss.non_finite;
         return Some((
@@ -292,6 +298,9 @@ pub fn alarm(app: &App, board: &Board) -> Option<(bool, String)> {
 }
 
 fn well(app: &App, board: &Board) -> String {
+    if let Some(percent) = board.reading {
+        return format!("reading the log, {percent} %");
+    }
     let state = &board.state;
     let standing = word(state, board.held);
     let saved = match (state.newest_checkpoint(), board.saved_at) {
@@ -483,11 +492,7 @@ fn draw_checkpoints(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board)
 
 fn draw_events(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
     let rows = usize::from(area.height.saturating_sub(2));
-    let told = board
-        .entries
-        .iter()
-        .rev()
-        .filter(|entry| entry.time.is_some());
+    let told = board.entries.iter().rev().filter(|line| !line.is_output);
     let width = usize::from(area.width.saturating_sub(2));
     let lines: Vec<Line<'_>> = told
         .take(rows)

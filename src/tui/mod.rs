@@ -11,6 +11,7 @@ mod devices;
 mod draw;
 mod effects;
 mod fields;
+mod filter;
 mod key;
 mod keymap;
 mod keys;
@@ -32,6 +33,7 @@ mod runs_view;
 mod series;
 mod small;
 mod sources;
+mod tail;
 mod terminal;
 #[cfg(test)]
 mod tests;

@@ -28,7 +28,7 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
             let speed = units::count(last.tokens_per_sec.round());
             lines.push(Line::from(format!("loss {:.4}  {speed} tok/s", last.loss)));
         }
-        let word = crate::launch::runs::word(state, board.held);
+        let word = board.word();
         let last = live_view::alarm(app, board).map_or_else(
             || format!("{} {word}", board.folder.name()),
             |(_, text)| format!("! {text}"),
