@@ -126,17 +126,10 @@ impl LogReader {
     /// # Errors
     /// The file can't be read, or a complete line is no record.
     pub fn next_record(&mut self) -> Result<Option<Record>, LogError> {
-        let read = self.lines.by_ref().read_until(b'\n', &mut self.torn);
-        read.map_err(|source| LogError::Io {
-            path: self.path.clone(),
-            source,
-        })?;
-        if self.torn.last() != Some(&b'\n') {
+        if !self.next_line()? {
             return Ok(None);
         }
         let line = std::mem::take(&mut self.torn);
-        self.line += 1;
-        self.position += line.len() as u64;
         let record = serde_json::from_slice(&line).map_err(|error| LogError::Malformed {
             path: self.path.clone(),
             line: self.line,
@@ -156,6 +149,35 @@ impl LogReader {
                 read => return read,
             }
         }
+    }
+
+    /// Passes over up to `n` complete lines unread; returns how many there were.
+    ///
+    /// # Errors
+    /// The file can't be read.
+    pub fn pass_over(&mut self, n: u64) -> Result<u64, LogError> {
+        for passed in 0..n {
+            if !self.next_line()? {
+                return Ok(passed);
+            }
+            self.torn.clear();
+        }
+        Ok(n)
+    }
+
+    /// Whether a complete line is in `torn`.
+    fn next_line(&mut self) -> Result<bool, LogError> {
+        let read = self.lines.by_ref().read_until(b'\n', &mut self.torn);
+        read.map_err(|source| LogError::Io {
+            path: self.path.clone(),
+            source,
+        })?;
+        if self.torn.last() != Some(&b'\n') {
+            return Ok(false);
+        }
+        self.line += 1;
+        self.position += self.torn.len() as u64;
+        Ok(true)
     }
 
     /// Bytes of the complete lines that were read.

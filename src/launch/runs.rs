@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     event::Outcome,
-    store::{RunState, fold_log, fold_readable, read_state},
+    store::{RunState, catch_up, fold_log, fold_readable, read_state},
 };
 
 /// When a run's log was written last, and how long it is.
@@ -102,6 +102,7 @@ pub fn see(folder: &RunFolder) -> Result<RunState, LaunchError> {
     let is_held = lock::is_held(folder);
     let state = match read_state(&folder.state(), &folder.events()) {
         Ok(state) if state.ended.is_some() || is_held => state,
+        Ok(state) if folder.events().exists() => catch_up(state, &folder.events())?,
         _ => fold_readable(&folder.events())?,
     };
     if state.next_seq == 0 && !is_held {

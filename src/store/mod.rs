@@ -10,7 +10,7 @@ mod state;
 pub mod told;
 
 pub use pace::Pace;
-pub use read::{StoreError, fold_log, fold_readable, read_state};
+pub use read::{StoreError, catch_up, fold_log, fold_readable, read_state};
 pub use state::{
     CheckpointSeen, Ending, EvalPoint, LastStep, Preparation, RunState, STATE_VERSION, SampleText,
     Status,

@@ -16,7 +16,7 @@ use super::{
     runs::{Details, RunRow, Sort, command, trained},
 };
 use crate::base::{
-    text::{columns, pad},
+    text::{columns, one_line, pad},
     units,
 };
 
@@ -180,7 +180,7 @@ fn told(app: &App, row: &RunRow, width: usize) -> String {
         ' '
     };
     let name = name_width(width + 1);
-    let shown = pad(&cut(&row.name, name), name);
+    let shown = pad(&cut(&one_line(&row.name), name), name);
     let Ok(state) = &row.state else {
         return format!("{mark}{} {shown} unreadable", row.sign());
     };
@@ -226,6 +226,7 @@ fn draw_details(frame: &mut Frame<'_>, area: Rect, app: &App, facts: Vec<String>
     let room = usize::from(area.width.saturating_sub(4));
     let cursor = if app.runs.in_details { "▶" } else { "" };
     let title = format!(" {cursor}{}  {} ", row.name, row.folder.root().display());
+    let title = one_line(&title);
     let hidden = facts.len().saturating_sub(usize::from(area.height - 2));
     let scroll = app.runs.scroll.min(hidden);
     let mut block = Block::bordered().title(cut(&title, room + 2));
@@ -256,7 +257,7 @@ fn facts(app: &App, row: &RunRow, room: usize) -> Vec<String> {
         Err(error) => fact("state", format!("unreadable: {error}")),
         Ok(state) => {
             let reason = match &state.ended {
-                Some(ending) => crate::base::text::one_line(&ending.reason),
+                Some(ending) => one_line(&ending.reason),
                 None if row.held => "its supervisor is alive".to_owned(),
                 None => "its supervisor is gone".to_owned(),
             };
