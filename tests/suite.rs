@@ -19,6 +19,8 @@ mod faults;
 mod gpu;
 #[path = "suite/in_process.rs"]
 mod in_process;
+#[path = "suite/logs.rs"]
+mod logs;
 #[path = "suite/parity.rs"]
 mod parity;
 #[path = "suite/reference.rs"]
@@ -58,6 +60,7 @@ fn main() {
         equivalence::trials(),
         faults::trials(),
         gpu::trials(),
+        logs::trials(),
         parity::trials(),
         reference::trials(),
         refused_weights::trials(),

@@ -1,9 +1,9 @@
 //! The event log: JSON Lines, appended only, torn last lines tolerated.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -126,30 +126,81 @@ impl LogReader {
     /// # Errors
     /// The file can't be read, or a complete line is no record.
     pub fn next_record(&mut self) -> Result<Option<Record>, LogError> {
+        if !self.next_line()? {
+            return Ok(None);
+        }
+        let line = std::mem::take(&mut self.torn);
+        let record = serde_json::from_slice(&line).map_err(|error| LogError::Malformed {
+            path: self.path.clone(),
+            line: self.line,
+            message: error.to_string(),
+        })?;
+        Ok(Some(record))
+    }
+
+    /// As [`Self::next_record`], without the lines that are no records.
+    ///
+    /// # Errors
+    /// The file can't be read.
+    pub fn next_sound_record(&mut self) -> Result<Option<Record>, LogError> {
+        loop {
+            match self.next_record() {
+                Err(LogError::Malformed { .. }) => {}
+                read => return read,
+            }
+        }
+    }
+
+    /// Passes over up to `n` complete lines unread; returns how many there were.
+    ///
+    /// # Errors
+    /// The file can't be read.
+    pub fn pass_over(&mut self, n: u64) -> Result<u64, LogError> {
+        for passed in 0..n {
+            if !self.next_line()? {
+                return Ok(passed);
+            }
+            self.torn.clear();
+        }
+        Ok(n)
+    }
+
+    /// Whether a complete line is in `torn`.
+    fn next_line(&mut self) -> Result<bool, LogError> {
         let read = self.lines.by_ref().read_until(b'\n', &mut self.torn);
         read.map_err(|source| LogError::Io {
             path: self.path.clone(),
             source,
         })?;
         if self.torn.last() != Some(&b'\n') {
-            return Ok(None);
+            return Ok(false);
         }
-        let line = std::mem::take(&mut self.torn);
         self.line += 1;
-        let record = serde_json::from_slice(&line).map_err(|error| LogError::Malformed {
-            path: self.path.clone(),
-            line: self.line,
-            message: error.to_string(),
-        })?;
-        self.position += line.len() as u64;
-        Ok(Some(record))
+        self.position += self.torn.len() as u64;
+        Ok(true)
     }
+
+    /// Bytes of the complete lines that were read.
+    pub const fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Whether another log, or a shorter one, lies where this one was opened: it is to be opened anew.
+    pub fn is_replaced(&self) -> bool {
+        is_replaced(self.lines.get_ref(), &self.path, self.position)
+    }
+}
+
+/// Whether a file is no longer the one at its path, or has become shorter than what was read of it.
+pub fn is_replaced(file: &File, path: &Path, position: u64) -> bool {
+    let (Ok(open), Ok(there)) = (file.metadata(), fs::metadata(path)) else {
+        return true;
+    };
+    (open.dev(), open.ino()) != (there.dev(), there.ino()) || there.len() < position
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     fn paused(step: u64) -> Event {
@@ -189,6 +240,40 @@ mod tests {
         writer.append(paused(1)).expect("written");
         assert!(reader.next_record().expect("one line").is_some());
         assert!(reader.next_record().expect("no more").is_none());
+    }
+
+    #[test]
+    fn another_log_at_the_path_is_noticed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("events.jsonl");
+        let mut writer = LogWriter::open(&path).expect("a new log");
+        writer.append(paused(1)).expect("written");
+        let mut reader = LogReader::open(&path).expect("readable");
+        reader.next_record().expect("one line");
+        assert!(!reader.is_replaced());
+        fs::write(&path, "").expect("cut");
+        assert!(reader.is_replaced(), "shorter");
+        fs::remove_file(&path).expect("removed");
+        assert!(reader.is_replaced(), "gone");
+        LogWriter::open(&path).expect("another log");
+        assert!(reader.is_replaced(), "another");
+    }
+
+    #[test]
+    fn lines_that_are_no_records_can_be_left_out() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("events.jsonl");
+        let mut writer = LogWriter::open(&path).expect("a new log");
+        writer.append(paused(1)).expect("written");
+        let mut text = fs::read_to_string(&path).expect("readable");
+        text = format!("{text}garbage\n{text}");
+        fs::write(&path, &text).expect("written");
+        let mut reader = LogReader::open(&path).expect("readable");
+        for _ in 0..2 {
+            assert!(reader.next_sound_record().expect("readable").is_some());
+        }
+        assert!(reader.next_sound_record().expect("readable").is_none());
+        assert_eq!(reader.position(), text.len() as u64);
     }
 
     #[test]

@@ -9,6 +9,8 @@ mod record;
 mod sensors;
 
 pub use control::{Control, ControlReply, ControlRequest};
-pub use log::{LogError, LogReader, LogWriter};
-pub use record::{EVENT_VERSION, Event, NO_SAMPLE, Outcome, Phases, RankStep, Record, Traffic};
+pub use log::{LogError, LogReader, LogWriter, is_replaced};
+pub use record::{
+    EVENT_VERSION, Event, NO_SAMPLE, Outcome, Phases, RESUMED, RankStep, Record, Traffic,
+};
 pub use sensors::{Energy, GpuReading, HostReading, Reading, short_uuid};

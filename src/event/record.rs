@@ -193,6 +193,9 @@ impl Phases {
     }
 }
 
+/// The cause of a restart that somebody asked for.
+pub const RESUMED: &str = "resumed";
+
 /// How the warning begins that answers an order to sample that can't be met.
 pub const NO_SAMPLE: &str = "no sample: ";
 

@@ -16,7 +16,7 @@ use super::{
     find::find,
     follow::{History, Tail},
     outcome::{FAILED, USAGE, refusal},
-    text::{JSON_VERSION, say},
+    text::{JSON_VERSION, say, say_exactly},
 };
 use crate::{
     base::{text::printable, units},
@@ -155,8 +155,8 @@ fn show(line: &str, json: bool) -> anyhow::Result<()> {
     if json {
         match line.strip_prefix('{') {
             // Not read and written again: that could cost a loss its last bit.
-            Some(fields) => say(&format!("{{\"schema\":{JSON_VERSION},{fields}"))?,
-            None => say(line)?,
+            Some(fields) => say_exactly(&format!("{{\"schema\":{JSON_VERSION},{fields}"))?,
+            None => say_exactly(line)?,
         }
         return Ok(());
     }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     cli::ConfigArgs,
-    text::{say, say_json, table},
+    text::{say, say_exactly, say_json, table},
 };
 use crate::config::{self, Loaded, Origin};
 
@@ -28,7 +28,7 @@ pub fn config(args: &ConfigArgs) -> anyhow::Result<u8> {
             say(&line)?;
         }
     } else {
-        say(&serde_json::to_string_pretty(&loaded.config)?)?;
+        say_exactly(&serde_json::to_string_pretty(&loaded.config)?)?;
     }
     Ok(0)
 }

@@ -6,16 +6,20 @@ use std::{
 };
 
 use super::outcome::{USAGE, refusal};
-pub use crate::launch::runs::{all, shortly};
-use crate::launch::{RunFolder, runs::is_run};
+pub use crate::launch::runs::{listed, shortly};
+use crate::launch::{
+    RunFolder,
+    runs::{all, is_run},
+};
 
 /// The run of that name or folder; absent: the one whose log was written last.
 ///
 /// # Errors
-/// There is none.
+/// There is none, or the runs folder can't be read.
 pub fn find(runs_dir: &Path, run: Option<&str>) -> anyhow::Result<RunFolder> {
     let Some(run) = run else {
-        return all(runs_dir).into_iter().next().ok_or_else(|| {
+        let latest = listed(runs_dir)?.into_iter().next();
+        return latest.map(|(_, folder)| folder).ok_or_else(|| {
             refusal(
                 USAGE,
                 format!("there are no runs in {}", runs_dir.display()),

@@ -1,13 +1,8 @@
-//! `logs`: what the worker printed.
+//! `logs`: what happened, when, on which rank: events and what the worker printed, merged.
 
-use std::{
-    fs::File,
-    io::{self, BufRead, BufReader},
-    path::Path,
-    thread,
-    time::Duration,
-};
+use std::{path::Path, thread, time::Duration};
 
+use jiff::{Timestamp, tz::TimeZone};
 use serde_json::json;
 
 use super::{
@@ -15,47 +10,141 @@ use super::{
     find::find,
     text::{say, say_json},
 };
-use crate::{base::text::printable, launch::lock};
+use crate::{
+    base::clock::unix_seconds,
+    event::{LogError, LogReader},
+    launch::{RunFolder, lock, output::Output},
+    store::{
+        RunState,
+        lines::{Entry, Level, of_event, of_output},
+    },
+};
 
 const POLL: Duration = Duration::from_millis(100);
+/// Columns of a time with its zone.
+const TIME_WIDTH: usize = 25;
 
 /// `capstan logs`.
 pub fn logs(runs_dir: &Path, args: &LogsArgs) -> anyhow::Result<u8> {
     let folder = find(runs_dir, args.run.as_deref())?;
-    let log = match File::open(folder.worker_log()) {
-        Ok(log) => log,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-        Err(error) => return Err(error.into()),
-    };
-    let mut lines = BufReader::new(log);
-    let mut line = Vec::new();
+    let mut log = Log::new(&folder, args.json);
+    log.print_output(None)?;
+    if !args.follow {
+        log.print_torn()?;
+    }
     loop {
-        let running = args.follow && lock::is_held(&folder);
-        print_present(&mut lines, &mut line, args.json)?;
-        if !running {
-            if !line.is_empty() {
-                print(&line, args.json)?;
-            }
+        // Asked before anything is read: what a dead supervisor wrote is printed.
+        let is_running = args.follow && lock::is_held(&folder);
+        log.print_events()?;
+        if !is_running {
+            log.print_output(args.follow.then(unix_seconds))?;
+            log.print_torn()?;
             return Ok(0);
         }
         thread::sleep(POLL);
+        log.print_output(Some(unix_seconds()))?;
     }
 }
 
-/// Prints all whole lines; a torn one stays in `line`.
-fn print_present(lines: &mut impl BufRead, line: &mut Vec<u8>, json: bool) -> io::Result<()> {
-    while lines.read_until(b'\n', line)? > 0 && line.ends_with(b"\n") {
-        print(&line[..line.len() - 1], json)?;
-        line.clear();
-    }
-    Ok(())
+struct Log<'a> {
+    folder: &'a RunFolder,
+    events: Option<LogReader>,
+    state: RunState,
+    output: Output,
+    is_json: bool,
+    zone: TimeZone,
 }
 
-fn print(line: &[u8], json: bool) -> io::Result<()> {
-    let line = String::from_utf8_lossy(line);
-    if json {
-        say_json(json!({ "line": line }))
-    } else {
-        say(&printable(&line))
+impl<'a> Log<'a> {
+    fn new(folder: &'a RunFolder, is_json: bool) -> Self {
+        Self {
+            folder,
+            events: None,
+            state: RunState::default(),
+            output: Output::new(&folder.worker_log(), None),
+            is_json,
+            zone: TimeZone::system(),
+        }
+    }
+
+    fn print_events(&mut self) -> anyhow::Result<()> {
+        let path = self.folder.events();
+        if self.events.is_none() && path.exists() {
+            self.events = Some(LogReader::open(&path)?);
+        }
+        loop {
+            let read = self
+                .events
+                .as_mut()
+                .map_or(Ok(None), LogReader::next_record);
+            let entry = match read {
+                Ok(None) => return Ok(()),
+                Ok(Some(record)) => {
+                    self.state.apply(&record);
+                    of_event(&record, &self.state)
+                }
+                Err(error @ LogError::Malformed { .. }) => Some(Entry {
+                    time: None,
+                    level: Level::Error,
+                    rank: None,
+                    text: error.to_string(),
+                }),
+                Err(error) => return Err(error.into()),
+            };
+            if let Some(entry) = entry {
+                self.print(&entry, "events")?;
+            }
+        }
+    }
+
+    /// `time`: when the lines arrived, where that was seen.
+    fn print_output(&mut self, time: Option<f64>) -> anyhow::Result<()> {
+        loop {
+            let lines = self.output.fresh()?;
+            if lines.is_empty() {
+                return Ok(());
+            }
+            for line in lines {
+                self.print(&of_output(&line, time), "worker")?;
+            }
+        }
+    }
+
+    fn print_torn(&mut self) -> anyhow::Result<()> {
+        match self.output.torn() {
+            Some(line) => self.print(&of_output(&line, None), "worker"),
+            None => Ok(()),
+        }
+    }
+
+    fn print(&self, entry: &Entry, source: &str) -> anyhow::Result<()> {
+        if self.is_json {
+            say_json(json!({
+                "source": source,
+                "time": entry.time,
+                "level": entry.level,
+                "rank": entry.rank,
+                "text": entry.text,
+            }))?;
+        } else {
+            say(&self.told(entry))?;
+        }
+        Ok(())
+    }
+
+    fn told(&self, entry: &Entry) -> String {
+        let time = entry.time.and_then(|time| self.told_time(time));
+        let time = time.unwrap_or_else(|| "worker".to_owned());
+        let rank = entry
+            .rank
+            .map_or_else(String::new, |rank| format!("r{rank}"));
+        let level = entry.level.name();
+        format!("{time:<TIME_WIDTH$} {level:<5} {rank:<3} {}", entry.text)
+    }
+
+    fn told_time(&self, unix_seconds: f64) -> Option<String> {
+        let time = Timestamp::from_second(unix_seconds as i64).ok()?;
+        let zoned = time.to_zoned_datetime(self.zone.clone());
+        Some(zoned.strftime("%Y-%m-%dT%H:%M:%S%:z").to_string())
     }
 }

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use crate::{
+    base::text::printable,
     config::ConfigError,
     data::DataError,
     event::Outcome,
@@ -44,7 +45,7 @@ pub fn report(error: &anyhow::Error) -> u8 {
     if is_broken_pipe(error) {
         return 0;
     }
-    let text = in_full(error.as_ref());
+    let text = printable(&in_full(error.as_ref()));
     let mut stderr = io::stderr().lock();
     for line in text.lines() {
         let _ = writeln!(stderr, "error: {line}");

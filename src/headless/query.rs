@@ -6,21 +6,24 @@ use serde_json::{Value, json};
 
 use super::{
     cli::{QueryArgs, RunArgs},
-    find::{all, find},
+    find::{find, listed},
     text::{facts, say, say_json, table},
 };
 use crate::{
-    base::{clock::unix_seconds, units},
+    base::{clock::unix_seconds, text::one_line, units},
     launch::{
-        RunFolder, lock,
-        runs::{self, see},
+        RunFolder, in_full, lock,
+        runs::{self, check_config, see},
     },
     store::{RunState, told},
 };
 
 /// `capstan runs`.
 pub fn runs(runs_dir: &Path, args: &QueryArgs) -> anyhow::Result<u8> {
-    let runs = all(runs_dir);
+    let runs: Vec<RunFolder> = listed(runs_dir)?
+        .into_iter()
+        .map(|(_, folder)| folder)
+        .collect();
     if args.json {
         let runs: Vec<Value> = runs.iter().map(as_json).collect();
         say_json(json!({ "runs_dir": runs_dir, "runs": runs }))?;
@@ -37,7 +40,21 @@ pub fn runs(runs_dir: &Path, args: &QueryArgs) -> anyhow::Result<u8> {
     ) {
         say(&line)?;
     }
+    for folder in &runs {
+        if let Some(fault) = fault(folder) {
+            say(&format!("{}: {fault}", one_line(&folder.name())))?;
+        }
+    }
     Ok(0)
+}
+
+/// Why a run can't be read, or what it was made from can't be.
+fn fault(folder: &RunFolder) -> Option<String> {
+    let error = match see(folder) {
+        Ok(_) => check_config(folder).err()?,
+        Err(error) => error,
+    };
+    Some(in_full(&error))
 }
 
 /// `capstan status`.
@@ -68,19 +85,24 @@ fn as_json(folder: &RunFolder) -> Value {
             "remaining_s": state.remaining_s(),
             "best_eval": state.best_eval(),
             "state": state,
+            "config_fault": check_config(folder).err().map(|error| in_full(&error)),
         }),
         Err(error) => json!({
             "name": folder.name(),
             "folder": folder.root(),
             "status": "unreadable",
-            "error": error.to_string(),
+            "error": in_full(&error),
         }),
     }
 }
 
 fn row(folder: &RunFolder) -> Vec<String> {
     let Ok(state) = see(folder) else {
-        return vec![folder.name(), "unreadable".to_owned()];
+        let dashes = std::iter::repeat_with(dash).take(4);
+        return [one_line(&folder.name()), "unreadable".to_owned()]
+            .into_iter()
+            .chain(dashes)
+            .collect();
     };
     let loss = state
         .last
@@ -89,7 +111,7 @@ fn row(folder: &RunFolder) -> Vec<String> {
         .best_eval()
         .map_or_else(dash, |best| format!("{:.4}", best.loss));
     vec![
-        folder.name(),
+        one_line(&folder.name()),
         word(folder, &state).to_owned(),
         of_total(&state),
         loss,
@@ -100,7 +122,7 @@ fn row(folder: &RunFolder) -> Vec<String> {
 
 fn facts_of(folder: &RunFolder, state: &RunState) -> Vec<(&'static str, String)> {
     let mut facts = vec![
-        ("run", folder.name()),
+        ("run", one_line(&folder.name())),
         ("status", told_status(folder, state)),
     ];
     facts.push(("step", told_step(state)));
@@ -126,6 +148,9 @@ fn facts_of(folder: &RunFolder, state: &RunState) -> Vec<(&'static str, String)>
     }
     if let Some(warning) = &state.last_warning {
         facts.push(("warnings", format!("{} (last: {warning})", state.warnings)));
+    }
+    if let Err(error) = check_config(folder) {
+        facts.push(("unreadable", in_full(&error)));
     }
     facts.push(("last event", ago(state.updated)));
     facts.push(("folder", folder.root().display().to_string()));

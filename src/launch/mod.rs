@@ -8,6 +8,7 @@ mod error;
 pub mod folder;
 pub mod lock;
 pub mod names;
+pub mod output;
 pub mod runs;
 pub mod start;
 pub mod supervisor;

@@ -1,11 +1,6 @@
 //! The folder of runs: which there are, how they stand, what can be done with one that nobody runs.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    process::Child,
-    time::SystemTime,
-};
+use std::{fs, io, path::Path, process::Child, time::SystemTime};
 
 use super::{
     LaunchError, RunFolder, dirs,
@@ -15,25 +10,77 @@ use super::{
 };
 use crate::{
     event::Outcome,
-    store::{RunState, StoreError, fold_log, read_state},
+    store::{RunState, catch_up, fold_log, fold_readable, read_state},
 };
 
-/// All runs of a folder, the latest first.
+/// When a run's log was written last, and how long it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Stamp {
+    pub written: SystemTime,
+    pub bytes: u64,
+}
+
+/// All runs of a folder, the latest first; none where it can't be read.
 pub fn all(runs_dir: &Path) -> Vec<RunFolder> {
-    let entries = fs::read_dir(runs_dir).into_iter().flatten().flatten();
-    let mut runs: Vec<(SystemTime, RunFolder)> = entries
-        .filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'))
-        .map(|entry| RunFolder::new(entry.path()))
-        .filter(is_run)
-        .map(|folder| (last_written(&folder), folder))
-        .collect();
-    runs.sort_by(|(a, left), (b, right)| b.cmp(a).then_with(|| left.name().cmp(&right.name())));
+    let runs = listed(runs_dir).unwrap_or_default();
     runs.into_iter().map(|(_, folder)| folder).collect()
 }
 
-/// Whether a run was made here.
+/// All runs of a folder, the latest first; none where there is no such folder.
+///
+/// # Errors
+/// It is there and can't be read.
+pub fn listed(runs_dir: &Path) -> Result<Vec<(Stamp, RunFolder)>, LaunchError> {
+    let entries = match fs::read_dir(runs_dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(LaunchError::io("the runs folder", runs_dir)(error)),
+    };
+    let mut runs: Vec<(Stamp, RunFolder)> = entries
+        .flatten()
+        .filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'))
+        .map(|entry| RunFolder::new(entry.path()))
+        .filter_map(|folder| Some((stamp(&folder)?, folder)))
+        .collect();
+    runs.sort_by(|(a, left), (b, right)| {
+        let order = b.written.cmp(&a.written);
+        order.then_with(|| left.name().cmp(&right.name()))
+    });
+    Ok(runs)
+}
+
+/// Whether a run was made here, whatever is left of it.
 pub fn is_run(folder: &RunFolder) -> bool {
-    folder.config().is_file()
+    stamp(folder).is_some()
+}
+
+/// Of the run's log; before its first event, of what is there of it. `None`: nothing, so it is no run.
+pub fn stamp(folder: &RunFolder) -> Option<Stamp> {
+    let files = [
+        folder.events(),
+        folder.config(),
+        folder.state(),
+        folder.lock(),
+    ];
+    let meta = files.iter().find_map(|path| fs::metadata(path).ok())?;
+    Some(Stamp {
+        written: meta.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+        bytes: meta.len(),
+    })
+}
+
+/// Refuses a run whose config is gone or damaged: it can be looked at and deleted, not resumed or repeated.
+///
+/// # Errors
+/// What is wrong with the config.
+pub fn check_config(folder: &RunFolder) -> Result<(), LaunchError> {
+    let path = folder.config();
+    let text = fs::read(&path).map_err(LaunchError::io("the config", &path))?;
+    let parsed = serde_json::from_slice::<serde_json::Value>(&text);
+    parsed.map(drop).map_err(|error| LaunchError::Malformed {
+        path,
+        message: error.to_string(),
+    })
 }
 
 /// How a command line names the run: shortly where its name is enough.
@@ -46,22 +93,20 @@ pub fn shortly(runs_dir: &Path, folder: &RunFolder) -> String {
     }
 }
 
-/// When the run's log was written last; before its first event, when it was made.
-pub fn last_written(folder: &RunFolder) -> SystemTime {
-    let written = |path: PathBuf| fs::metadata(path).and_then(|meta| meta.modified());
-    written(folder.events())
-        .or_else(|_| written(folder.config()))
-        .unwrap_or(SystemTime::UNIX_EPOCH)
-}
-
-/// What is known of a run. The state file of a dead supervisor lags behind its log.
+/// What is known of a run. The state file of a dead supervisor lags behind its log. Lines of the log that are no
+/// records are left out.
 ///
 /// # Errors
-/// Neither can be read.
-pub fn see(folder: &RunFolder) -> Result<RunState, StoreError> {
-    let state = read_state(&folder.state(), &folder.events())?;
-    if state.ended.is_none() && !lock::is_held(folder) {
-        return fold_log(&folder.events());
+/// Neither can be read, or nothing is left that tells of the run.
+pub fn see(folder: &RunFolder) -> Result<RunState, LaunchError> {
+    let is_held = lock::is_held(folder);
+    let state = match read_state(&folder.state(), &folder.events()) {
+        Ok(state) if state.ended.is_some() || is_held => state,
+        Ok(state) if folder.events().exists() => catch_up(state, &folder.events())?,
+        _ => fold_readable(&folder.events())?,
+    };
+    if state.next_seq == 0 && !is_held {
+        check_config(folder)?;
     }
     Ok(state)
 }
@@ -131,4 +176,53 @@ fn remove(folder: &RunFolder) -> io::Result<()> {
     let hidden = folder.root().with_file_name(hidden);
     fs::rename(folder.root(), &hidden)?;
     fs::remove_dir_all(hidden)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Event, LogWriter};
+
+    #[test]
+    fn a_damaged_run_is_listed_and_seen_as_far_as_it_can_be() {
+        let runs = tempfile::tempdir().expect("a folder");
+        let make = |name: &str| {
+            let folder = RunFolder::new(runs.path().join(name));
+            fs::create_dir(folder.root()).expect("made");
+            folder
+        };
+        make("empty");
+        let no_config = make("no-config");
+        let mut log = LogWriter::open(&no_config.events()).expect("a log");
+        log.append(Event::Paused { step: 7 }).expect("written");
+        let garbled = make("garbled");
+        let text = fs::read_to_string(no_config.events()).expect("readable");
+        fs::write(garbled.events(), format!("garbage\n{text}")).expect("written");
+        let bare = make("bare");
+        fs::write(bare.config(), "{").expect("written");
+
+        let names: Vec<String> = all(runs.path()).iter().map(RunFolder::name).collect();
+        assert_eq!(names.len(), 3, "{names:?}");
+        for folder in [&no_config, &garbled] {
+            assert_eq!(see(folder).expect("seen").step, 7);
+        }
+        let error = see(&bare).expect_err("nothing tells of it").to_string();
+        assert!(error.contains("config.json"), "{error}");
+        assert!(check_config(&no_config).is_err());
+        delete(&bare).expect("deleted");
+        assert!(!bare.root().exists());
+    }
+
+    #[test]
+    fn a_runs_folder_that_is_none_is_an_error_and_an_absent_one_is_empty() {
+        let root = tempfile::tempdir().expect("a folder");
+        assert!(
+            listed(&root.path().join("absent"))
+                .expect("empty")
+                .is_empty()
+        );
+        let file = root.path().join("file");
+        fs::write(&file, "").expect("written");
+        assert!(listed(&file).is_err());
+    }
 }

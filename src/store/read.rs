@@ -30,6 +30,42 @@ pub fn fold_log(events: &Path) -> Result<RunState, StoreError> {
     Ok(state)
 }
 
+/// As [`fold_log`], for looking only: lines that are no records are left out.
+///
+/// # Errors
+/// The log can't be read.
+pub fn fold_readable(events: &Path) -> Result<RunState, StoreError> {
+    let mut state = RunState::default();
+    if !events.exists() {
+        return Ok(state);
+    }
+    let mut reader = LogReader::open(events)?;
+    while let Some(record) = reader.next_sound_record()? {
+        state.apply(&record);
+    }
+    Ok(state)
+}
+
+/// A written state with what the log says beyond it; lines that are no records are left out.
+///
+/// The lines before are passed over unread, which a long log takes seconds for otherwise.
+///
+/// # Errors
+/// The log can't be read.
+pub fn catch_up(mut state: RunState, events: &Path) -> Result<RunState, StoreError> {
+    let mut reader = LogReader::open(events)?;
+    if reader.pass_over(state.next_seq)? < state.next_seq {
+        // It is not the log that the state is of.
+        return fold_readable(events);
+    }
+    while let Some(record) = reader.next_sound_record()? {
+        if record.seq >= state.next_seq {
+            state.apply(&record);
+        }
+    }
+    Ok(state)
+}
+
 /// The state as last written, or, where that is missing, damaged or of another version, the fold of
 /// the log: `state.json` is a copy, never the truth.
 ///
@@ -67,6 +103,30 @@ mod tests {
         assert_eq!(read_state(&state, &events).expect("no state yet").step, 7);
         fs::write(&state, r#"{"schema":1,"st"#).expect("writable");
         assert_eq!(read_state(&state, &events).expect("a torn state").step, 7);
+    }
+
+    #[test]
+    fn a_state_that_lags_is_brought_up_to_its_log() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let events = folder.path().join("events.jsonl");
+        let mut log = LogWriter::open(&events).expect("a log");
+        let mut written = RunState::default();
+        for step in 1..=9 {
+            let record = log.append(Event::Paused { step }).expect("written");
+            if step <= 5 {
+                written.apply(&record);
+            }
+        }
+        let whole = fold_log(&events).expect("readable");
+        assert_eq!(catch_up(written.clone(), &events).expect("readable"), whole);
+        // Lines before that are no records make it no less exact.
+        let text = fs::read_to_string(&events).expect("readable");
+        fs::write(&events, format!("garbage\n{text}")).expect("written");
+        assert_eq!(catch_up(written.clone(), &events).expect("readable"), whole);
+        // What is not in the log did not happen.
+        let two: String = text.split_inclusive('\n').take(2).collect();
+        fs::write(&events, two).expect("written");
+        assert_eq!(catch_up(written, &events).expect("readable").step, 2);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::{
     draw::{ago, cut},
     keys::Action,
 };
-use crate::{base::text::printable, event::Outcome, launch::runs::word};
+use crate::{base::text::printable, event::Outcome};
 
 /// Rows of a screen that an alarm takes at most.
 const MOST_ROWS: usize = 2;
@@ -69,6 +69,9 @@ pub fn of(app: &App, board: &Board) -> Option<Alarm> {
         remedy,
     };
     let state = &board.state;
+    if board.reading.is_some() {
+        return None;
+    }
     if let Some(text) = &board.failed {
         return Some(grave(text.clone(), String::new()));
     }
@@ -100,6 +103,13 @@ pub fn of(app: &App, board: &Board) -> Option<Alarm> {
             return Some(grave(what, remedy));
         }
         _ => {}
+    }
+    if let Some(text) = &board.damage {
+        return Some(Alarm {
+            is_grave: false,
+            what: format!("left out: {text}"),
+            remedy: String::new(),
+        });
     }
     if board.loss.non_finite() > 0 {
         let n = board.loss.non_finite();
@@ -146,8 +156,11 @@ fn lost(board: &Board) -> String {
 
 /// What to say where nothing is wrong.
 pub fn well(app: &App, board: &Board) -> String {
+    if let Some(percent) = board.reading {
+        return format!("reading the log, {percent} %");
+    }
     let state = &board.state;
-    let standing = word(state, board.held);
+    let standing = board.word();
     let saved = match (state.newest_checkpoint(), board.saved_at) {
         (Some(checkpoint), Some(at)) => {
             let width = state.total_steps.unwrap_or(0).to_string().len();

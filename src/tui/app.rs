@@ -17,6 +17,7 @@ use super::{
 use crate::{
     event::{Control, Record},
     launch::RunFolder,
+    store::RunState,
 };
 
 /// The screens, in the order of their numbers.
@@ -163,6 +164,8 @@ pub enum Msg {
     Tick(f64),
     /// The runs of the folder, all of them.
     Runs(Vec<RunRow>),
+    /// The folder of runs can't be read.
+    NoRuns(String),
     Details(Box<Details>),
     /// News of the watched run.
     Watched {
@@ -193,12 +196,26 @@ pub enum Msg {
 /// News of a run.
 #[derive(Debug)]
 pub enum News {
+    /// What follows is another run's, which took this one's place.
+    Begun,
     Records(Vec<Record>),
-    /// Lines of the worker's own output.
-    Lines(Vec<String>),
+    /// Lines of the worker's own output, with the Unix seconds at which they came where that was seen.
+    Output {
+        lines: Vec<String>,
+        time: Option<f64>,
+    },
+    /// How much of the log as it was found is read, in percent; `None`: all.
+    Reading(Option<u64>),
+    /// A line of the log is no record.
+    Damaged(String),
+    /// The state as written down, there being no log.
+    State(Box<RunState>),
     /// Whether a supervisor holds the run.
     Held(bool),
+    /// Nothing more comes.
     Failed(String),
+    /// The run was deleted.
+    Gone,
 }
 
 /// What the update function asks for; none of it happens inside it.
@@ -310,12 +327,12 @@ impl App {
         }
     }
 
-    /// Turns to a run: what Live and Logs show.
+    /// Turns to a run: what Live and Logs show. One that could not be read is read again.
     pub fn watch(&mut self, folder: RunFolder) -> Vec<Effect> {
         let is_same = self
             .board
             .as_ref()
-            .is_some_and(|board| board.folder == folder);
+            .is_some_and(|board| board.folder == folder && board.failed.is_none());
         if is_same {
             return Vec::new();
         }
@@ -333,6 +350,19 @@ impl App {
             |time| {
                 time.to_zoned_datetime(self.zone.clone())
                     .strftime("%H:%M:%S")
+                    .to_string()
+            },
+        )
+    }
+
+    /// As [`Self::clock`], with date and zone.
+    pub fn date(&self, unix_seconds: f64) -> String {
+        let time = jiff::Timestamp::from_second(unix_seconds as i64);
+        time.map_or_else(
+            |_| "--:--:--".to_owned(),
+            |time| {
+                time.to_zoned_datetime(self.zone.clone())
+                    .strftime("%Y-%m-%d %H:%M:%S %Z")
                     .to_string()
             },
         )

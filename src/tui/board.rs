@@ -4,49 +4,36 @@ use std::collections::VecDeque;
 
 use super::{curves::DeviceCurves, series::Series};
 use crate::{
-    base::text::printable,
+    base::text::{one_line, printable},
     config::RunConfig,
-    event::{Event, Phases, RankStep, Record},
-    launch::RunFolder,
+    event::{Event, Phases, RESUMED, RankStep, Record},
+    launch::{RunFolder, runs},
     plan::RunPlan,
-    store::{RunState, told},
+    store::{
+        RunState,
+        lines::{self, Entry, Level},
+    },
 };
 
 /// Steps over which the anatomy is a mean.
 const ANATOMY_STEPS: usize = 50;
-/// The cause of a start that somebody asked for.
-const RESUMED: &str = "resumed";
 /// Lines of the log that are kept; the file has all.
 const MOST_ENTRIES: usize = 20_000;
 
-/// How grave a line is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
-    Info,
-    Warn,
-    Error,
-}
+/// Bytes of text in them.
+const MOST_BYTES: usize = 32 << 20;
 
-impl Level {
-    /// The word beside the line.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Info => "info",
-            Self::Warn => "warn",
-            Self::Error => "error",
-        }
-    }
-}
-
-/// One line of the merged log.
+/// A line of the merged log, or one that came several times in a row.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Entry {
-    /// Unix seconds; `None` for the worker's own output, which has no clock.
-    pub time: Option<f64>,
-    pub level: Level,
-    pub rank: Option<usize>,
-    pub text: String,
-    /// How often it came in a row.
+pub struct LogLine {
+    /// Counts up from the run's first line; what it names stays the same when older lines go.
+    pub number: u64,
+    /// As it came last.
+    pub entry: Entry,
+    /// The worker printed it.
+    pub is_output: bool,
+    /// Unix seconds at which it came first.
+    pub first: Option<f64>,
     pub times: u64,
 }
 
@@ -57,8 +44,12 @@ pub struct Board {
     pub state: RunState,
     /// Whether a supervisor holds it.
     pub held: bool,
+    /// How much of the log as it was found is read, in percent, until all is.
+    pub reading: Option<u64>,
     /// Why it can't be read.
     pub failed: Option<String>,
+    /// What is wrong with a line of its log, which was left out.
+    pub damage: Option<String>,
     pub plan: Option<Box<RunPlan>>,
     pub config: Option<Box<RunConfig>>,
     pub loss: Series,
@@ -71,7 +62,9 @@ pub struct Board {
     pub devices: DeviceCurves,
     /// Of the latest steps.
     ranks: VecDeque<Vec<RankStep>>,
-    pub entries: VecDeque<Entry>,
+    pub entries: VecDeque<LogLine>,
+    /// Bytes of their texts.
+    entry_bytes: usize,
     /// Time and words of the latest fault.
     pub fault: Option<String>,
     /// Unix seconds of the newest checkpoint.
@@ -88,7 +81,9 @@ impl Board {
             folder,
             state: RunState::default(),
             held: false,
+            reading: None,
             failed: None,
+            damage: None,
             plan: None,
             config: None,
             loss: Series::default(),
@@ -101,6 +96,7 @@ impl Board {
             devices: DeviceCurves::default(),
             ranks: VecDeque::new(),
             entries: VecDeque::new(),
+            entry_bytes: 0,
             fault: None,
             saved_at: None,
             restarted_at: None,
@@ -148,21 +144,35 @@ impl Board {
             }
             _ => {}
         }
-        if let Some(entry) = self.entry(record) {
-            self.add(entry);
+        if let Some(entry) = lines::of_event(record, &self.state) {
+            self.add(entry, false);
         }
     }
 
-    /// Adds lines of the worker's own output.
-    pub fn add_lines(&mut self, lines: Vec<String>) {
+    /// Adds lines of the worker's own output, which arrived at `time` where that was seen.
+    pub fn add_output(&mut self, lines: &[String], time: Option<f64>) {
         for line in lines {
-            self.add(Entry {
-                time: None,
-                level: Level::Info,
-                rank: None,
-                text: printable(&line).replace('\t', "    "),
-                times: 1,
-            });
+            self.add(lines::of_output(line, time), true);
+        }
+    }
+
+    /// Notes that a line of the log is no record.
+    pub fn add_damage(&mut self, text: String) {
+        let entry = Entry {
+            time: None,
+            level: Level::Error,
+            rank: None,
+            text: one_line(&text),
+        };
+        self.add(entry, false);
+        self.damage = Some(text);
+    }
+
+    /// How it stands, in a word or two.
+    pub const fn word(&self) -> &'static str {
+        match self.reading {
+            Some(_) => "reading its log",
+            None => runs::word(&self.state, self.held),
         }
     }
 
@@ -188,9 +198,8 @@ impl Board {
     }
 
     /// What happened, the latest first; without the worker's own output.
-    pub fn events(&self) -> impl Iterator<Item = &Entry> {
-        let entries = self.entries.iter().rev();
-        entries.filter(|entry| entry.time.is_some())
+    pub fn events(&self) -> impl Iterator<Item = &LogLine> {
+        self.entries.iter().rev().filter(|line| !line.is_output)
     }
 
     /// Whether a worker had to be started again, and nothing was saved since.
@@ -250,75 +259,29 @@ impl Board {
         self.ranks.clear();
     }
 
-    fn entry(&self, record: &Record) -> Option<Entry> {
-        let mut rank = None;
-        let mut level = Level::Info;
-        let text = match &record.event {
-            Event::Step { step, .. } => {
-                let state = &self.state;
-                let is_due = *step == 1
-                    || step.is_multiple_of(state.log_every.max(1))
-                    || Some(*step) == state.total_steps;
-                return is_due.then(|| Entry {
-                    time: Some(record.time),
-                    level,
-                    rank,
-                    text: told::step(state),
-                    times: 1,
-                });
-            }
-            Event::Warning { rank: of, text } => {
-                rank = *of;
-                level = Level::Warn;
-                printable(text)
-            }
-            Event::Fault { rank: of, .. } => {
-                rank = Some(*of);
-                level = Level::Error;
-                told::event(&record.event)?
-            }
-            Event::Restart { cause, .. } => {
-                if cause != RESUMED {
-                    level = Level::Warn;
-                }
-                told::event(&record.event)?
-            }
-            Event::Ended {
-                outcome, reason, ..
-            } => {
-                if *outcome == crate::event::Outcome::Failed {
-                    level = Level::Error;
-                }
-                printable(&format!("{}: {reason}", self.state.status.name()))
-            }
-            Event::Sample { text, prompt, .. } => {
-                let text = printable(&format!("{prompt}{text}")).replace('\n', " ");
-                format!("sampled: {text}")
-            }
-            Event::Progress { what, .. } => format!("{what} ..."),
-            event => told::event(event)?,
-        };
-        Some(Entry {
-            time: Some(record.time),
-            level,
-            rank,
-            text: text.replace(['\n', '\t'], " "),
-            times: 1,
-        })
-    }
-
-    fn add(&mut self, entry: Entry) {
+    fn add(&mut self, entry: Entry, is_output: bool) {
         if let Some(last) = self.entries.back_mut()
-            && (last.level, last.rank, &last.text) == (entry.level, entry.rank, &entry.text)
+            && (last.entry.level, last.entry.rank, &last.entry.text)
+                == (entry.level, entry.rank, &entry.text)
         {
             last.times += 1;
-            last.time = entry.time;
+            last.entry.time = entry.time;
             return;
         }
-        if self.entries.len() == MOST_ENTRIES {
-            self.entries.pop_front();
+        self.entry_bytes += entry.text.len();
+        self.entries.push_back(LogLine {
+            number: self.dropped + self.entries.len() as u64,
+            first: entry.time,
+            is_output,
+            entry,
+            times: 1,
+        });
+        while self.entries.len() > MOST_ENTRIES || self.entry_bytes > MOST_BYTES {
+            let Some(oldest) = self.entries.pop_front() else {
+                return;
+            };
+            self.entry_bytes -= oldest.entry.text.len();
             self.dropped += 1;
         }
-        self.entries.push_back(entry);
     }
 }

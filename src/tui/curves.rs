@@ -4,7 +4,6 @@ use super::series::Series;
 use crate::{
     base::units::GIB,
     event::{GpuReading, Reading},
-    hw::Device,
     plan::RunPlan,
 };
 
@@ -25,21 +24,13 @@ pub struct DeviceCurves {
 impl DeviceCurves {
     /// Takes in a look at the sensors after a step.
     pub fn push(&mut self, step: u64, reading: &Reading, plan: &RunPlan) {
-        let mut indices: Vec<usize> = plan
-            .ranks
-            .iter()
-            .filter_map(|rank| match rank.device {
-                Device::Cuda(index) => Some(index),
-                Device::Cpu => None,
-            })
-            .collect();
-        indices.sort_unstable();
-        indices.dedup();
+        let indices = plan.gpus();
         let host = &reading.host;
         let gib = |bytes: u64| bytes as f64 / GIB as f64;
-        let (busy, memory, power, temperature) = if indices.is_empty() {
+        let power = reading.power_of(&indices);
+        let (busy, memory, temperature) = if indices.is_empty() {
             let memory = host.memory_used_bytes.map(gib);
-            (host.cpu_busy, memory, host.package_power_w, None)
+            (host.cpu_busy, memory, None)
         } else {
             let cards: Vec<Option<&GpuReading>> = indices
                 .iter()
@@ -55,7 +46,6 @@ impl DeviceCurves {
                 all(|card| card.busy).map(mean),
                 all(|card| card.memory_used_bytes.map(|bytes| bytes as f64))
                     .map(|bytes| most(bytes) / GIB as f64),
-                all(|card| card.power_w).map(|watts| watts.iter().sum()),
                 all(|card| card.temperature_c.map(f64::from)).map(most),
             )
         };

@@ -12,6 +12,7 @@ use super::{
     keys::Action,
     later, launch_view, live, live_view, logs_view, popup, runs_view, small,
 };
+use crate::base::text::{columns, fitting};
 
 /// Below this size only the most important lines are shown.
 pub const LEAST: (u16, u16) = (40, 10);
@@ -82,7 +83,7 @@ fn headline(app: &App) -> String {
     match app.screen {
         Screen::Live | Screen::Logs => {
             if let Some(board) = live::shown(app) {
-                let word = crate::launch::runs::word(&board.state, board.held);
+                let word = board.word();
                 parts.push(format!("{}  {word}", board.folder.name()));
                 if app.live.frozen.is_some() {
                     parts.push(format!("FROZEN ({} goes on)", app.key(Action::Freeze)));
@@ -169,26 +170,48 @@ fn is_apt(app: &App, action: Action) -> bool {
 
 /// The first `width` columns of a text, with a mark where something was cut off.
 pub fn cut(text: &str, width: usize) -> String {
-    if text.chars().count() <= width {
+    if columns(text) <= width {
+        return text.to_owned();
+    }
+    match width {
+        0 => String::new(),
+        1 => "…".to_owned(),
+        // One character comes at least, which may be too wide.
+        _ => match fitting(text, width - 1) {
+            short if columns(short) < width => format!("{short}…"),
+            _ => "…".to_owned(),
+        },
+    }
+}
+
+/// The last `width` columns of a text, with a mark where something was cut off.
+pub fn cut_start(text: &str, width: usize) -> String {
+    if columns(text) <= width {
         return text.to_owned();
     }
     if width == 0 {
         return String::new();
     }
-    let mut short: String = text.chars().take(width - 1).collect();
-    short.push('…');
-    short
+    let mut starts = text.char_indices().map(|(at, _)| &text[at..]);
+    let short = starts.find(|rest| columns(rest) < width).unwrap_or("");
+    format!("…{short}")
 }
 
-/// The last `width` columns of a text, with a mark where something was cut off.
-pub fn cut_start(text: &str, width: usize) -> String {
-    let extra = text.chars().count().saturating_sub(width);
-    if extra == 0 || width == 0 {
-        return text.chars().skip(extra).collect();
+/// A text in lines of at most `width` columns, broken at blanks where there are some.
+pub fn wrap(text: &str, width: usize) -> Vec<&str> {
+    let mut lines = Vec::new();
+    let mut rest = text;
+    while columns(rest) > width {
+        let most = fitting(rest, width);
+        let line = match most.rfind(' ') {
+            Some(blank) if blank > 0 && !rest[most.len()..].starts_with(' ') => &most[..blank],
+            _ => most,
+        };
+        lines.push(line);
+        rest = rest[line.len()..].trim_start();
     }
-    std::iter::once('…')
-        .chain(text.chars().skip(extra + 1))
-        .collect()
+    lines.push(rest);
+    lines
 }
 
 /// How long ago, in one coarse unit, so that it does not change with each frame.

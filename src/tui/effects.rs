@@ -16,6 +16,7 @@ use super::{
     checks::Checker,
     launch::Draft,
     recording, sources,
+    tail::tail,
 };
 use crate::{
     base::{fs::replace, text::printable},
@@ -28,6 +29,7 @@ pub struct Doer {
     runs_dir: PathBuf,
     to: SyncSender<Msg>,
     stop_tail: Arc<AtomicBool>,
+    stop_details: Arc<AtomicBool>,
     checks: Sender<Work>,
 }
 
@@ -51,6 +53,7 @@ impl Doer {
             runs_dir: runs_dir.to_owned(),
             to,
             stop_tail: Arc::default(),
+            stop_details: Arc::default(),
             checks,
         }
     }
@@ -90,8 +93,7 @@ impl Doer {
                     Err(error) => Err(in_full(&error)),
                 })
             }),
-            Effect::Details { folder, against } => self
-                .spawn(move || Msg::Details(Box::new(sources::details(&folder, against.as_ref())))),
+            Effect::Details { folder, against } => self.details(folder, against),
             Effect::Sample { folder, is_running } => {
                 self.spawn(move || match sample(&folder, is_running) {
                     Ok(text) => Msg::Text {
@@ -137,7 +139,19 @@ impl Doer {
         self.stop_tail.store(true, Ordering::Relaxed);
         self.stop_tail = Arc::default();
         let (stop, to) = (Arc::clone(&self.stop_tail), self.to.clone());
-        thread::spawn(move || sources::tail(&folder, &stop, &to));
+        thread::spawn(move || tail(&folder, &stop, &to));
+    }
+
+    /// Only the newest question is answered: a long log takes seconds.
+    fn details(&mut self, folder: RunFolder, against: Option<RunFolder>) {
+        self.stop_details.store(true, Ordering::Relaxed);
+        self.stop_details = Arc::default();
+        let (stop, to) = (Arc::clone(&self.stop_details), self.to.clone());
+        thread::spawn(move || {
+            if let Some(details) = sources::details(&folder, against.as_ref(), &stop) {
+                let _ = to.send(Msg::Details(Box::new(details)));
+            }
+        });
     }
 }
 

@@ -232,7 +232,7 @@ pub const KEYS: &[Binding] = {
             &[Char('s')],
             Action::Sort,
             "sort",
-            "sort by the next column; it reverses after the last",
+            "sort: the same column reversed, then the next",
         ),
         on(
             RUNS,
@@ -382,6 +382,14 @@ pub const KEYS: &[Binding] = {
         on(
             LOGS,
             Look,
+            &[Enter],
+            Action::Open,
+            "detail",
+            "the whole line, since when, how often, what to try",
+        ),
+        on(
+            LOGS,
+            Look,
             &[Char('v')],
             Action::Level,
             "level",
@@ -393,7 +401,7 @@ pub const KEYS: &[Binding] = {
             &[Char('#')],
             Action::Rank,
             "rank",
-            "lines of one rank only",
+            "lines of one rank only; those of the run as a whole show with all",
         ),
         on(
             LOGS,
@@ -412,6 +420,14 @@ pub const KEYS: &[Binding] = {
             "freeze the picture; the run goes on",
         ),
         on(
+            &[Screen::Runs, Screen::Logs],
+            Look,
+            &[Char('/')],
+            Action::Filter,
+            "filter",
+            "filter or search: word, !word, /regex/, key:value",
+        ),
+        on(
             LOGS,
             Look,
             &[Char('n')],
@@ -426,14 +442,6 @@ pub const KEYS: &[Binding] = {
             Action::PreviousMatch,
             "",
             "previous match",
-        ),
-        on(
-            &[Screen::Runs, Screen::Logs],
-            Look,
-            &[Char('/')],
-            Action::Filter,
-            "filter",
-            "filter the list, or search the log",
         ),
         on(
             ALL,

@@ -1,17 +1,32 @@
 //! Logs (6): what happened, when, on which rank, what to do?
 
 use super::{
-    app::{App, Effect},
-    board::{Entry, Level},
+    app::{App, Effect, Popup},
+    board::LogLine,
+    draw::wrap,
+    filter::{Field, Filter, Words},
     keys::{Action, Key},
     live::{freeze, shown},
-    update::edit_line,
 };
+use crate::store::lines::Level;
 
 /// Characters that a key moves the lines by.
 const SHIFT: usize = 16;
 /// Longest that lines are followed to the right.
 const MOST_SHIFT: usize = 4096;
+/// Columns of the text in a line's details.
+const DETAIL_WIDTH: usize = 70;
+/// What a filter can name.
+const FIELDS: &[Field] = &[
+    Field {
+        name: "level",
+        is_whole: false,
+    },
+    Field {
+        name: "rank",
+        is_whole: true,
+    },
+];
 
 /// The screen's own state.
 #[derive(Debug)]
@@ -21,10 +36,10 @@ pub struct Logs {
     pub wrap: bool,
     /// Characters of the lines that are to the left of the picture.
     pub shift: usize,
-    pub search: String,
+    pub filter: Filter,
     pub typing: bool,
-    /// The line under the cursor, among those shown; `None` follows the end.
-    pub at: Option<usize>,
+    /// The number of the line under the cursor; `None` follows the end.
+    pub at: Option<u64>,
 }
 
 impl Default for Logs {
@@ -34,7 +49,7 @@ impl Default for Logs {
             rank: None,
             wrap: false,
             shift: 0,
-            search: String::new(),
+            filter: Filter::new(FIELDS, Words::Together),
             typing: false,
             at: None,
         }
@@ -48,39 +63,58 @@ impl Logs {
         self.at = None;
     }
 
-    /// Whether a line passes level and rank.
-    pub fn passes(&self, entry: &Entry) -> bool {
-        entry.level >= self.level && (self.rank.is_none() || entry.rank == self.rank)
+    /// Whether a line passes level, rank and the filter's keys. Lines of the run as a whole are no rank's.
+    pub fn passes(&self, line: &LogLine) -> bool {
+        let entry = &line.entry;
+        let of = |field: &str| match field {
+            "level" => entry.level.name().to_owned(),
+            _ => entry.rank.map_or_else(String::new, |rank| rank.to_string()),
+        };
+        entry.level >= self.level
+            && (self.rank.is_none() || entry.rank == self.rank)
+            && self.filter.narrows_to(of)
     }
 
-    /// Whether a line holds what is searched for; `!` before it inverts.
-    pub fn matches(&self, entry: &Entry) -> bool {
-        let text = format!("{} {}", entry.level.name(), entry.text).to_lowercase();
-        match self.search.strip_prefix('!') {
-            Some(word) => !word.is_empty() && !text.contains(&word.to_lowercase()),
-            None => !self.search.is_empty() && text.contains(&self.search.to_lowercase()),
-        }
+    /// Whether a line holds what is searched for.
+    pub fn matches(&self, line: &LogLine) -> bool {
+        self.filter.finds(|| line.entry.text.clone())
     }
 }
 
 /// The lines that pass, oldest first.
-pub fn visible(app: &App) -> Vec<&Entry> {
-    let entries = shown(app).map(|board| &board.entries);
-    let entries = entries.into_iter().flatten();
-    entries.filter(|entry| app.logs.passes(entry)).collect()
+pub fn visible(app: &App) -> Vec<&LogLine> {
+    let lines = shown(app).map(|board| &board.entries);
+    let lines = lines.into_iter().flatten();
+    lines.filter(|line| app.logs.passes(line)).collect()
+}
+
+/// Where the cursor is among the lines that pass: on its line, or the next where that does not pass.
+pub fn place(app: &App, lines: &[&LogLine]) -> usize {
+    let last = lines.len().saturating_sub(1);
+    app.logs.at.map_or(last, |at| {
+        lines.partition_point(|line| line.number < at).min(last)
+    })
 }
 
 /// A key of the map.
 pub fn act(app: &mut App, action: Action) -> Vec<Effect> {
-    let last = visible(app).len().saturating_sub(1);
-    let place = app.logs.at.unwrap_or(last).min(last);
+    let lines = visible(app);
+    let last = lines.len().saturating_sub(1);
+    let place = place(app, &lines);
     let page = app.rows.max(1);
+    let to = match action {
+        Action::Up => Some(place.saturating_sub(1)),
+        Action::Down => Some(place + 1),
+        Action::PageUp => Some(place.saturating_sub(page)),
+        Action::PageDown => Some(place + page),
+        Action::First => Some(0),
+        _ => None,
+    };
+    if let Some(to) = to {
+        app.logs.at = lines.get(to.min(last)).map(|line| line.number);
+        return Vec::new();
+    }
     match action {
-        Action::Up => app.logs.at = Some(place.saturating_sub(1)),
-        Action::Down => app.logs.at = Some((place + 1).min(last)),
-        Action::PageUp => app.logs.at = Some(place.saturating_sub(page)),
-        Action::PageDown => app.logs.at = Some((place + page).min(last)),
-        Action::First => app.logs.at = Some(0),
         Action::Last => app.logs.at = None,
         Action::Left => app.logs.shift = app.logs.shift.saturating_sub(SHIFT),
         Action::Right => app.logs.shift = (app.logs.shift + SHIFT).min(MOST_SHIFT),
@@ -96,15 +130,54 @@ pub fn act(app: &mut App, action: Action) -> Vec<Effect> {
         Action::Wrap => app.logs.wrap = !app.logs.wrap,
         Action::Freeze => freeze(app),
         Action::Filter => app.logs.typing = true,
-        Action::NextMatch => find(app, place, true),
-        Action::PreviousMatch => find(app, place, false),
+        Action::NextMatch => find(app, true),
+        Action::PreviousMatch => find(app, false),
+        Action::Open => app.popup = lines.get(place).map(|line| detail(app, line)),
         Action::Copy => {
-            let line = visible(app).get(place).map(|entry| entry.text.clone());
+            let line = lines.get(place).map(|line| line.entry.text.clone());
             return line.map(Effect::Copy).into_iter().collect();
         }
         _ => {}
     }
     Vec::new()
+}
+
+/// The whole of a line, since when, how often.
+fn detail(app: &App, line: &LogLine) -> Popup {
+    let entry = &line.entry;
+    let time = entry
+        .time
+        .map_or_else(String::new, |time| format!("{}  ", app.clock(time)));
+    let rank = entry
+        .rank
+        .map_or_else(String::new, |rank| format!("r{rank}  "));
+    let mut lines = Vec::new();
+    // What is wrong and what to try stand apart.
+    let text = entry.text.replace("; ", ";\n");
+    for part in text.lines() {
+        lines.extend(wrap(part, DETAIL_WIDTH).into_iter().map(str::to_owned));
+    }
+    lines.push(String::new());
+    match (line.first, entry.time) {
+        (Some(first), Some(last)) if line.times > 1 => lines.extend([
+            format!("{} times in a row", line.times),
+            format!("first {}", app.date(first)),
+            format!("last  {}", app.date(last)),
+        ]),
+        (_, Some(time)) => lines.push(format!("once, {}", app.date(time))),
+        _ if line.times > 1 => lines.push(format!("{} times in a row", line.times)),
+        _ => lines.push("once".to_owned()),
+    }
+    lines.push(match (line.is_output, entry.time) {
+        (true, None) => "printed by the worker before this was opened: worker.log".to_owned(),
+        (true, Some(_)) => "printed by the worker: worker.log".to_owned(),
+        (false, _) => "an event of the run: events.jsonl".to_owned(),
+    });
+    Popup::Text {
+        title: format!("{time}{rank}{}", entry.level.name()),
+        lines,
+        scroll: 0,
+    }
 }
 
 fn next_rank(app: &mut App) {
@@ -118,56 +191,45 @@ fn next_rank(app: &mut App) {
 }
 
 /// Goes to the next line that matches, around the end.
-fn find(app: &mut App, place: usize, forward: bool) {
-    let found = {
-        let lines = visible(app);
-        let n = lines.len();
-        let order = (1..=n).map(|by| {
-            if forward {
-                (place + by) % n
-            } else {
-                (place + n - by % n) % n
-            }
-        });
-        let mut order = order.into_iter();
-        order.find(|&index| {
-            lines
-                .get(index)
-                .is_some_and(|entry| app.logs.matches(entry))
-        })
-    };
-    match found {
-        Some(index) => app.logs.at = Some(index),
-        None if app.logs.search.is_empty() => app.say("/ searches"),
+fn find(app: &mut App, forward: bool) {
+    let lines = visible(app);
+    let n = lines.len();
+    let place = place(app, &lines);
+    let mut order = (1..=n).map(|by| {
+        if forward {
+            (place + by) % n
+        } else {
+            (place + n - by % n) % n
+        }
+    });
+    let found = order.find(|&index| app.logs.matches(lines[index]));
+    match found.map(|index| lines[index].number) {
+        Some(number) => app.logs.at = Some(number),
+        None if !app.logs.filter.searches() => {
+            let key = app.key(Action::Filter);
+            app.say(format!("{key} searches"));
+        }
         None => {
-            let text = format!("no line with {}", app.logs.search);
+            let text = format!("no line with {}", app.logs.filter.text());
             app.complain(text);
         }
     }
 }
 
-/// A key for the search.
+/// A key for the filter: its keys narrow at once, its text is searched for from Enter on.
 pub fn type_search(app: &mut App, key: Key) -> Vec<Effect> {
-    match edit_line(&mut app.logs.search, key) {
-        Some(true) => {
-            app.logs.typing = false;
-            let last = visible(app).len().saturating_sub(1);
-            let place = app.logs.at.unwrap_or(last);
-            find(app, place, false);
-        }
-        Some(false) => {
-            app.logs.typing = false;
-            app.logs.search.clear();
-        }
-        None => {}
+    let over = app.logs.filter.type_key(key);
+    app.logs.typing = over.is_none();
+    if over == Some(true) && app.logs.filter.searches() {
+        find(app, false);
     }
     Vec::new()
 }
 
 /// Esc: ends the search, else follows again; false where there was neither.
 pub fn back(app: &mut App) -> bool {
-    if !app.logs.search.is_empty() {
-        app.logs.search.clear();
+    if !app.logs.filter.is_empty() {
+        app.logs.filter.clear();
     } else if app.logs.at.is_some() {
         app.logs.at = None;
     } else {

@@ -3,17 +3,22 @@
 use ratatui::{
     Frame,
     layout::{Constraint, Layout, Rect},
+    style::Style,
     text::{Line, Span},
     widgets::Paragraph,
 };
 
 use super::{
     app::{App, Screen},
-    board::{Entry, Level},
+    board::{Board, LogLine},
     draw::cut,
     keys::Action,
     live::shown,
-    logs::visible,
+    logs::{place, visible},
+};
+use crate::{
+    base::text::{columns, fitting},
+    store::lines::Level,
 };
 
 /// Draws the log of the run that is watched.
@@ -35,132 +40,183 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
         return;
     };
     let lines = visible(app);
-    let rank = app
-        .logs
-        .rank
-        .map_or_else(|| "all".to_owned(), |rank| rank.to_string());
-    let follow = if app.logs.at.is_none() {
-        "following".to_owned()
-    } else {
-        format!("{} follows", app.key(Action::Last))
-    };
-    let wrap = if app.logs.wrap { "   wrapped" } else { "" };
-    let head_text = format!(
-        " level ≥ {}   rank {rank}   {} of {} lines   {follow}{wrap}",
-        app.logs.level.name(),
-        lines.len(),
-        board.entries.len()
-    );
+    let head_text = told_head(app, board, lines.len());
     frame.render_widget(
         Paragraph::new(Span::styled(head_text, app.look.dim())),
         head,
     );
     let rows = usize::from(body.height);
     let width = usize::from(body.width);
-    let last = lines.len().saturating_sub(1);
-    let at = app.logs.at.unwrap_or(last).min(last);
-    let drawn = around(app, &lines, at, rows, width);
+    let drawn = around(app, &lines, rows, width);
     frame.render_widget(Paragraph::new(drawn), body);
+    let (text, is_problem) = told_foot(app, board);
+    let style = if is_problem {
+        app.look.warn()
+    } else {
+        Style::new()
+    };
+    frame.render_widget(Paragraph::new(Span::styled(cut(&text, width), style)), foot);
+}
+
+fn told_head(app: &App, board: &Board, n_visible: usize) -> String {
+    let logs = &app.logs;
+    let rank = logs
+        .rank
+        .map_or_else(|| "all".to_owned(), |rank| rank.to_string());
+    let follow = match (board.reading, logs.at) {
+        (Some(percent), _) => format!("reading the log, {percent} %"),
+        (None, None) => "following".to_owned(),
+        (None, Some(_)) => format!("{} follows", app.key(Action::Last)),
+    };
+    let wrap = if logs.wrap { "   wrapped" } else { "" };
+    format!(
+        " level ≥ {}   rank {rank}   {n_visible} of {} lines   {follow}{wrap}",
+        logs.level.name(),
+        board.entries.len()
+    )
+}
+
+/// The last line, and whether it tells a problem.
+fn told_foot(app: &App, board: &Board) -> (String, bool) {
+    let filter = &app.logs.filter;
+    let typed = filter.text();
     let dropped = board.dropped();
-    let foot_text = if app.logs.typing {
-        format!(" / {}_", app.logs.search)
-    } else if !app.logs.search.is_empty() {
+    if let Some(problem) = filter.problem() {
+        let cursor = if app.logs.typing { "_" } else { "" };
+        return (format!(" / {typed}{cursor}   ! {problem}"), true);
+    }
+    let text = if app.logs.typing {
+        format!(" / {typed}_   {}", filter.syntax())
+    } else if filter.searches() {
         let [next, previous, back] =
             [Action::NextMatch, Action::PreviousMatch, Action::Back].map(|action| app.key(action));
-        let search = &app.logs.search;
-        format!(" / {search}   {next} {previous} next, previous   {back} ends")
+        format!(" / {typed}   {next} {previous} next, previous   {back} ends")
+    } else if !filter.is_empty() {
+        format!(" / {typed}   {} clears", app.key(Action::Back))
     } else if dropped > 0 {
         format!(" {dropped} older line(s) are in the files only: events.jsonl, worker.log")
     } else {
         " All ranks together; ×N: a line N times. Files: events.jsonl, worker.log".to_owned()
     };
-    frame.render_widget(Paragraph::new(cut(&foot_text, width)), foot);
+    (text, false)
 }
 
-/// The lines around one of them, as many as fit.
-fn around<'a>(app: &App, lines: &[&Entry], at: usize, rows: usize, width: usize) -> Vec<Line<'a>> {
+/// The lines around the cursor, as many as fit; the cursor's own from its beginning on.
+fn around<'a>(app: &App, lines: &[&LogLine], rows: usize, width: usize) -> Vec<Line<'a>> {
     if rows == 0 || lines.is_empty() {
         return Vec::new();
     }
+    let at = place(app, lines);
     let is_followed = app.logs.at.is_none();
-    let after = if is_followed { 0 } else { rows / 2 };
-    let end = (at + after + 1).clamp(rows.min(lines.len()), lines.len());
-    let mut drawn: Vec<Line<'a>> = Vec::new();
-    for index in (0..end).rev() {
-        let entry = lines[index];
-        let mut part = if app.logs.wrap {
-            wrapped(app, entry, width)
-        } else {
-            vec![shifted_line(app, entry, width, app.logs.shift)]
-        };
-        let is_here = index == at && !is_followed;
-        if is_here || app.logs.matches(entry) {
-            let style = app.look.selected();
-            part = part.into_iter().map(|line| line.style(style)).collect();
-        }
-        part.reverse();
-        drawn.extend(part);
-        if drawn.len() >= rows {
+    let here = block(app, lines[at], rows, width, !is_followed);
+    let room = rows - here.len();
+    let mut above: Vec<Line<'a>> = Vec::new();
+    for line in lines[..at].iter().rev() {
+        if above.len() >= room {
             break;
         }
+        above.extend(block(app, line, rows, width, false).into_iter().rev());
     }
-    drawn.truncate(rows);
-    drawn.reverse();
-    drawn
+    let mut below: Vec<Line<'a>> = Vec::new();
+    for line in &lines[at + 1..] {
+        if below.len() >= room {
+            break;
+        }
+        below.extend(block(app, line, rows, width, false));
+    }
+    let half = room - room / 2;
+    let n_below = below.len().min(half.max(room.saturating_sub(above.len())));
+    above.truncate(room - n_below);
+    below.truncate(n_below);
+    above.reverse();
+    above.extend(here);
+    above.extend(below);
+    above
 }
 
-fn head(app: &App, entry: &Entry) -> String {
-    let time = entry
-        .time
-        .map_or_else(|| "  worker".to_owned(), |time| app.clock(time));
+/// One line of the log as it is shown, at most `rows` high.
+fn block<'a>(app: &App, line: &LogLine, rows: usize, width: usize, is_here: bool) -> Vec<Line<'a>> {
+    let lines = if app.logs.wrap {
+        wrapped(app, line, rows, width)
+    } else {
+        vec![shifted_line(app, line, width, app.logs.shift)]
+    };
+    if is_here || app.logs.matches(line) {
+        let style = app.look.selected();
+        return lines.into_iter().map(|line| line.style(style)).collect();
+    }
+    lines
+}
+
+fn head(app: &App, line: &LogLine) -> String {
+    let entry = &line.entry;
+    let time = match entry.time {
+        Some(time) => app.clock(time),
+        None if line.is_output => "  worker".to_owned(),
+        None => " ".repeat(8),
+    };
+    let ranks = shown(app).map_or(0, |board| board.state.world);
+    let width = ranks.saturating_sub(1).to_string().len() + 1;
     let rank = entry
         .rank
-        .map_or_else(|| "  ".to_owned(), |rank| format!("r{rank}"));
-    format!(" {time} {:<5} {rank} ", entry.level.name())
+        .map_or_else(String::new, |rank| format!("r{rank}"));
+    format!(" {time} {:<5} {rank:<width$} ", entry.level.name())
 }
 
-fn body(entry: &Entry) -> String {
-    if entry.times > 1 {
-        format!("{}  ×{}", entry.text, entry.times)
+fn body(line: &LogLine) -> String {
+    if line.times > 1 {
+        format!("{}  ×{}", line.entry.text, line.times)
     } else {
-        entry.text.clone()
+        line.entry.text.clone()
+    }
+}
+
+fn style_of(app: &App, level: Level) -> Style {
+    match level {
+        Level::Info => Style::new(),
+        Level::Warn => app.look.warn(),
+        Level::Error => app.look.bad(),
     }
 }
 
 /// One line of the log, cut to the width.
-pub fn entry_line<'a>(app: &App, entry: &Entry, width: usize) -> Line<'a> {
-    shifted_line(app, entry, width, 0)
+pub fn entry_line<'a>(app: &App, line: &LogLine, width: usize) -> Line<'a> {
+    shifted_line(app, line, width, 0)
 }
 
-fn shifted_line<'a>(app: &App, entry: &Entry, width: usize, shift: usize) -> Line<'a> {
-    let head = head(app, entry);
-    let room = width.saturating_sub(head.chars().count());
-    let text: String = body(entry).chars().skip(shift).collect();
-    let style = match entry.level {
-        Level::Info => ratatui::style::Style::new(),
-        Level::Warn => app.look.warn(),
-        Level::Error => app.look.bad(),
-    };
+fn shifted_line<'a>(app: &App, line: &LogLine, width: usize, shift: usize) -> Line<'a> {
+    let head = head(app, line);
+    let room = width.saturating_sub(columns(&head));
+    let text: String = body(line).chars().skip(shift).collect();
+    let style = style_of(app, line.entry.level);
     Line::from(vec![Span::raw(head), Span::styled(cut(&text, room), style)])
 }
 
-fn wrapped<'a>(app: &App, entry: &Entry, width: usize) -> Vec<Line<'a>> {
-    let head = head(app, entry);
-    let indent = head.chars().count();
+fn wrapped<'a>(app: &App, line: &LogLine, rows: usize, width: usize) -> Vec<Line<'a>> {
+    let head = head(app, line);
+    let indent = columns(&head);
     let room = width.saturating_sub(indent).max(1);
-    let text: Vec<char> = body(entry).chars().collect();
+    let style = style_of(app, line.entry.level);
+    let text = body(line);
+    let mut rest = text.as_str();
     let mut lines = Vec::new();
-    for (index, part) in text.chunks(room).enumerate() {
-        let before = if index == 0 {
+    while lines.is_empty() || (!rest.is_empty() && lines.len() < rows) {
+        let is_last = lines.len() + 1 == rows;
+        let part = if is_last {
+            cut(rest, room)
+        } else {
+            fitting(rest, room).to_owned()
+        };
+        rest = rest.get(part.len()..).unwrap_or("");
+        let before = if lines.is_empty() {
             head.clone()
         } else {
             " ".repeat(indent)
         };
-        let part: String = part.iter().collect();
-        lines.push(Line::from(format!("{before}{part}")));
-    }
-    if lines.is_empty() {
-        lines.push(Line::from(head));
+        lines.push(Line::from(vec![
+            Span::raw(before),
+            Span::styled(part, style),
+        ]));
     }
     lines
 }

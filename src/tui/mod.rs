@@ -14,6 +14,7 @@ mod devices;
 mod draw;
 mod effects;
 mod fields;
+mod filter;
 mod key;
 mod keymap;
 mod keys;
@@ -36,6 +37,7 @@ mod runs_view;
 mod series;
 mod small;
 mod sources;
+mod tail;
 mod terminal;
 #[cfg(test)]
 mod tests;

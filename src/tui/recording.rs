@@ -53,6 +53,7 @@ pub fn begin(app: &mut App) -> Vec<Effect> {
     app.screen = Screen::Live;
     let mut row: RunRow = sources::row(&folder, SystemTime::now(), false);
     row.word = "completed";
+    row.fault = None;
     row.model = whole
         .plan
         .as_ref()

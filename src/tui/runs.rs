@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use super::{
     app::{App, Effect, Screen},
+    filter::{Field, Filter, Words},
     keys::{Action, Key},
     popup::ask_name,
     series::Series,
-    update::edit_line,
 };
 use crate::{
     base::units,
@@ -24,6 +24,8 @@ pub struct RunRow {
     pub word: &'static str,
     pub held: bool,
     pub has_checkpoint: bool,
+    /// Why its config can't be read.
+    pub fault: Option<String>,
     /// Or why it can't be read.
     pub state: Result<Box<RunState>, String>,
     /// Unix seconds at which its log was written last.
@@ -52,7 +54,7 @@ impl RunRow {
 
     /// Whether resuming it can help.
     pub fn is_resumable(&self) -> bool {
-        !self.held && self.has_checkpoint && self.word != "completed"
+        !self.held && self.has_checkpoint && self.fault.is_none() && self.word != "completed"
     }
 
     /// A sign for the status, beside its word.
@@ -100,25 +102,79 @@ pub struct Details {
     /// Name and bytes.
     pub files: Vec<(String, u64)>,
     pub loss: Series,
+    /// Seconds of all steps that were made, also of those that came again.
+    pub trained_s: f64,
+    /// Unix seconds of the first event: another's is another run's.
+    pub started: Option<f64>,
     /// Events that were read.
     pub next_seq: u64,
 }
 
+/// Details that were asked for and have not come.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pending {
+    name: String,
+    against: Option<String>,
+    started: Option<f64>,
+}
+
+/// What a filter of the list can name.
+const FIELDS: &[Field] = &[
+    Field {
+        name: "name",
+        is_whole: false,
+    },
+    Field {
+        name: "status",
+        is_whole: false,
+    },
+    Field {
+        name: "model",
+        is_whole: false,
+    },
+    Field {
+        name: "split",
+        is_whole: false,
+    },
+];
+
 /// The screen's own state.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Runs {
     /// `None` until the folder was read.
     pub rows: Option<Vec<RunRow>>,
-    pub filter: String,
+    /// Why the folder can't be read.
+    pub failed: Option<String>,
+    pub filter: Filter,
     pub typing: bool,
     pub sort: Sort,
     pub reversed: bool,
     pub selected: Option<String>,
     pub marked: BTreeSet<String>,
     pub details: Option<Details>,
+    pub pending: Option<Pending>,
     /// The details have the keys.
     pub in_details: bool,
     pub scroll: usize,
+}
+
+impl Default for Runs {
+    fn default() -> Self {
+        Self {
+            rows: None,
+            failed: None,
+            filter: Filter::new(FIELDS, Words::Each),
+            typing: false,
+            sort: Sort::default(),
+            reversed: false,
+            selected: None,
+            marked: BTreeSet::new(),
+            details: None,
+            pending: None,
+            in_details: false,
+            scroll: 0,
+        }
+    }
 }
 
 impl Runs {
@@ -164,33 +220,28 @@ impl Runs {
     }
 }
 
-/// Words separated by spaces, all of which must fit: `status:failed`, `!word`, or a part of the name or model.
-fn passes(row: &RunRow, filter: &str) -> bool {
-    filter.split_whitespace().all(|word| {
-        let (wanted, word) = match word.strip_prefix('!') {
-            Some(rest) => (false, rest),
-            None => (true, word),
-        };
-        let word = word.to_lowercase();
-        let strategy = row.state.as_ref().map_or("", |state| &state.strategy);
-        let found = match word.split_once(':') {
-            Some(("status", status)) => row.word.contains(status),
-            Some(("model", model)) => row.model.to_lowercase().contains(model),
-            Some(("split", split)) => strategy.contains(split),
-            _ => [&row.name, &row.model, row.word, strategy]
-                .iter()
-                .any(|text| text.to_lowercase().contains(&word)),
-        };
-        word.is_empty() || found == wanted
-    })
+fn passes(row: &RunRow, filter: &Filter) -> bool {
+    let split = row.state.as_ref().map_or("", |state| &state.strategy);
+    let of = |field: &str| match field {
+        "name" => row.name.clone(),
+        "status" => row.word.to_owned(),
+        "model" => row.model.clone(),
+        _ => split.to_owned(),
+    };
+    // A line each, so that a regex's ^ and $ are those of a name.
+    let each = [row.name.as_str(), &row.model, row.word, split];
+    filter.narrows_to(of) && filter.fits_any(&each)
 }
 
-/// Takes in the folder's runs. The first time, the latest run becomes the one that Live shows.
+/// Takes in the folder's runs. The first time that there are some, the latest becomes the one that Live shows.
 pub fn take(app: &mut App, rows: Vec<RunRow>) -> Vec<Effect> {
     let latest = rows.first().map(|row| row.folder.clone());
+    let had_some = app.runs.rows.as_ref().is_some_and(|rows| !rows.is_empty());
     app.runs.rows = Some(rows);
+    app.runs.failed = None;
     let mut effects = arrive(app);
     if app.board.is_none()
+        && !had_some
         && let Some(folder) = latest
     {
         effects.extend(app.watch(folder));
@@ -198,12 +249,29 @@ pub fn take(app: &mut App, rows: Vec<RunRow>) -> Vec<Effect> {
     effects
 }
 
-/// What the screen needs to be read when it is in sight.
+/// What the screen needs to be read when it is in sight. The cursor begins on the run that is watched.
 pub fn arrive(app: &mut App) -> Vec<Effect> {
-    if app.screen == Screen::Runs {
-        look_at_chosen(app)
-    } else {
-        Vec::new()
+    if app.screen != Screen::Runs {
+        return Vec::new();
+    }
+    if app.runs.selected.is_none()
+        && let Some(board) = &app.board
+    {
+        let mut rows = app.runs.rows.iter().flatten();
+        let watched = rows.find(|row| row.folder == board.folder);
+        app.runs.selected = watched.map(|row| row.name.clone());
+    }
+    look_at_chosen(app)
+}
+
+/// Takes in details, where they are those that were asked for last.
+pub fn take_details(app: &mut App, details: Details) {
+    let is_asked = app.runs.pending.as_ref().is_none_or(|pending| {
+        (&pending.name, &pending.against) == (&details.name, &details.against)
+    });
+    if is_asked {
+        app.runs.pending = None;
+        app.runs.details = Some(details);
     }
 }
 
@@ -211,21 +279,29 @@ pub fn arrive(app: &mut App) -> Vec<Effect> {
 fn look_at_chosen(app: &mut App) -> Vec<Effect> {
     let Some(row) = app.runs.chosen() else {
         app.runs.details = None;
+        app.runs.pending = None;
         return Vec::new();
     };
     let against = against(app, &row.name);
-    let wanted = (&row.name, against.as_ref().map(RunFolder::name));
-    let next_seq = row.state.as_ref().map_or(0, |state| state.next_seq);
-    let present = app.runs.details.as_ref().filter(|details| {
-        (&details.name, details.against.clone()) == wanted && is_fresh(details.next_seq, next_seq)
+    let state = row.state.as_ref().ok();
+    let wanted = Pending {
+        name: row.name.clone(),
+        against: against.as_ref().map(RunFolder::name),
+        started: state.and_then(|state| state.started),
+    };
+    let next_seq = state.map_or(0, |state| state.next_seq);
+    let is_there = app.runs.details.as_ref().is_some_and(|details| {
+        details.name == wanted.name
+            && details.against == wanted.against
+            && (details.started == wanted.started || wanted.started.is_none())
+            && is_fresh(details.next_seq, next_seq)
     });
-    if present.is_some() || app.recording {
+    if is_there || app.recording || app.runs.pending.as_ref() == Some(&wanted) {
         return Vec::new();
     }
-    vec![Effect::Details {
-        folder: row.folder.clone(),
-        against,
-    }]
+    let folder = row.folder.clone();
+    app.runs.pending = Some(wanted);
+    vec![Effect::Details { folder, against }]
 }
 
 /// A log is read anew where it has grown by a twentieth.
@@ -280,15 +356,17 @@ pub fn act(app: &mut App, action: Action) -> Vec<Effect> {
     Vec::new()
 }
 
+/// The same column from its other end, then the next.
 fn sort(app: &mut App) {
-    let place = SORTS.iter().position(|sort| *sort == app.runs.sort);
-    let next = place.map_or(0, |place| place + 1);
-    if next == SORTS.len() {
-        app.runs.reversed = !app.runs.reversed;
+    let runs = &mut app.runs;
+    runs.reversed = !runs.reversed;
+    if !runs.reversed {
+        let place = SORTS.iter().position(|sort| *sort == runs.sort);
+        runs.sort = SORTS[place.map_or(0, |place| (place + 1) % SORTS.len())];
     }
-    app.runs.sort = SORTS[next % SORTS.len()];
-    let order = if app.runs.reversed { ", reversed" } else { "" };
-    app.say(format!("sorted by {:?}{order}", app.runs.sort).to_lowercase());
+    let order = if runs.reversed { ", reversed" } else { "" };
+    let text = format!("sorted by {:?}{order}", runs.sort).to_lowercase();
+    app.say(text);
 }
 
 fn act_on_chosen(app: &mut App, action: Action) -> Vec<Effect> {
@@ -313,6 +391,8 @@ fn act_on_chosen(app: &mut App, action: Action) -> Vec<Effect> {
         Action::Resume => {
             let why = if row.held {
                 "is running"
+            } else if row.fault.is_some() {
+                "has no config that can be read"
             } else if row.has_checkpoint {
                 "has completed; capstan resume NAME --set stop.steps=N trains on"
             } else {
@@ -347,11 +427,11 @@ pub fn command(app: &App, row: &RunRow) -> String {
 
 fn lost(row: &RunRow, details: Option<&Details>) -> Vec<String> {
     let mut lines = vec![format!("this deletes {}", row.folder.root().display())];
+    let details = details.filter(|details| details.name == row.name);
     if let Ok(state) = &row.state {
-        let time = units::seconds(state.elapsed_s());
-        lines.push(format!("{} steps, {time} of training", state.step));
+        lines.push(format!("{} steps, {}", state.step, trained(state, details)));
     }
-    if let Some(details) = details.filter(|details| details.name == row.name) {
+    if let Some(details) = details {
         let bytes: u64 = details.files.iter().map(|(_, bytes)| bytes).sum();
         lines.push(format!(
             "{} checkpoint(s), {} in all",
@@ -362,16 +442,23 @@ fn lost(row: &RunRow, details: Option<&Details>) -> Vec<String> {
     lines
 }
 
+/// How long it was trained, over all its starts.
+pub fn trained(state: &RunState, details: Option<&Details>) -> String {
+    match details {
+        Some(details) if details.trained_s > 0.0 => {
+            format!("{} of training", units::seconds(details.trained_s))
+        }
+        _ => {
+            let first = state.started.unwrap_or(state.updated);
+            let time = units::seconds((state.updated - first).max(0.0));
+            format!("{time} from its first event to its last")
+        }
+    }
+}
+
 /// A key for the filter.
 pub fn type_filter(app: &mut App, key: Key) -> Vec<Effect> {
-    match edit_line(&mut app.runs.filter, key) {
-        Some(true) => app.runs.typing = false,
-        Some(false) => {
-            app.runs.typing = false;
-            app.runs.filter.clear();
-        }
-        None => {}
-    }
+    app.runs.typing = app.runs.filter.type_key(key).is_none();
     look_at_chosen(app)
 }
 

@@ -4,7 +4,7 @@ use ratatui::{
     Frame,
     layout::{Constraint, Layout, Rect},
     text::{Line, Span},
-    widgets::{Block, Paragraph},
+    widgets::{Block, Paragraph, Wrap},
 };
 
 use super::{
@@ -13,16 +13,31 @@ use super::{
     draw::{ago, cut},
     keys::Action,
     live_view::no_run,
-    runs::{RunRow, Sort, command},
+    runs::{Details, RunRow, Sort, command, trained},
 };
-use crate::base::units;
+use crate::base::{
+    text::{columns, one_line, pad},
+    units,
+};
 
-/// Draws the list and what is known of the selected run.
+/// Least rows of a screen that shows details below the list.
+const ROOM_FOR_DETAILS: u16 = 18;
+/// Least rows of the details.
+const LEAST_DETAILS: u16 = 8;
+
+/// Draws the list and what is known of the selected run. The list takes the rows it needs, the details the rest.
 pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
-    let details = if area.height >= 18 {
-        (area.height / 2).clamp(8, 16)
-    } else {
-        0
+    let facts = match app.runs.chosen() {
+        Some(row) if area.height >= ROOM_FOR_DETAILS => {
+            facts(app, row, usize::from(area.width.saturating_sub(4)))
+        }
+        _ => Vec::new(),
+    };
+    let rows = u16::try_from(app.runs.visible().len() + 1).unwrap_or(u16::MAX);
+    let room = area.height.saturating_sub(2);
+    let details = match u16::try_from(facts.len() + 2).unwrap_or(u16::MAX) {
+        2 => 0,
+        wanted => wanted.min((room / 2).max(room.saturating_sub(rows)).max(LEAST_DETAILS)),
     };
     let [filter, list, below, legend] = Layout::vertical([
         Constraint::Length(1),
@@ -33,7 +48,7 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
     .areas(area);
     draw_filter(frame, filter, app);
     draw_list(frame, list, app);
-    draw_details(frame, below, app);
+    draw_details(frame, below, app, facts);
     let text = " ● running  ✓ completed  ↻ resumable  ■ ended  ✗ failed";
     let text = cut(text, usize::from(legend.width));
     frame.render_widget(Paragraph::new(Span::styled(text, app.look.dim())), legend);
@@ -41,24 +56,34 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
 
 fn draw_filter(frame: &mut Frame<'_>, area: Rect, app: &App) {
     let runs = &app.runs;
+    let problem = runs.filter.problem();
     let text = if runs.typing {
-        format!(
-            " / {}_   status:failed model:gpt split:ddp !word",
-            runs.filter
-        )
+        let beside = problem.map_or_else(|| runs.filter.syntax(), |problem| format!("! {problem}"));
+        format!(" / {}_   {beside}", runs.filter.text())
     } else if !runs.filter.is_empty() {
-        format!(" / {}   {} clears", runs.filter, app.key(Action::Back))
+        let beside = problem.map_or_else(String::new, |problem| format!("   ! {problem}"));
+        let key = app.key(Action::Back);
+        format!(" / {}   {key} clears{beside}", runs.filter.text())
     } else if !runs.marked.is_empty() {
         let names: Vec<&str> = runs.marked.iter().map(String::as_str).collect();
         format!(" marked: {}", names.join(", "))
     } else {
         format!(" {}", app.runs_dir.display())
     };
+    let style = match problem {
+        Some(_) => app.look.warn(),
+        None => ratatui::style::Style::new(),
+    };
     let text = cut(&text, usize::from(area.width));
-    frame.render_widget(Paragraph::new(text), area);
+    frame.render_widget(Paragraph::new(Span::styled(text, style)), area);
 }
 
 fn draw_list(frame: &mut Frame<'_>, area: Rect, app: &App) {
+    if let Some(text) = &app.runs.failed {
+        let text = Span::styled(format!(" ! {text}"), app.look.bad());
+        frame.render_widget(Paragraph::new(text).wrap(Wrap { trim: false }), area);
+        return;
+    }
     let Some(_) = &app.runs.rows else {
         frame.render_widget(Paragraph::new(" reading the runs ..."), area);
         return;
@@ -143,6 +168,7 @@ fn heading(app: &App, width: usize) -> String {
     }
     if width >= 120 {
         text = format!("{text}  {:<28} {:<18} {:>9}", "model", "split", "tok/s");
+        text = format!("{text} {:>8}", "kWh");
     }
     format!("{text}  {}", mark(Sort::When, "when"))
 }
@@ -154,9 +180,9 @@ fn told(app: &App, row: &RunRow, width: usize) -> String {
         ' '
     };
     let name = name_width(width + 1);
-    let shown = cut(&row.name, name);
+    let shown = pad(&cut(&one_line(&row.name), name), name);
     let Ok(state) = &row.state else {
-        return format!("{mark}{} {shown:<name$} unreadable", row.sign());
+        return format!("{mark}{} {shown} unreadable", row.sign());
     };
     let step = match state.total_steps {
         Some(total) if width >= 60 && total < 10_000 => format!("{}/{total}", state.step),
@@ -164,7 +190,7 @@ fn told(app: &App, row: &RunRow, width: usize) -> String {
     };
     let (status, digits) = narrow_widths(width + 1);
     let mut text = format!(
-        "{mark}{} {shown:<name$} {:<status$} {step:>digits$}",
+        "{mark}{} {shown} {:<status$} {step:>digits$}",
         row.sign(),
         row.word
     );
@@ -179,105 +205,135 @@ fn told(app: &App, row: &RunRow, width: usize) -> String {
             || "–".to_owned(),
             |last| units::count(last.tokens_per_sec.round()),
         );
-        let (model, split) = (cut(&row.model, 28), cut(&state.strategy, 18));
-        text = format!("{text}  {model:<28} {split:<18} {speed:>9}");
+        let model = pad(&cut(&row.model, 28), 28);
+        let split = pad(&cut(&state.strategy, 18), 18);
+        let energy = state
+            .energy
+            .joules
+            .map_or_else(|| "–".to_owned(), kilowatt_hours);
+        text = format!("{text}  {model} {split} {speed:>9} {energy:>8}");
     }
     format!("{text}  {}", ago(app.now, row.written))
 }
 
-fn draw_details(frame: &mut Frame<'_>, area: Rect, app: &App) {
+fn kilowatt_hours(joules: f64) -> String {
+    format!("{:.3}", joules / 3.6e6)
+}
+
+fn draw_details(frame: &mut Frame<'_>, area: Rect, app: &App, facts: Vec<String>) {
     let Some(row) = app.runs.chosen().filter(|_| area.height >= 3) else {
         return;
     };
     let room = usize::from(area.width.saturating_sub(4));
     let cursor = if app.runs.in_details { "▶" } else { "" };
     let title = format!(" {cursor}{}  {} ", row.name, row.folder.root().display());
-    let block = Block::bordered().title(cut(&title, room + 2));
-    let block = if app.runs.in_details {
-        block
+    let title = one_line(&title);
+    let hidden = facts.len().saturating_sub(usize::from(area.height - 2));
+    let scroll = app.runs.scroll.min(hidden);
+    let mut block = Block::bordered().title(cut(&title, room + 2));
+    if hidden > scroll {
+        let [panel, down] = [Action::NextPanel, Action::Down].map(|action| app.key(action));
+        let more = format!(" {} more line(s): {panel}, then {down} ", hidden - scroll);
+        block = block.title_bottom(more);
+    }
+    if app.runs.in_details {
+        block = block
             .border_style(app.look.accent())
-            .title_style(app.look.selected())
-    } else {
-        block
-    };
-    let lines = facts(app, row, room);
-    let hidden = lines.len().saturating_sub(usize::from(area.height - 2));
-    let scroll = u16::try_from(app.runs.scroll.min(hidden)).unwrap_or(0);
-    let lines: Vec<Line<'_>> = lines.into_iter().map(Line::from).collect();
+            .title_style(app.look.selected());
+    }
+    let lines: Vec<Line<'_>> = facts.into_iter().map(Line::from).collect();
+    let scroll = u16::try_from(scroll).unwrap_or(0);
     frame.render_widget(Paragraph::new(lines).block(block).scroll((scroll, 0)), area);
 }
 
+/// What is known of a run, a line each, what matters most first.
 fn facts(app: &App, row: &RunRow, room: usize) -> Vec<String> {
     let mut lines = Vec::new();
     let mut fact = |name: &str, text: String| {
         lines.push(cut(&format!(" {name:<8}{text}"), room));
     };
+    let details = app.runs.details.as_ref();
+    let details = details.filter(|details| details.name == row.name);
     match &row.state {
-        Err(error) => fact("state", error.clone()),
+        Err(error) => fact("state", format!("unreadable: {error}")),
         Ok(state) => {
             let reason = match &state.ended {
-                Some(ending) => crate::base::text::printable(&ending.reason),
+                Some(ending) => one_line(&ending.reason),
                 None if row.held => "its supervisor is alive".to_owned(),
                 None => "its supervisor is gone".to_owned(),
             };
-            fact(
-                "state",
-                format!("{}: {}", row.word, reason.replace('\n', "; ")),
-            );
-            let time = units::seconds(state.elapsed_s());
-            let tokens = units::count(state.tokens as f64);
-            fact(
-                "trained",
-                format!(
-                    "{} steps, {tokens} tokens, {time} since its last start",
-                    state.step
-                ),
-            );
+            fact("state", format!("{}: {reason}", row.word));
         }
     }
-    fact("model", row.model.clone());
-    let details = app
-        .runs
-        .details
-        .as_ref()
-        .filter(|details| details.name == row.name);
-    if let Some(details) = details {
-        match &details.against {
-            Some(other) if details.differences.is_empty() => {
-                fact("config", format!("as {other}"));
-            }
-            Some(other) => {
-                let n = details.differences.len();
-                fact("config", format!("{n} change(s) against {other}:"));
-                for difference in &details.differences {
-                    fact("", difference.clone());
-                }
-            }
-            None => fact("config", "no other run to compare with".to_owned()),
-        }
-        let saved: Vec<String> = details
-            .checkpoints
-            .iter()
-            .rev()
-            .map(|(step, bytes)| format!("step {step} ({})", units::bytes(*bytes)))
-            .collect();
-        let saved = if saved.is_empty() {
-            "none".to_owned()
-        } else {
-            saved.join(", ")
-        };
-        fact("saved", saved);
-        let files: Vec<&str> = details
-            .files
-            .iter()
-            .map(|(name, _)| name.as_str())
-            .collect();
-        fact("files", files.join(" "));
-        let loss = sparkline(&details.loss, room.saturating_sub(10), app.look);
-        let none = "no step yet".to_owned();
-        fact("loss", if loss.is_empty() { none } else { loss });
+    if let Some(fault) = &row.fault {
+        fact("config", format!("unreadable: {fault}"));
     }
     let (command, key) = (command(app, row), app.key(Action::Copy));
     fact("do", format!("{command}   ({key} copies)"));
+    if let Ok(state) = &row.state {
+        let tokens = units::count(state.tokens as f64);
+        let time = trained(state, details);
+        let energy = state.energy.words();
+        let energy = energy.map_or_else(String::new, |words| format!(", {words}"));
+        let steps = state.step;
+        fact(
+            "trained",
+            format!("{steps} steps, {tokens} tokens, {time}{energy}"),
+        );
+    }
+    fact("model", row.model.clone());
+    match details {
+        Some(details) => details_facts(details, app, room, &mut fact),
+        None if app.runs.pending.is_some() => fact("", "reading its log ...".to_owned()),
+        None => {}
+    }
+    lines
+}
+
+fn details_facts(details: &Details, app: &App, room: usize, fact: &mut impl FnMut(&str, String)) {
+    let saved: Vec<String> = details
+        .checkpoints
+        .iter()
+        .rev()
+        .map(|(step, bytes)| format!("step {step} ({})", units::bytes(*bytes)))
+        .collect();
+    let none = saved.is_empty().then(|| "none".to_owned());
+    fact("saved", none.unwrap_or_else(|| saved.join(", ")));
+    let loss = sparkline(&details.loss, room.saturating_sub(10), app.look);
+    let none = loss.is_empty().then(|| "no step yet".to_owned());
+    fact("loss", none.unwrap_or(loss));
+    let sized = |(name, bytes): &(String, u64)| format!("{name} {}", units::bytes(*bytes));
+    let files: Vec<String> = details.files.iter().map(sized).collect();
+    for (index, line) in lines_of(&files, room.saturating_sub(10))
+        .into_iter()
+        .enumerate()
+    {
+        fact(if index == 0 { "files" } else { "" }, line);
+    }
+    match &details.against {
+        Some(other) if details.differences.is_empty() => fact("config", format!("as {other}")),
+        Some(other) => {
+            let n = details.differences.len();
+            fact("config", format!("{n} change(s) against {other}:"));
+            for difference in &details.differences {
+                fact("", difference.clone());
+            }
+        }
+        None => fact("config", "no other run to compare with".to_owned()),
+    }
+}
+
+/// Words joined by commas, on as many lines as they need.
+fn lines_of(words: &[String], room: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in words {
+        match lines.last_mut() {
+            Some(last) if columns(last) + columns(word) + 2 <= room => {
+                last.push_str(", ");
+                last.push_str(word);
+            }
+            _ => lines.push(word.clone()),
+        }
+    }
     lines
 }

@@ -31,7 +31,7 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
             let speed = units::count(last.tokens_per_sec.round());
             lines.push(Line::from(format!("loss {:.4}  {speed} tok/s", last.loss)));
         }
-        let word = crate::launch::runs::word(state, board.held);
+        let word = board.word();
         let width = usize::from(area.width);
         let last = match alarm::of(app, board) {
             Some(alarm) => alarm.rows(width, area.height).remove(0),

@@ -1,23 +1,21 @@
-//! Where news comes from: the folder of runs, and the log of the run that is watched. A thread each.
+//! What is read for the screens: the folder of runs, a run's details, data, paths.
 
 use std::{
     collections::HashMap,
     fs,
-    io::{BufRead, BufReader},
     path::{Path, PathBuf},
     sync::{
-        Arc,
         atomic::{AtomicBool, Ordering},
         mpsc::SyncSender,
     },
     thread,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use serde_json::Value;
 
 use super::{
-    app::{Msg, News},
+    app::Msg,
     board::Board,
     picker::{Asked, Looked},
     runs::{Details, RunRow, differences},
@@ -27,58 +25,79 @@ use crate::{
     base::{fs::absolute, units},
     config::DataConfig,
     data,
-    event::LogReader,
-    launch::{RunFolder, in_full, lock, runs},
+    event::{Event, LogReader},
+    launch::{
+        RunFolder, in_full, lock,
+        runs::{self, Stamp},
+    },
     plan::RunPlan,
 };
 
 /// Between two looks at the folder of runs.
 const SCAN_EVERY: Duration = Duration::from_secs(2);
-/// Between two looks at the end of a log.
-const TAIL_EVERY: Duration = Duration::from_millis(200);
-/// Between two looks at the lock.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Records that are passed on at once.
-const BATCH: usize = 2048;
-/// The worker's output is shown from its last lines on.
-const MOST_LINES: usize = 5000;
-
 /// Tells of the runs whenever something about one has changed, until nobody listens.
 pub fn scan(runs_dir: &Path, to: &SyncSender<Msg>) {
-    let mut known: HashMap<RunFolder, (SystemTime, RunRow)> = HashMap::new();
-    let mut first = true;
+    let mut scan = Scan::default();
     loop {
-        let folders = runs::all(runs_dir);
-        let mut changed = first || folders.len() != known.len();
-        let mut rows = Vec::with_capacity(folders.len());
-        let mut present = HashMap::new();
-        for folder in folders {
-            let written = runs::last_written(&folder);
-            let held = lock::is_held(&folder);
-            let row = match known.remove(&folder) {
-                Some((at, row)) if at == written && row.held == held && !held => row,
-                before => {
-                    let row = row(&folder, written, held);
-                    changed |= before.is_none_or(|(_, before)| before != row);
-                    row
-                }
-            };
-            rows.push(row.clone());
-            present.insert(folder, (written, row));
-        }
-        known = present;
-        first = false;
-        if changed && to.send(Msg::Runs(rows)).is_err() {
+        if let Some(said) = scan.look(runs_dir)
+            && to.send(said).is_err()
+        {
             return;
         }
         thread::sleep(SCAN_EVERY);
     }
 }
 
+/// What the last look at the folder of runs brought.
+#[derive(Default)]
+pub struct Scan {
+    known: HashMap<RunFolder, (Stamp, RunRow)>,
+    failed: Option<String>,
+    has_looked: bool,
+}
+
+impl Scan {
+    /// What is to be told, where something has changed.
+    ///
+    /// A run whose log is as it was is not looked at, unless a supervisor held it: with its death nothing is written.
+    pub fn look(&mut self, runs_dir: &Path) -> Option<Msg> {
+        let folders = match runs::listed(runs_dir) {
+            Ok(folders) => folders,
+            Err(error) => {
+                let text = in_full(&error);
+                let is_news = self.failed.as_ref() != Some(&text);
+                self.failed = Some(text.clone());
+                return is_news.then_some(Msg::NoRuns(text));
+            }
+        };
+        let mut changed = !self.has_looked || self.failed.is_some();
+        changed |= folders.len() != self.known.len();
+        let mut rows = Vec::with_capacity(folders.len());
+        let mut present = HashMap::new();
+        for (stamp, folder) in folders {
+            let before = self.known.remove(&folder);
+            let row = match before {
+                Some((at, row)) if at == stamp && !row.held => row,
+                before => {
+                    let row = row(&folder, stamp.written, lock::is_held(&folder));
+                    changed |= before.is_none_or(|(_, before)| before != row);
+                    row
+                }
+            };
+            rows.push(row.clone());
+            present.insert(folder, (stamp, row));
+        }
+        self.known = present;
+        self.has_looked = true;
+        self.failed = None;
+        changed.then_some(Msg::Runs(rows))
+    }
+}
+
 /// A run's line of the list.
 pub fn row(folder: &RunFolder, written: SystemTime, held: bool) -> RunRow {
     let state = runs::see(folder).map(Box::new);
-    let state = state.map_err(|error| error.to_string());
+    let state = state.map_err(|error| in_full(&error));
     let word = match &state {
         Ok(state) => runs::word(state, held),
         Err(_) => "unreadable",
@@ -89,6 +108,9 @@ pub fn row(folder: &RunFolder, written: SystemTime, held: bool) -> RunRow {
     RunRow {
         name: folder.name(),
         word,
+        fault: runs::check_config(folder)
+            .err()
+            .map(|error| in_full(&error)),
         held,
         has_checkpoint: folder.has_checkpoint(),
         state,
@@ -134,101 +156,6 @@ pub fn model(plan: &RunPlan) -> String {
     format!("{} {params}, seq {seq_len}", family.unwrap_or_default())
 }
 
-/// Follows a run's log and its worker's output until told to stop.
-pub fn tail(folder: &RunFolder, stop: &Arc<AtomicBool>, to: &SyncSender<Msg>) {
-    let root = folder.root().to_owned();
-    let tell = |news: News| {
-        let root = root.clone();
-        let is_wanted = !stop.load(Ordering::Relaxed);
-        is_wanted && to.send(Msg::Watched { root, news }).is_ok()
-    };
-    let mut output = Output::open(folder);
-    let mut held = None;
-    let mut looked: Option<Instant> = None;
-    let mut log: Option<LogReader> = None;
-    loop {
-        if looked.is_none_or(|at| at.elapsed() >= LOOK_EVERY) {
-            looked = Some(Instant::now());
-            let now = lock::is_held(folder);
-            if held != Some(now) && !tell(News::Held(now)) {
-                return;
-            }
-            held = Some(now);
-        }
-        if let Some(lines) = output.as_mut().and_then(Output::fresh)
-            && !tell(News::Lines(lines))
-        {
-            return;
-        }
-        if log.is_none() {
-            log = LogReader::open(&folder.events()).ok();
-        }
-        match log.as_mut().map_or(Ok(Vec::new()), batch) {
-            Ok(records) if records.is_empty() => thread::sleep(TAIL_EVERY),
-            Ok(records) => {
-                if !tell(News::Records(records)) {
-                    return;
-                }
-            }
-            Err(text) => {
-                tell(News::Failed(text));
-                return;
-            }
-        }
-        if stop.load(Ordering::Relaxed) {
-            return;
-        }
-    }
-}
-
-fn batch(log: &mut LogReader) -> Result<Vec<crate::event::Record>, String> {
-    let mut records = Vec::new();
-    while records.len() < BATCH {
-        match log.next_record() {
-            Ok(Some(record)) => records.push(record),
-            Ok(None) => break,
-            Err(error) => return Err(error.to_string()),
-        }
-    }
-    Ok(records)
-}
-
-/// The worker's own output, as it grows.
-struct Output {
-    lines: BufReader<fs::File>,
-    torn: Vec<u8>,
-}
-
-impl Output {
-    fn open(folder: &RunFolder) -> Option<Self> {
-        let file = fs::File::open(folder.worker_log()).ok()?;
-        Some(Self {
-            lines: BufReader::new(file),
-            torn: Vec::new(),
-        })
-    }
-
-    /// Whole lines that were not there before.
-    fn fresh(&mut self) -> Option<Vec<String>> {
-        let mut lines = Vec::new();
-        while self
-            .lines
-            .read_until(b'\n', &mut self.torn)
-            .is_ok_and(|n| n > 0)
-            && self.torn.ends_with(b"\n")
-        {
-            let line = String::from_utf8_lossy(&self.torn).trim_end().to_owned();
-            self.torn.clear();
-            if !line.is_empty() {
-                lines.push(line);
-            }
-        }
-        let extra = lines.len().saturating_sub(MOST_LINES);
-        lines.drain(..extra);
-        (!lines.is_empty()).then_some(lines)
-    }
-}
-
 /// Plan and config of a run; what is not there is left out.
 pub fn fill(board: &mut Board) {
     board.plan = plan(&board.folder).map(Box::new);
@@ -236,12 +163,23 @@ pub fn fill(board: &mut Board) {
     board.config = text.and_then(|text| serde_json::from_slice(&text).ok());
 }
 
-/// What Runs shows of one run beside its line.
-pub fn details(folder: &RunFolder, against: Option<&RunFolder>) -> Details {
+/// What Runs shows of one run beside its line; `None` where it was told to stop.
+pub fn details(
+    folder: &RunFolder,
+    against: Option<&RunFolder>,
+    stop: &AtomicBool,
+) -> Option<Details> {
     let differences = against.map(|other| differences(&config(folder), &config(other)));
     let mut board = Board::new(folder.clone());
+    let mut trained_s = 0.0;
     if let Ok(mut log) = LogReader::open(&folder.events()) {
-        while let Ok(Some(record)) = log.next_record() {
+        while let Ok(Some(record)) = log.next_sound_record() {
+            if stop.load(Ordering::Relaxed) {
+                return None;
+            }
+            if let Event::Step { step_time_s, .. } = record.event {
+                trained_s += step_time_s;
+            }
             board.apply(&record);
         }
     }
@@ -256,7 +194,7 @@ pub fn details(folder: &RunFolder, against: Option<&RunFolder>) -> Details {
         })
         .collect();
     files.sort();
-    Details {
+    Some(Details {
         name: folder.name(),
         against: against.map(RunFolder::name),
         differences: differences.unwrap_or_default(),
@@ -265,9 +203,11 @@ pub fn details(folder: &RunFolder, against: Option<&RunFolder>) -> Details {
             .map(|(step, path)| (step, size(&path)))
             .collect(),
         files,
+        trained_s,
+        started: board.state.started,
         next_seq: board.state.next_seq,
         loss: board.loss,
-    }
+    })
 }
 
 /// Looks at the beginning of data, and at what a typed path is.

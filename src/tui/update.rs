@@ -2,6 +2,7 @@
 
 use super::{
     app::{App, Effect, Msg, News, Popup, Screen},
+    board::Board,
     keys::{self, Action, Binding, Class, Key},
     launch, live, logs, palette, picker, popup, runs,
 };
@@ -26,15 +27,21 @@ pub fn update(app: &mut App, msg: Msg) -> Vec<Effect> {
             Vec::new()
         }
         Msg::Runs(rows) => runs::take(app, rows),
+        Msg::NoRuns(text) => {
+            app.runs.failed = Some(text);
+            Vec::new()
+        }
         Msg::Details(details) => {
-            app.runs.details = Some(*details);
+            runs::take_details(app, *details);
             Vec::new()
         }
         Msg::Watched { root, news } => {
-            if let Some(board) = &mut app.board
-                && board.folder.root() == root
+            if app
+                .board
+                .as_ref()
+                .is_some_and(|board| board.folder.root() == root)
             {
-                take_news(board, news);
+                take_news(app, news);
             }
             Vec::new()
         }
@@ -90,12 +97,30 @@ pub fn update(app: &mut App, msg: Msg) -> Vec<Effect> {
     }
 }
 
-fn take_news(board: &mut super::board::Board, news: News) {
+fn take_news(app: &mut App, news: News) {
+    let Some(board) = &mut app.board else {
+        return;
+    };
     match news {
+        News::Begun => {
+            *board = Board::new(board.folder.clone());
+            app.live.turn();
+            app.logs.turn();
+        }
         News::Records(records) => records.iter().for_each(|record| board.apply(record)),
-        News::Lines(lines) => board.add_lines(lines),
+        News::Output { lines, time } => board.add_output(&lines, time),
+        News::Reading(percent) => board.reading = percent,
+        News::Damaged(text) => board.add_damage(text),
+        News::State(state) => board.state = *state,
         News::Held(held) => board.held = held,
         News::Failed(text) => board.failed = Some(text),
+        News::Gone => {
+            let name = board.folder.name();
+            app.board = None;
+            app.live.turn();
+            app.logs.turn();
+            app.say(format!("{name} was deleted"));
+        }
     }
 }
 

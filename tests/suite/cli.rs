@@ -23,7 +23,6 @@ pub fn trials() -> Vec<Trial> {
         with_stand_in("cli::runs_and_status_answer_in_json", queries),
         with_stand_in("cli::pause_continue_checkpoint", controls),
         with_stand_in("cli::attach_only_leaves", attach),
-        with_stand_in("cli::logs_show_what_the_worker_printed", logs),
         with_stand_in("cli::sample_and_eval_ask_the_worker", ask),
         with_stand_in(
             "cli::tokens_without_a_tokenizer_are_never_sampled",
@@ -249,20 +248,6 @@ fn attach() -> Result<(), Failed> {
         .ended_with(75)?
         .says(&["stopped after step"])?;
     Ok(())
-}
-
-fn logs() -> Result<(), Failed> {
-    let place = Workplace::new("well")?;
-    place.train(&["--plain"])?.ended_with(0)?;
-    let log = place.run("tiny").join("worker.log");
-    fs::write(&log, "one \x1b[31mred\ntorn")?;
-    let said = place
-        .capstan(&["logs"])?
-        .ended_with(0)?
-        .says(&["one", "torn"])?;
-    check(!said.out.contains('\x1b'), said.out)?;
-    let said = place.capstan(&["logs", "-f", "--json"])?.ended_with(0)?;
-    check(said.out.lines().count() == 2, said.out)
 }
 
 fn ask() -> Result<(), Failed> {

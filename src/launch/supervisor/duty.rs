@@ -21,7 +21,7 @@ use super::{
     workers::{Exit, Workers},
 };
 use crate::{
-    event::{Control, ControlReply, Event, NO_SAMPLE, Outcome},
+    event::{Control, ControlReply, Event, NO_SAMPLE, Outcome, RESUMED},
     launch::{RunFolder, lock::RunLock},
     plan::RunPlan,
 };
@@ -107,7 +107,7 @@ impl Duty {
 
     /// Brings the run to its end and returns the exit code.
     pub fn fulfil(mut self) -> u8 {
-        let mut cause = (self.means.begin == Begin::Resume).then(|| "resumed".to_owned());
+        let mut cause = (self.means.begin == Begin::Resume).then(|| RESUMED.to_owned());
         loop {
             match self.worker_life(cause.take()) {
                 Next::End(ending) => return self.end(ending),

@@ -4,11 +4,13 @@ mod bandwidth;
 mod devices;
 mod keys;
 mod launch;
+mod lists;
 mod live;
 mod pictures;
 mod sizes;
 mod still_numbers;
 mod stills;
+mod watched;
 
 use std::path::PathBuf;
 
@@ -75,7 +77,10 @@ fn watching(look: Look, share: f64) -> App {
     };
     let news = [
         News::Held(share < 1.0),
-        News::Lines(vec!["libtorch 2.11 says hello".to_owned()]),
+        News::Output {
+            lines: vec!["libtorch 2.11 says hello".to_owned()],
+            time: None,
+        },
         News::Records(records[..n].to_vec()),
         News::Records(vec![sensed(n as u64, end, host)]),
     ];
@@ -104,6 +109,8 @@ fn watching(look: Look, share: f64) -> App {
         ],
         loss: loss.unwrap_or_default(),
         next_seq: u64::MAX,
+        trained_s: 31.4,
+        started: app.board.as_ref().and_then(|board| board.state.started),
     };
     update(&mut app, Msg::Details(Box::new(details)));
     let checked = verdict(&app);
@@ -159,6 +166,7 @@ fn row(app: &App, name: &str, word: &'static str, held: bool, written: f64) -> R
         word,
         held,
         has_checkpoint: word != "failed",
+        fault: None,
         state: Ok(Box::new(state.unwrap_or_default())),
         written,
         model: "gpt 837k, seq 128".to_owned(),
