@@ -17,6 +17,8 @@ mod faults;
 mod gpu;
 #[path = "suite/in_process.rs"]
 mod in_process;
+#[path = "suite/launching.rs"]
+mod launching;
 #[path = "suite/parity.rs"]
 mod parity;
 #[path = "suite/reference.rs"]
@@ -54,6 +56,7 @@ fn main() {
         equivalence::trials(),
         faults::trials(),
         gpu::trials(),
+        launching::trials(),
         parity::trials(),
         reference::trials(),
         refused_weights::trials(),

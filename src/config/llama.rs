@@ -126,8 +126,8 @@ const fn stretched(factor: f64) -> Llama3Scaling {
     }
 }
 
-/// What a [`LlamaPreset`] states.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// What a [`LlamaPreset`] states, by the names of the fields that it stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct LlamaSizes {
     pub n_layer: usize,
     pub n_head: usize,

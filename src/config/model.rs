@@ -15,6 +15,23 @@ pub enum ModelConfig {
     Llama(LlamaConfig),
 }
 
+impl ModelConfig {
+    /// The names of the fields that the preset states; none without a preset.
+    pub fn preset_fields(&self) -> Vec<String> {
+        let sizes = match self {
+            Self::Gpt(gpt) => gpt
+                .preset
+                .map(|preset| serde_json::to_value(preset.sizes())),
+            Self::Llama(llama) => llama
+                .preset
+                .map(|preset| serde_json::to_value(preset.sizes())),
+        };
+        let sizes = sizes.and_then(Result::ok).unwrap_or_default();
+        let names = sizes.as_object().into_iter().flat_map(|sizes| sizes.keys());
+        names.cloned().collect()
+    }
+}
+
 /// Sizes of a GPT; a preset gives all of them, single fields override it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -88,8 +105,8 @@ impl GptPreset {
     }
 }
 
-/// What a [`GptPreset`] states.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a [`GptPreset`] states, by the names of the fields that it stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct GptSizes {
     pub n_layer: usize,
     pub n_head: usize,

@@ -151,7 +151,10 @@ const fn act(
     words: &'static str,
     twin: &'static str,
 ) -> Binding {
-    let mut binding = on(places, Class::Act, keys, action, brief, words);
+    as_command(on(places, Class::Act, keys, action, brief, words), twin)
+}
+
+const fn as_command(mut binding: Binding, twin: &'static str) -> Binding {
     binding.twin = twin;
     binding
 }
@@ -163,6 +166,22 @@ pub const KEYS: &[Binding] = {
         BackTab, Char, Ctrl, Down, End, Enter, Esc, F, Home, Left, PageDown, PageUp, Right, Tab, Up,
     };
     &[
+        on(
+            LAUNCH,
+            Look,
+            &[Enter],
+            Action::Open,
+            "edit",
+            "edit or choose the field",
+        ),
+        act(
+            LAUNCH,
+            &[Char('L')],
+            Action::Launch,
+            "LAUNCH",
+            "launch, after one confirmation",
+            "capstan train FILE",
+        ),
         on(
             LAUNCH,
             Move,
@@ -179,21 +198,16 @@ pub const KEYS: &[Binding] = {
             "",
             "previous group of fields",
         ),
-        on(
-            LAUNCH,
-            Look,
-            &[Enter],
-            Action::Open,
-            "edit",
-            "edit or choose the field",
-        ),
-        on(
-            LAUNCH,
-            Look,
-            &[Char('d')],
-            Action::DryRun,
-            "check",
-            "check everything again, data included",
+        as_command(
+            on(
+                LAUNCH,
+                Look,
+                &[Char('d')],
+                Action::DryRun,
+                "check",
+                "check everything again, data included",
+            ),
+            "capstan train FILE --dry-run",
         ),
         act(
             LAUNCH,
@@ -201,7 +215,7 @@ pub const KEYS: &[Binding] = {
             Action::Write,
             "write",
             "write the config to a file",
-            "capstan config FILE",
+            "capstan config FILE --set KEY=VALUE > OTHER",
         ),
         act(
             LAUNCH,
@@ -209,15 +223,15 @@ pub const KEYS: &[Binding] = {
             Action::Edit,
             "",
             "edit the config in $EDITOR",
-            "capstan config FILE",
+            "$EDITOR FILE",
         ),
-        act(
+        on(
             LAUNCH,
-            &[Char('L')],
-            Action::Launch,
-            "LAUNCH",
-            "launch, after one confirmation",
-            "capstan train FILE",
+            Look,
+            &[Char('e')],
+            Action::Expand,
+            "",
+            "all checks in full",
         ),
         on(
             RUNS,
@@ -264,8 +278,8 @@ pub const KEYS: &[Binding] = {
             Look,
             &[Char('o')],
             Action::Reopen,
-            "reopen",
-            "begin a new run with a past run's config",
+            "open",
+            "begin a new run with a file's or a past run's config",
         ),
         on(
             RUNS,
@@ -429,7 +443,7 @@ pub const KEYS: &[Binding] = {
             "previous match",
         ),
         on(
-            &[Screen::Runs, Screen::Logs],
+            LISTS,
             Look,
             &[Char('/')],
             Action::Filter,

@@ -8,6 +8,7 @@ mod board;
 mod chart;
 mod checks;
 mod devices;
+mod draft;
 mod draw;
 mod effects;
 mod fields;
@@ -17,11 +18,13 @@ mod keys;
 mod later;
 mod launch;
 mod launch_view;
+mod line;
 mod live;
 mod live_view;
 mod logs;
 mod logs_view;
 mod look;
+mod opener;
 mod palette;
 mod picker;
 mod popup;
@@ -32,10 +35,12 @@ mod runs_view;
 mod series;
 mod small;
 mod sources;
+mod splits;
 mod terminal;
 #[cfg(test)]
 mod tests;
 mod update;
+mod written;
 
 use std::path::PathBuf;
 
@@ -46,7 +51,7 @@ pub use self::{
     keymap::text as keys_text,
     look::{Colors, Glyphs, Look},
 };
-use crate::launch::RunFolder;
+use crate::launch::{RunFolder, dirs};
 
 /// How the UI begins.
 #[derive(Clone, Debug)]
@@ -73,12 +78,15 @@ pub struct Options {
 /// Takes the terminal until the user leaves; returns the exit code.
 ///
 /// # Errors
-/// The key map is at fault; the terminal can't be taken or written to.
+/// The key map is at fault; the config can't be read; the terminal can't be taken or written to.
 pub fn open(options: Options) -> anyhow::Result<u8> {
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
     let look = Look::of_terminal(options.color, options.glyphs, variable);
     let mut app = App::new(options.runs_dir, look);
     app.keys = keymap::load(&options.keys)?;
+    app.launch.elsewhere = Some(&app.runs_dir)
+        .filter(|folder| **folder != dirs::runs_dir())
+        .cloned();
     if options.low_bandwidth {
         app.save_bandwidth();
     }
@@ -89,7 +97,7 @@ pub fn open(options: Options) -> anyhow::Result<u8> {
         return run::run(app, first);
     }
     if let Some(path) = &options.config {
-        app.launch.open(path);
+        app.launch.open(path)?;
     }
     let mut first = launch::check(&app);
     if let Some(folder) = options.run {

@@ -118,7 +118,8 @@ impl Seen {
         Self::start(place, env!("CARGO_BIN_EXE_capstan"), arguments)
     }
 
-    fn screen(&self) -> String {
+    /// The characters on the screen.
+    pub fn screen(&self) -> String {
         let parser = self.parser.lock();
         parser.map_or_else(|_| String::new(), |parser| parser.screen().contents())
     }
