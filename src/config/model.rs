@@ -36,12 +36,16 @@ impl ModelConfig {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct GptConfig {
+    /// Published sizes, or small ones; single fields override it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preset: Option<GptPreset>,
+    /// Layers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub n_layer: Option<usize>,
+    /// Attention heads of a layer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub n_head: Option<usize>,
+    /// Width of the residual stream, a multiple of `n_head`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub d_model: Option<usize>,
     /// Tokens of context.

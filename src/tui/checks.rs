@@ -319,7 +319,7 @@ fn memory(
     let line = |place: &str, n_ranks: u64, free: Option<u64>, rest: String| {
         let needed = of_rank * n_ranks;
         let text = format!(
-            "memory: {place}at least {} of {} free{rest}; activations come on top",
+            "memory: {place}at least {} of {} free{rest}; further activations come on top",
             units::bytes(needed),
             known(free)
         );
@@ -554,7 +554,7 @@ mod tests {
         let plan = plan_of(&large, &host);
         let (is_well, text) = memory(&large, &plan, &host, Some(12 * units::GIB)).remove(0);
         assert!(
-            !is_well && text.contains("activations come on top"),
+            !is_well && text.contains("further activations come on top"),
             "{text}"
         );
     }

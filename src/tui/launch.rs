@@ -380,7 +380,17 @@ fn open(app: &mut App, fields: &[Field], place: usize) -> Vec<Effect> {
 pub fn set_data(app: &mut App, mut data: Value, is_recognised: bool) -> Vec<Effect> {
     let present = app.launch.draft.root["data"].clone();
     if is_recognised {
-        app.say(adopt(&mut data, &present));
+        let kept = adopt(&mut data, &present);
+        if !kept.is_empty() {
+            app.say(kept);
+        }
+    }
+    if let Some(kind) = present
+        .as_object()
+        .and_then(|present| present.keys().next())
+    {
+        let key = ("data".to_owned(), kind.clone());
+        app.launch.left.insert(key, present.clone());
     }
     app.launch.draft.set(&["data".to_owned()], data);
     check(app)

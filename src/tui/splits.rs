@@ -64,7 +64,7 @@ fn rows(app: &App) -> &[SplitRow] {
     checked.map_or(&[], |checked| &checked.splits)
 }
 
-/// The next split that works, over as many ranks as before while there are such.
+/// The next split that works; those over more ranks come first.
 pub fn turn(app: &mut App, forward: bool) -> Vec<Effect> {
     let working: Vec<[usize; 3]> = rows(app)
         .iter()

@@ -624,3 +624,26 @@ fn a_field_takes_its_value_by_its_own_type() {
     fill(&mut app, "auto");
     assert_eq!(app.launch.draft.root["devices"], "auto");
 }
+
+#[test]
+fn typed_paths_are_absolute_wherever_they_are_typed() {
+    let mut app = on_field("init");
+    key(&mut app, Key::Right);
+    assert!(
+        app.launch.draft.config().is_err(),
+        "an empty path is a problem"
+    );
+    go_to(&mut app, "init.pretrained");
+    let folder = std::env::current_dir().expect("a folder");
+    let home = std::env::home_dir().expect("a folder");
+    for (typed, path) in [
+        ("a/w.safetensors", folder.join("a/w.safetensors")),
+        ("./w", folder.join("w")),
+        ("~/w", home.join("w")),
+        ("/w", "/w".into()),
+    ] {
+        fill(&mut app, typed);
+        assert_eq!(app.launch.draft.root["init"]["pretrained"], json!(path));
+    }
+    assert!(app.launch.draft.config().is_ok());
+}
