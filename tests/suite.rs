@@ -19,6 +19,8 @@ mod faults;
 mod gpu;
 #[path = "suite/in_process.rs"]
 mod in_process;
+#[path = "suite/launching.rs"]
+mod launching;
 #[path = "suite/logs.rs"]
 mod logs;
 #[path = "suite/parity.rs"]
@@ -60,6 +62,7 @@ fn main() {
         equivalence::trials(),
         faults::trials(),
         gpu::trials(),
+        launching::trials(),
         logs::trials(),
         parity::trials(),
         reference::trials(),

@@ -41,6 +41,15 @@ pub fn fitting(text: &str, width: usize) -> &str {
     &text[..end.unwrap_or(text.len())]
 }
 
+/// A text as one word of a POSIX shell's command line.
+pub fn shell_quoted(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_./-+=:,@%".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', "'\\''"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,5 +69,18 @@ mod tests {
         assert_eq!(fitting("语言x", 3), "语");
         assert_eq!(fitting("语", 1), "语", "one character at least");
         assert_eq!(fitting("e\u{301}x", 1), "e\u{301}");
+    }
+
+    #[test]
+    fn a_shell_takes_a_quoted_text_as_one_word() {
+        for (text, quoted) in [
+            ("a/b-1.json", "a/b-1.json"),
+            ("my run.json", "'my run.json'"),
+            ("it's", r"'it'\''s'"),
+            ("", "''"),
+            ("~/a", "'~/a'"),
+        ] {
+            assert_eq!(shell_quoted(text), quoted);
+        }
     }
 }

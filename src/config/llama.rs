@@ -7,15 +7,19 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LlamaConfig {
+    /// Published sizes, or small ones; single fields override it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preset: Option<LlamaPreset>,
+    /// Layers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub n_layer: Option<usize>,
+    /// Attention heads of a layer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub n_head: Option<usize>,
     /// Heads of keys and values, each shared by several of the queries'; absent: as the preset, else `n_head`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub n_kv_head: Option<usize>,
+    /// Width of the residual stream, a multiple of `n_head`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub d_model: Option<usize>,
     /// Width of the MLP.
@@ -126,8 +130,8 @@ const fn stretched(factor: f64) -> Llama3Scaling {
     }
 }
 
-/// What a [`LlamaPreset`] states.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// What a [`LlamaPreset`] states, by the names of the fields that it stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct LlamaSizes {
     pub n_layer: usize,
     pub n_head: usize,

@@ -185,6 +185,14 @@ fn refusal(root: &Value) -> Option<(String, String)> {
     Some((place(&error), error.into_inner().to_string()))
 }
 
+/// Where and why a value is no config, in plain words; `None` where it is one. The path is empty where that is not
+/// known. Callers that want more than the first problem mend this one and ask again.
+pub fn shape_problem(root: &Value) -> Option<(String, String)> {
+    let (path, message) = refusal(root)?;
+    let words = describe("", &problem(root, &path, &message), &message);
+    Some((path, words))
+}
+
 /// serde lists the known names after the unknown one, each in backquotes.
 fn suggestion(message: &str) -> Option<&str> {
     if !message.starts_with("unknown ") {

@@ -18,7 +18,7 @@ pub use devices::{CpuWord, DeviceConfig, DevicesConfig};
 pub use edit::{Assignment, layout_from_text};
 pub use error::ConfigError;
 pub use llama::{Llama3Scaling, LlamaConfig, LlamaPreset, LlamaSizes, RopeScaling};
-pub use load::{Loaded, Origin, load_file, load_text};
+pub use load::{Loaded, Origin, load_file, load_text, shape_problem};
 pub use model::{GptConfig, GptPreset, ModelConfig};
 pub use parallel::{ParallelConfig, PipelineSchedule, Recompute};
 pub use schema::json_schema;

@@ -15,16 +15,37 @@ pub enum ModelConfig {
     Llama(LlamaConfig),
 }
 
+impl ModelConfig {
+    /// The names of the fields that the preset states; none without a preset.
+    pub fn preset_fields(&self) -> Vec<String> {
+        let sizes = match self {
+            Self::Gpt(gpt) => gpt
+                .preset
+                .map(|preset| serde_json::to_value(preset.sizes())),
+            Self::Llama(llama) => llama
+                .preset
+                .map(|preset| serde_json::to_value(preset.sizes())),
+        };
+        let sizes = sizes.and_then(Result::ok).unwrap_or_default();
+        let names = sizes.as_object().into_iter().flat_map(|sizes| sizes.keys());
+        names.cloned().collect()
+    }
+}
+
 /// Sizes of a GPT; a preset gives all of them, single fields override it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct GptConfig {
+    /// Published sizes, or small ones; single fields override it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preset: Option<GptPreset>,
+    /// Layers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub n_layer: Option<usize>,
+    /// Attention heads of a layer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub n_head: Option<usize>,
+    /// Width of the residual stream, a multiple of `n_head`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub d_model: Option<usize>,
     /// Tokens of context.
@@ -88,8 +109,8 @@ impl GptPreset {
     }
 }
 
-/// What a [`GptPreset`] states.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a [`GptPreset`] states, by the names of the fields that it stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct GptSizes {
     pub n_layer: usize,
     pub n_head: usize,

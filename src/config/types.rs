@@ -231,9 +231,13 @@ pub enum OptimizerConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdamwConfig {
+    /// Peak learning rate.
     pub lr: f64,
+    /// Decay of the first and of the second moment; both in [0, 1).
     pub betas: [f64; 2],
+    /// Added to the root of the second moment; positive.
     pub eps: f64,
+    /// Share of `lr` by which matrices shrink in a step; at least 0.
     pub weight_decay: f64,
     /// Largest global gradient norm; null: no clipping.
     pub clip: Option<f64>,
@@ -243,8 +247,11 @@ pub struct AdamwConfig {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SgdConfig {
+    /// Peak learning rate.
     pub lr: f64,
+    /// Decay of the sum of gradients; in [0, 1), 0 for none.
     pub momentum: f64,
+    /// Added to a matrix's gradient, times the matrix; at least 0.
     pub weight_decay: f64,
     /// Largest global gradient norm; null: no clipping.
     pub clip: Option<f64>,
@@ -278,6 +285,7 @@ pub struct ConstantConfig {
 pub struct DecayConfig {
     /// Steps of linear warm-up from 0.
     pub warmup: u64,
+    /// Rate at the end; between 0 and `lr`.
     pub min_lr: f64,
 }
 
@@ -289,6 +297,7 @@ pub struct WsdConfig {
     pub warmup: u64,
     /// Steps of decay at the end.
     pub decay: u64,
+    /// Rate at the end; between 0 and `lr`.
     pub min_lr: f64,
 }
 
@@ -352,6 +361,7 @@ pub struct LogConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SampleConfig {
+    /// Text that the sample goes on from.
     pub prompt: String,
     /// Tokens to generate.
     pub tokens: usize,
@@ -359,6 +369,7 @@ pub struct SampleConfig {
     pub temperature: f64,
     /// Sample among the `top_k` likeliest tokens; null: among all.
     pub top_k: Option<usize>,
+    /// Seed of the draws.
     pub seed: u64,
 }
 

@@ -71,6 +71,30 @@ pub fn check(name: &str) -> Result<(), LaunchError> {
     })
 }
 
+/// The name that [`take`] would give a run of this base as the folder stands.
+pub fn next_free(runs_dir: &Path, base: &str) -> Option<String> {
+    candidates(base).find(|name| runs_dir.join(name).symlink_metadata().is_err())
+}
+
+/// The nearest text that can name a run: what [`check`] refuses is replaced or left out.
+pub fn cleaned(name: &str) -> String {
+    let plain = |c: char| match c {
+        '/' => '-',
+        c if c.is_control() => '-',
+        c => c,
+    };
+    let mut clean: String = name.trim().chars().map(plain).collect();
+    let begin = clean.len() - clean.trim_start_matches(['.', '-']).len();
+    clean.drain(..begin);
+    while clean.len() > LONGEST {
+        clean.pop();
+    }
+    if clean.is_empty() {
+        clean.push_str("run");
+    }
+    clean
+}
+
 fn candidates(base: &str) -> impl Iterator<Item = String> {
     std::iter::once(base.to_owned()).chain((2..=u32::MAX).map(move |n| format!("{base}-{n}")))
 }
@@ -123,6 +147,26 @@ mod tests {
             assert!(take(runs.path(), &base(name)).is_err(), "{name:?}");
         }
         assert_eq!(fs::read_dir(runs.path()).expect("readable").count(), 0);
+    }
+
+    #[test]
+    fn a_refused_name_has_a_neighbour_that_works() {
+        let long = "é".repeat(150);
+        for name in ["", "..", "-x", "a/b", "a\nb", "/", long.as_str()] {
+            let clean = cleaned(name);
+            assert!(check(name).is_err() && check(&clean).is_ok(), "{name:?}");
+        }
+        assert_eq!(cleaned("runs/a b"), "runs-a b");
+    }
+
+    #[test]
+    fn the_name_that_comes_next_is_the_one_that_is_taken() {
+        let runs = tempfile::tempdir().expect("a folder");
+        for _ in 0..3 {
+            let next = next_free(runs.path(), "gpt").expect("a name");
+            let taken = take(runs.path(), &base("gpt")).expect("free").name();
+            assert_eq!(taken, next);
+        }
     }
 
     #[test]

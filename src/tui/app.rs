@@ -3,16 +3,22 @@
 use std::path::PathBuf;
 
 use jiff::tz::TimeZone;
+use serde_json::Value;
 
 use super::{
     board::Board,
+    checks::Checked,
+    draft::Draft,
     keys::{Action, Binding, KEYS, Key},
-    launch::{Checked, Draft, Launch},
+    launch::Launch,
+    line::Line,
     live::Live,
     logs::Logs,
     look::Look,
+    opener::Opener,
     picker::{Asked, Looked, Picker},
     runs::{Details, RunRow, Runs},
+    splits::Splits,
 };
 use crate::{
     event::{Control, Record},
@@ -81,6 +87,8 @@ pub struct App {
     /// Seconds between two drawings of news.
     pub interval_s: f64,
     pub mouse: bool,
+    /// Columns and rows of the terminal; the drawing fits them.
+    pub size: (u16, u16),
     /// Rows that the screen's main list has; the drawing fits them, the keys page by them.
     pub rows: usize,
     pub runs: Runs,
@@ -119,6 +127,7 @@ pub enum Popup {
         title: String,
         lines: Vec<String>,
         then: Box<Effect>,
+        scroll: usize,
     },
     /// Goes on only where `name` is typed.
     TypeName {
@@ -127,6 +136,7 @@ pub enum Popup {
         name: String,
         typed: String,
         then: Box<Effect>,
+        scroll: usize,
     },
     /// Leave, stop or kill.
     Interrupt,
@@ -137,19 +147,14 @@ pub enum Popup {
         scroll: usize,
     },
     /// The ways to share the work.
-    Splits {
-        chosen: usize,
-    },
+    Splits(Splits),
     /// Where the data comes from.
     Data(Picker),
-    /// Past runs, whose configs may begin a new one, in the order of when it was opened.
-    Recent {
-        folders: Vec<RunFolder>,
-        chosen: usize,
-    },
+    /// Which config a new run begins with.
+    Open(Opener),
     /// A file name to write to.
     WriteTo {
-        path: String,
+        path: Line,
     },
 }
 
@@ -182,13 +187,30 @@ pub enum Msg {
     Started(Result<RunFolder, String>),
     Checked(Box<Checked>),
     Looked(Box<Looked>),
-    /// What all paths that begin as typed have in common.
+    /// The names that a path may go on with, and what they have in common.
     Completed {
         typed: String,
         whole: String,
+        names: Vec<String>,
     },
-    /// The text of a config, out of `$EDITOR` or a past run.
+    /// The text of a config, out of `$EDITOR`.
     Edited(Result<String, String>),
+    /// The text of a config to begin with, of a file or (without one) a past run.
+    Opened {
+        from: Option<PathBuf>,
+        text: Result<String, String>,
+    },
+    /// A file holds the config, or why not.
+    Written {
+        path: PathBuf,
+        root: Value,
+        done: Result<(), String>,
+    },
+    /// A config was to be written where there is a file already.
+    Exists {
+        path: PathBuf,
+        root: Value,
+    },
     /// The process is asked to end.
     Signal(i32),
 }
@@ -250,9 +272,13 @@ pub enum Effect {
         folder: RunFolder,
         name: String,
     },
+    /// Reads a config to begin with.
+    OpenFile(PathBuf),
+    /// Writes a config; over another file only where that was agreed to.
     Write {
-        path: String,
-        text: String,
+        path: PathBuf,
+        root: Value,
+        may_replace: bool,
     },
     Edit(String),
     Launch(Box<Draft>),
@@ -275,6 +301,7 @@ impl App {
             notice: None,
             interval_s: 0.25,
             mouse: false,
+            size: (80, 24),
             rows: 10,
             runs: Runs::default(),
             board: None,

@@ -4,7 +4,7 @@ use ratatui::{
     Frame,
     layout::{Constraint, Layout, Rect},
     text::{Line, Span},
-    widgets::Paragraph,
+    widgets::{Clear, Paragraph},
 };
 
 use super::{
@@ -26,9 +26,18 @@ pub fn draw(frame: &mut Frame<'_>, app: &App) {
     if area.width == 0 || area.height == 0 {
         return;
     }
-    if area.width < LEAST.0 || area.height < LEAST.1 {
+    if is_small(area) {
         small::draw(frame, area, app);
         popup::draw(frame, area, app);
+        if app.notice.is_some() {
+            let last = Rect {
+                y: area.bottom() - 1,
+                height: 1,
+                ..area
+            };
+            frame.render_widget(Clear, last);
+            draw_last(frame, last, app);
+        }
         app.look.finish(frame.buffer_mut());
         return;
     }
@@ -49,6 +58,23 @@ pub fn draw(frame: &mut Frame<'_>, app: &App) {
     draw_last(frame, last, app);
     popup::draw(frame, body, app);
     app.look.finish(frame.buffer_mut());
+}
+
+fn is_small(area: Rect) -> bool {
+    area.width < LEAST.0 || area.height < LEAST.1
+}
+
+/// The part of a terminal of this size that lies under what is popped up.
+pub fn body_of((width, height): (u16, u16)) -> Rect {
+    let area = Rect::new(0, 0, width, height);
+    match is_small(area) {
+        true => area,
+        false => Rect {
+            y: 1,
+            height: height - 2,
+            ..area
+        },
+    }
 }
 
 fn draw_tabs(frame: &mut Frame<'_>, area: Rect, app: &App) {
@@ -121,6 +147,14 @@ fn draw_last(frame: &mut Frame<'_>, area: Rect, app: &App) {
         frame.render_widget(Paragraph::new(Span::styled(text, style)), area);
         return;
     }
+    if let Some(popup) = &app.popup {
+        let keys = cut(
+            &format!(" {}", popup::footer(popup)),
+            usize::from(area.width),
+        );
+        frame.render_widget(Paragraph::new(keys), area);
+        return;
+    }
     let goes_on = app.board.as_ref().is_some_and(|board| board.held) && !app.recording;
     let leave = if app.screen == Screen::Live && area.width >= 120 && goes_on {
         "leave (run goes on)"
@@ -129,7 +163,10 @@ fn draw_last(frame: &mut Frame<'_>, area: Rect, app: &App) {
     };
     let [help, palette, quit] =
         [Action::Help, Action::Palette, Action::Leave].map(|action| app.key(action));
-    let end = format!("{help} help  {palette} cmd  {quit} {leave} ");
+    let end = match area.width {
+        ..60 => format!("{help} help  {quit} {leave} "),
+        _ => format!("{help} help  {palette} cmd  {quit} {leave} "),
+    };
     let room = usize::from(area.width).saturating_sub(end.chars().count() + 1);
     let mut spans = Vec::new();
     let mut used = 0;

@@ -14,12 +14,14 @@ use std::{
 use super::{
     app::{Effect, Msg},
     checks::Checker,
-    launch::Draft,
+    draft::{Draft, Problem},
+    picker::Asked,
     recording, sources,
     tail::tail,
+    written,
 };
 use crate::{
-    base::{fs::replace, text::printable},
+    base::text::printable,
     event::{Control, Event},
     launch::{RunFolder, control, in_full, names::Wanted, runs, start, supervisor::Begin},
 };
@@ -31,6 +33,7 @@ pub struct Doer {
     stop_tail: Arc<AtomicBool>,
     stop_details: Arc<AtomicBool>,
     checks: Sender<Work>,
+    looks: Sender<Asked>,
 }
 
 /// Work for the thread that knows data and machine.
@@ -49,12 +52,16 @@ impl Doer {
         let (checks, work) = mpsc::channel();
         let (folder, news) = (runs_dir.to_owned(), to.clone());
         thread::spawn(move || check_all(&folder, &work, &news));
+        let (looks, asked) = mpsc::channel();
+        let news = to.clone();
+        thread::spawn(move || look_at_all(&asked, &news));
         Self {
             runs_dir: runs_dir.to_owned(),
             to,
             stop_tail: Arc::default(),
             stop_details: Arc::default(),
             checks,
+            looks,
         }
     }
 
@@ -104,21 +111,26 @@ impl Doer {
                 });
             }
             Effect::Look(asked) => {
-                self.spawn(move || Msg::Looked(Box::new(sources::look(asked))));
+                let _ = self.looks.send(asked);
             }
-            Effect::Complete(typed) => self.spawn(move || Msg::Completed {
-                whole: sources::completed(&typed),
-                typed,
+            Effect::Complete(typed) => self.spawn(move || {
+                let (whole, names) = sources::completed(&typed);
+                Msg::Completed {
+                    typed,
+                    whole,
+                    names,
+                }
             }),
-            Effect::Reopen { folder, name } => {
-                self.spawn(move || Msg::Edited(sources::renamed(&folder, name)));
-            }
-            Effect::Write { path, text } => self.spawn(move || {
-                Msg::Said(match replace(Path::new(&path), text.as_bytes()) {
-                    Ok(()) => Ok(format!("wrote {path}")),
-                    Err(error) => Err(format!("{path}: {error}")),
-                })
+            Effect::Reopen { folder, name } => self.spawn(move || Msg::Opened {
+                from: None,
+                text: sources::renamed(&folder, name),
             }),
+            Effect::OpenFile(path) => self.spawn(move || written::read(path)),
+            Effect::Write {
+                path,
+                root,
+                may_replace,
+            } => self.spawn(move || written::write(path, root, may_replace)),
             Effect::Suspend
             | Effect::Redraw
             | Effect::Copy(_)
@@ -175,15 +187,26 @@ fn check_all(runs_dir: &Path, work: &mpsc::Receiver<Work>, to: &SyncSender<Msg>)
     }
 }
 
+/// Looks at one thing after the other; what is no longer the newest question is left out.
+fn look_at_all(asked: &mpsc::Receiver<Asked>, to: &SyncSender<Msg>) {
+    while let Ok(first) = asked.recv() {
+        let newest = asked.try_iter().last().unwrap_or(first);
+        let seen = Msg::Looked(Box::new(sources::look(newest)));
+        if to.send(seen).is_err() {
+            return;
+        }
+    }
+}
+
 fn launch(runs_dir: &Path, checker: &mut Checker, draft: &Draft) -> Result<RunFolder, String> {
-    let first = |problems: Vec<(String, String)>| {
+    let first = |problems: Vec<Problem>| {
         let told: Vec<String> = problems
             .into_iter()
             .map(|(path, problem)| format!("{path}: {problem}"))
             .collect();
         told.join("; ")
     };
-    let config = draft.config().map_err(|problem| first(vec![problem]))?;
+    let config = draft.config().map_err(first)?;
     let plan = checker.plan(&config).map_err(first)?;
     let wanted = Wanted::Base(config.name.clone());
     let created = start::create(runs_dir, &wanted, &config, &plan);

@@ -15,6 +15,8 @@ pub struct Field {
     /// As shown; empty for a heading.
     pub value: String,
     pub description: String,
+    /// It may be left out.
+    pub is_optional: bool,
 }
 
 /// How a field is changed.
@@ -24,6 +26,8 @@ pub enum Kind {
     Heading,
     /// One of these, by name and value.
     Choice(Vec<(String, Value)>),
+    /// A text, whatever it looks like.
+    Text,
     /// JSON, else a text.
     Free,
 }
@@ -107,6 +111,7 @@ fn walk(node: &Value, value: &Value, path: &mut Vec<String>, fields: &mut Vec<Fi
             kind,
             value: shown,
             description: description.clone(),
+            is_optional,
         });
     };
     if node["oneOf"].is_array() {
@@ -164,8 +169,24 @@ fn walk(node: &Value, value: &Value, path: &mut Vec<String>, fields: &mut Vec<Fi
             }
             push(Kind::Choice(options), shown(value), fields);
         }
+        Some("string") => push(Kind::Text, shown(value), fields),
         _ => push(Kind::Free, shown(value), fields),
     }
+}
+
+/// The least that the schema accepts at a path; `None` where it knows no such path.
+pub fn made_at(path: &[String]) -> Option<Value> {
+    let mut node = schema().clone();
+    for key in path {
+        let (inner, _) = without_null(&node);
+        let variants = variants(&inner);
+        let found = variants.into_iter().find(|(name, _)| name == key);
+        node = match found {
+            Some((_, variant)) => variant?,
+            None => inner["properties"].get(key)?.clone(),
+        };
+    }
+    Some(made(&node))
 }
 
 /// The variants by name; those with content come with its schema.
@@ -251,7 +272,7 @@ fn tag(value: &Value) -> Option<String> {
 }
 
 /// A value in a line; a choice by its name.
-fn shown(value: &Value) -> String {
+pub fn shown(value: &Value) -> String {
     match value {
         Value::Null => "absent".to_owned(),
         Value::String(text) => text.clone(),

@@ -150,7 +150,10 @@ const fn act(
     words: &'static str,
     twin: &'static str,
 ) -> Binding {
-    let mut binding = on(places, Class::Act, keys, action, brief, words);
+    as_command(on(places, Class::Act, keys, action, brief, words), twin)
+}
+
+const fn as_command(mut binding: Binding, twin: &'static str) -> Binding {
     binding.twin = twin;
     binding
 }
@@ -162,6 +165,22 @@ pub const KEYS: &[Binding] = {
         BackTab, Char, Ctrl, Down, End, Enter, Esc, F, Home, Left, PageDown, PageUp, Right, Tab, Up,
     };
     &[
+        on(
+            LAUNCH,
+            Look,
+            &[Enter],
+            Action::Open,
+            "edit",
+            "edit or choose the field",
+        ),
+        act(
+            LAUNCH,
+            &[Char('L')],
+            Action::Launch,
+            "LAUNCH",
+            "launch, after one confirmation",
+            "capstan train FILE",
+        ),
         on(
             LAUNCH,
             Move,
@@ -178,21 +197,16 @@ pub const KEYS: &[Binding] = {
             "",
             "previous group of fields",
         ),
-        on(
-            LAUNCH,
-            Look,
-            &[Enter],
-            Action::Open,
-            "edit",
-            "edit or choose the field",
-        ),
-        on(
-            LAUNCH,
-            Look,
-            &[Char('d')],
-            Action::DryRun,
-            "check",
-            "check everything again, data included",
+        as_command(
+            on(
+                LAUNCH,
+                Look,
+                &[Char('d')],
+                Action::DryRun,
+                "check",
+                "check everything again, data included",
+            ),
+            "capstan train FILE --dry-run",
         ),
         act(
             LAUNCH,
@@ -200,7 +214,7 @@ pub const KEYS: &[Binding] = {
             Action::Write,
             "write",
             "write the config to a file",
-            "capstan config FILE",
+            "capstan config FILE --set KEY=VALUE > OTHER",
         ),
         act(
             LAUNCH,
@@ -208,15 +222,15 @@ pub const KEYS: &[Binding] = {
             Action::Edit,
             "",
             "edit the config in $EDITOR",
-            "capstan config FILE",
+            "$EDITOR FILE",
         ),
-        act(
+        on(
             LAUNCH,
-            &[Char('L')],
-            Action::Launch,
-            "LAUNCH",
-            "launch, after one confirmation",
-            "capstan train FILE",
+            Look,
+            &[Char('e')],
+            Action::Expand,
+            "",
+            "all checks in full",
         ),
         on(
             RUNS,
@@ -263,8 +277,8 @@ pub const KEYS: &[Binding] = {
             Look,
             &[Char('o')],
             Action::Reopen,
-            "reopen",
-            "begin a new run with a past run's config",
+            "open",
+            "begin a new run with a file's or a past run's config",
         ),
         on(
             RUNS,
@@ -420,7 +434,7 @@ pub const KEYS: &[Binding] = {
             "freeze the picture; the run goes on",
         ),
         on(
-            &[Screen::Runs, Screen::Logs],
+            LISTS,
             Look,
             &[Char('/')],
             Action::Filter,

@@ -1,123 +1,31 @@
 //! Launch (1): what will I run, will it fit, what is wrong?
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use serde_json::Value;
 
 use super::{
-    app::{App, Effect, Popup, Screen},
+    app::{App, Effect, Popup},
+    checks::Checked,
+    draft::{Draft, Problem, field_of, working_folder},
     fields::{self, Field, Kind},
     keys::{Action, Key},
+    line::Line,
+    opener::{self, Opener},
     picker::{self, Asked, Looked},
     popup::confirm,
-    update::edit_line,
+    sources::at_home,
+    splits,
 };
 use crate::{
-    base::units,
-    config::{self, Assignment, RunConfig},
-    launch::RunFolder,
+    base::{fs::absolute, text::shell_quoted, units},
+    config::ConfigError,
+    launch::{RunFolder, names},
     plan::{RunPlan, StopPlan},
 };
-
-/// The job that ships with the program, which a first run trains.
-const HELLO: &str = include_str!("../../configs/hello.json");
-
-/// A config that is being written.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Draft {
-    pub root: Value,
-    /// Grows with every change.
-    pub revision: u64,
-    /// Look at the data's text too.
-    pub thorough: bool,
-}
-
-impl Default for Draft {
-    fn default() -> Self {
-        let folder = std::env::current_dir().unwrap_or_default();
-        let hello = config::load_text(HELLO, "hello.json", &folder, &[], None);
-        let root = hello.map_or(Value::Null, |loaded| written(&loaded.config));
-        Self {
-            root,
-            revision: 1,
-            thorough: false,
-        }
-    }
-}
-
-impl Draft {
-    /// The config as a file holds it.
-    pub fn text(&self) -> String {
-        let mut text = serde_json::to_string_pretty(&self.root).unwrap_or_default();
-        text.push('\n');
-        text
-    }
-
-    /// The config, if its shape is right; else where and why not.
-    ///
-    /// # Errors
-    /// The path of the value that can't be read (empty where that is not known), and the words.
-    pub fn config(&self) -> Result<RunConfig, (String, String)> {
-        let folder = std::env::current_dir().unwrap_or_default();
-        match config::load_text(&self.text(), "config", &folder, &[], None) {
-            Ok(loaded) => Ok(loaded.config),
-            Err(error) => {
-                let text = error.to_string();
-                let text = text.strip_prefix("config: ").unwrap_or(&text);
-                let (path, problem) = text.split_once(": ").unwrap_or(("", text));
-                // The place in a text that nobody has seen says nothing.
-                let problem = problem.split(" at line ").next().unwrap_or(problem);
-                Err((path.to_owned(), problem.to_owned()))
-            }
-        }
-    }
-
-    /// The name that a run of it would take.
-    pub fn name(&self) -> String {
-        self.root["name"].as_str().unwrap_or("run").to_owned()
-    }
-
-    fn set(&mut self, path: &[String], value: Value) {
-        Assignment {
-            path: path.to_vec(),
-            value,
-        }
-        .apply(&mut self.root);
-        self.revision += 1;
-    }
-}
-
-/// A config with every default in sight.
-fn written(config: &RunConfig) -> Value {
-    let mut config = config.clone();
-    config.schema = None;
-    serde_json::to_value(config).unwrap_or_default()
-}
-
-/// What was found out about a draft.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Checked {
-    pub revision: u64,
-    /// Dotted path and words; all of them.
-    pub problems: Vec<(String, String)>,
-    pub plan: Option<Box<RunPlan>>,
-    pub splits: Vec<SplitRow>,
-    /// What a user should know: sign and words.
-    pub checks: Vec<(bool, String)>,
-    /// The beginning of the data's text.
-    pub head: Option<String>,
-    pub machine: String,
-}
-
-/// One way to share the work.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SplitRow {
-    pub dp: usize,
-    pub tp: usize,
-    pub pp: usize,
-    /// Bytes of a rank, or why it can't be.
-    pub verdict: Result<u64, String>,
-}
 
 /// The screen's own state.
 #[derive(Debug, Default)]
@@ -125,31 +33,94 @@ pub struct Launch {
     pub draft: Draft,
     pub cursor: usize,
     /// What is being typed for the field under the cursor.
-    pub editing: Option<String>,
+    pub editing: Option<Line>,
+    /// Only fields whose path holds it are shown.
+    pub filter: String,
+    /// The filter is being typed.
+    pub filtering: bool,
     pub checked: Option<Checked>,
     /// The beginning of the draft's data.
     pub looked: Option<Looked>,
-    /// The file that holds the draft, and the revision that it holds.
-    pub saved: Option<(PathBuf, u64)>,
-    /// Why the config that was asked for could not be read.
-    pub refused: Option<String>,
+    /// The file that holds a config, and which.
+    pub saved: Option<(PathBuf, Value)>,
+    /// The draft as it was begun or saved last; `None`: as the program begins it.
+    kept: Option<Value>,
+    /// A text that is no config, with the draft's revision beside it.
+    rough: Option<(u64, String)>,
+    /// By path and choice, the settings of choices that were left.
+    left: BTreeMap<(String, String), Value>,
+    /// The folder of runs, where commands must name it.
+    pub elsewhere: Option<PathBuf>,
 }
 
 impl Launch {
-    /// The form's lines.
+    /// The form's lines, those that pass the filter.
     pub fn fields(&self) -> Vec<Field> {
-        fields::of(&self.draft.root)
+        let mut fields = fields::of(&self.draft.root);
+        let filter = self.filter.to_lowercase();
+        fields.retain(|field| field.dotted().to_lowercase().contains(&filter));
+        fields
     }
 
-    /// Begins with a file's config.
-    pub fn open(&mut self, path: &Path) {
-        match config::load_file(path, &[], None) {
-            Ok(loaded) => {
-                self.draft.root = written(&loaded.config);
-                self.draft.revision += 1;
-                self.saved = Some((path.to_owned(), self.draft.revision));
-            }
-            Err(error) => self.refused = Some(error.to_string()),
+    /// Begins with a file's config, which may have problems.
+    ///
+    /// # Errors
+    /// An unreadable file; a text that is no JSON object.
+    pub fn open(&mut self, path: &Path) -> Result<(), ConfigError> {
+        let unreadable = |source| ConfigError::Unreadable {
+            path: path.to_owned(),
+            source,
+        };
+        let text = std::fs::read_to_string(path).map_err(unreadable)?;
+        self.open_text(path, text)
+    }
+
+    /// Begins with the text of a file's config.
+    ///
+    /// # Errors
+    /// The text is no JSON object.
+    pub fn open_text(&mut self, path: &Path, text: String) -> Result<(), ConfigError> {
+        let whole = absolute(&working_folder(), path);
+        let real = std::fs::canonicalize(&whole).unwrap_or(whole);
+        let folder = real.parent().map(Path::to_owned).unwrap_or_default();
+        let root = self
+            .draft
+            .parse(&text, &path.display().to_string(), &folder)?;
+        self.begin(root, text);
+        self.saved = Some((path.to_owned(), self.draft.root.clone()));
+        Ok(())
+    }
+
+    /// Takes another draft, of this text.
+    fn begin(&mut self, root: Value, text: String) {
+        self.draft.replace(root);
+        let is_config = self.draft.config().is_ok();
+        self.rough = (!is_config).then_some((self.draft.revision, text));
+        self.kept = Some(self.draft.root.clone());
+        self.left.clear();
+        self.cursor = 0;
+        self.filter.clear();
+    }
+
+    /// The draft is what a file holds now.
+    pub fn keep(&mut self, path: PathBuf, root: Value) {
+        self.kept = Some(root.clone());
+        self.saved = Some((path, root));
+    }
+
+    /// Whether something would be lost with the draft.
+    pub fn is_changed(&self) -> bool {
+        match &self.kept {
+            Some(kept) => *kept != self.draft.root,
+            None => Draft::default().root != self.draft.root,
+        }
+    }
+
+    /// What `$EDITOR` is given: a text that could not be read, else the draft.
+    pub fn text(&self) -> String {
+        match &self.rough {
+            Some((revision, text)) if *revision == self.draft.revision => text.clone(),
+            _ => self.draft.text(),
         }
     }
 
@@ -170,7 +141,7 @@ impl Launch {
     pub fn problem(&self, field: &Field) -> Option<&str> {
         let path = field.dotted();
         let problems = &self.checked.as_ref()?.problems;
-        let here = problems.iter().find(|(at, _)| *at == path);
+        let here = problems.iter().find(|(at, _)| field_of(at) == path);
         here.map(|(_, text)| text.as_str())
     }
 
@@ -184,30 +155,58 @@ impl Launch {
 
     /// The command that does the same without a screen.
     pub fn command(&self) -> String {
-        match &self.saved {
-            Some((path, revision)) if *revision == self.draft.revision => {
-                format!("capstan train {}", path.display())
-            }
-            _ => format!("capstan train {}.json", self.draft.name()),
+        let file = match &self.saved {
+            Some((path, root)) if *root == self.draft.root => path.clone(),
+            _ => self.file_name().into(),
+        };
+        let mut command = format!("capstan train {}", shell_quoted(&file.to_string_lossy()));
+        if let Some(runs_dir) = &self.elsewhere {
+            let runs_dir = runs_dir.to_string_lossy();
+            command = format!("{command} --runs-dir {}", shell_quoted(&runs_dir));
         }
+        command
     }
 
     /// Whether the command's file holds the draft as it stands.
     pub fn is_saved(&self) -> bool {
-        self.saved
-            .as_ref()
-            .is_some_and(|(_, revision)| *revision == self.draft.revision)
+        let root = &self.draft.root;
+        self.saved.as_ref().is_some_and(|(_, saved)| saved == root)
+    }
+
+    /// The file that the draft would be written to.
+    fn file_name(&self) -> String {
+        format!("{}.json", names::cleaned(&self.draft.name()))
+    }
+
+    /// What a choice is set to: its settings as they were left, else `made`.
+    fn change(&mut self, field: &Field, choice: &str, made: &Value) -> Value {
+        let key = |choice: &str| (field.dotted(), choice.to_owned());
+        let pointer = format!("/{}", field.path.join("/"));
+        let present = self
+            .draft
+            .root
+            .pointer(&pointer)
+            .filter(|value| value.is_object());
+        if let Some(present) = present.cloned() {
+            self.left.insert(key(&field.value), present);
+        }
+        let left = self.left.get(&key(choice)).cloned();
+        left.unwrap_or_else(|| made.clone())
     }
 }
 
 /// Asks for a verdict on the draft, and for a look at data that was not looked at.
 pub fn check(app: &App) -> Vec<Effect> {
     let mut effects = vec![Effect::Check(Box::new(app.launch.draft.clone()))];
-    let looked = app.launch.looked.as_ref();
-    if looked.is_none_or(|looked| looked.asked != app.launch.data()) {
-        effects.push(Effect::Look(app.launch.data()));
-    }
+    effects.extend(look(app));
     effects
+}
+
+/// Asks for a look at the draft's data, if that was not looked at.
+pub fn look(app: &App) -> Option<Effect> {
+    let looked = app.launch.looked.as_ref();
+    let is_due = looked.is_none_or(|looked| looked.asked != app.launch.data());
+    is_due.then(|| Effect::Look(app.launch.data()))
 }
 
 /// A key of the map.
@@ -229,39 +228,59 @@ pub fn act(app: &mut App, action: Action) -> Vec<Effect> {
             return turn(app, &fields, place, action == Action::Right);
         }
         Action::Open => return open(app, &fields, place),
+        Action::Filter => app.launch.filtering = true,
+        Action::Expand => all_checks(app),
         Action::DryRun => {
             app.launch.looked = None;
             app.launch.draft.thorough = true;
-            app.launch.draft.revision += 1;
-            if let Some((_, revision)) = &mut app.launch.saved {
-                *revision += u64::from(*revision + 1 == app.launch.draft.revision);
-            }
             app.say("checking, data included ...");
             return check(app);
         }
         Action::Write => {
-            app.popup = Some(Popup::WriteTo {
-                path: format!("{}.json", app.launch.draft.name()),
-            });
+            let path = Line::new(app.launch.file_name());
+            app.popup = Some(Popup::WriteTo { path });
         }
-        Action::Edit => return vec![Effect::Edit(app.launch.draft.text())],
+        Action::Edit => return vec![Effect::Edit(app.launch.text())],
+        Action::Copy if !app.launch.is_saved() => {
+            let (write, copy) = (app.key(Action::Write), app.key(Action::Copy));
+            let words = "no file holds this config yet";
+            app.complain(format!(
+                "{words}: {write} writes it, then {copy} copies the command"
+            ));
+        }
         Action::Copy => return vec![Effect::Copy(app.launch.command())],
         Action::Launch => return launch(app),
-        Action::Reopen if app.runs.rows.iter().all(Vec::is_empty) => {
-            app.say("there is no past run yet");
-        }
-        Action::Reopen => {
-            let rows = app.runs.rows.iter().flatten();
-            let folders = rows.map(|row| row.folder.clone()).collect();
-            app.popup = Some(Popup::Recent { folders, chosen: 0 });
-        }
+        Action::Reopen => app.popup = Some(Popup::Open(Opener::new(app))),
         _ => {}
     }
     Vec::new()
 }
 
+/// Esc: shows all fields again; false where that is so already.
+pub fn back(app: &mut App) -> bool {
+    let was_filtered = !app.launch.filter.is_empty();
+    app.launch.filter.clear();
+    was_filtered
+}
+
+/// A key for the filter.
+pub fn type_filter(app: &mut App, key: Key) -> Vec<Effect> {
+    let mut line = Line::new(std::mem::take(&mut app.launch.filter));
+    let over = line.press(key);
+    app.launch.filtering = over.is_none();
+    app.launch.filter = match over {
+        Some(false) => String::new(),
+        _ => line.into_text(),
+    };
+    app.launch.cursor = 0;
+    Vec::new()
+}
+
 fn next_group(fields: &[Field], place: usize, forward: bool) -> usize {
-    let is_start = |index: &usize| fields.get(*index).is_some_and(|field| field.depth() == 0);
+    let is_start = |index: &usize| {
+        let root = |index: usize| fields.get(index).and_then(|field| field.path.first());
+        *index == 0 || root(*index) != root(index - 1)
+    };
     if forward {
         (place + 1..fields.len()).find(is_start).unwrap_or(0)
     } else {
@@ -278,7 +297,7 @@ fn turn(app: &mut App, fields: &[Field], place: usize, forward: bool) -> Vec<Eff
         return Vec::new();
     };
     if field.path == ["parallel"] {
-        return turn_split(app, forward);
+        return splits::turn(app, forward);
     }
     let Kind::Choice(options) = &field.kind else {
         app.say(format!("{} edits this field", app.key(Action::Open)));
@@ -290,55 +309,50 @@ fn turn(app: &mut App, fields: &[Field], place: usize, forward: bool) -> Vec<Eff
         .position(|(name, _)| *name == field.value)
         .unwrap_or(0);
     let next = if forward { here + 1 } else { here + n - 1 } % n;
-    app.launch.draft.set(&field.path, options[next].1.clone());
+    let (name, made) = &options[next];
+    let value = app.launch.change(field, name, made);
+    app.launch.draft.set(&field.path, value);
+    if field.label() == "preset" {
+        follow_preset(app, field, name);
+    }
     check(app)
 }
 
-fn turn_split(app: &mut App, forward: bool) -> Vec<Effect> {
-    let present = split_of(&app.launch.draft.root);
-    let splits = app
-        .launch
-        .checked
-        .iter()
-        .flat_map(|checked| &checked.splits);
-    let working: Vec<[usize; 3]> = splits
-        .filter(|split| split.verdict.is_ok())
-        .map(|split| [split.dp, split.tp, split.pp])
-        .collect();
-    if working.is_empty() {
-        app.complain("no split works as the config stands");
-        return Vec::new();
-    }
-    let n = working.len();
-    let here = working.iter().position(|split| Some(*split) == present);
-    let next = match (here, forward) {
-        (None, _) => 0,
-        (Some(here), true) => (here + 1) % n,
-        (Some(here), false) => (here + n - 1) % n,
+/// A preset means its own sizes: those that the config states give way, and come back without one.
+fn follow_preset(app: &mut App, field: &Field, name: &str) {
+    let model = field.path[..field.path.len() - 1].to_vec();
+    let within = |key: &str| [model.clone(), vec![key.to_owned()]].concat();
+    let key = (field.dotted(), "sizes beside it".to_owned());
+    let Some(config) = app.launch.draft.read().config else {
+        return;
     };
-    set_split(app, working[next])
-}
-
-/// The degrees that the draft names.
-pub fn split_of(root: &Value) -> Option<[usize; 3]> {
-    let parallel = root
-        .get("parallel")
-        .filter(|parallel| !parallel.is_null())?;
-    let degree = |axis: &str| parallel[axis].as_u64().map_or(1, |n| n as usize);
-    Some([degree("dp"), degree("tp"), degree("pp")])
-}
-
-/// Moves the ranks to these axes.
-pub fn set_split(app: &mut App, degrees: [usize; 3]) -> Vec<Effect> {
-    let draft = &mut app.launch.draft;
-    for (axis, degree) in ["dp", "tp", "pp"].into_iter().zip(degrees) {
-        draft.set(&["parallel".to_owned(), axis.to_owned()], degree.into());
+    let pointer = format!("/{}", model.join("/"));
+    let stated = app.launch.draft.root.pointer(&pointer).cloned();
+    let stated = stated.unwrap_or_default();
+    let sizes = config.model.preset_fields();
+    if sizes.is_empty() {
+        let own = app.launch.left.remove(&key).unwrap_or_default();
+        for (size, value) in own.as_object().into_iter().flatten() {
+            app.launch.draft.set(&within(size), value.clone());
+        }
+        return;
     }
-    // Every further setting of the split comes in sight.
-    if let Ok(config) = draft.config() {
-        draft.root = written(&config);
+    let given: serde_json::Map<String, Value> = sizes
+        .into_iter()
+        .filter_map(|size| Some((size.clone(), stated.get(&size)?.clone())))
+        .collect();
+    if given.is_empty() {
+        return;
     }
-    check(app)
+    for size in given.keys() {
+        app.launch.draft.remove(&within(size));
+    }
+    let names: Vec<&str> = given.keys().map(String::as_str).collect();
+    app.say(format!(
+        "{} are those of {name} from here on",
+        names.join(", ")
+    ));
+    app.launch.left.entry(key).or_insert(Value::Object(given));
 }
 
 fn open(app: &mut App, fields: &[Field], place: usize) -> Vec<Effect> {
@@ -346,37 +360,72 @@ fn open(app: &mut App, fields: &[Field], place: usize) -> Vec<Effect> {
         return Vec::new();
     };
     match &field.kind {
-        _ if field.path == ["parallel"] => {
-            app.popup = Some(Popup::Splits { chosen: 0 });
-            Vec::new()
-        }
-        _ if field.path == ["data"] => picker::open(app),
-        Kind::Choice(_) => turn(app, fields, place, true),
-        Kind::Free => {
+        _ if field.path == ["parallel"] => splits::open(app),
+        _ if field.path == ["data"] => return picker::open(app),
+        Kind::Choice(_) => return turn(app, fields, place, true),
+        Kind::Text | Kind::Free => {
             let text = if field.value == "absent" {
                 String::new()
             } else {
                 field.value.replace('\n', "\\n")
             };
-            app.launch.editing = Some(text);
-            Vec::new()
+            app.launch.editing = Some(Line::new(text));
         }
-        Kind::Heading => {
-            app.launch.cursor = place + 1;
-            Vec::new()
-        }
+        Kind::Heading => app.launch.cursor = place + 1,
     }
+    Vec::new()
 }
 
-/// Takes other data.
-pub fn set_data(app: &mut App, data: Value) -> Vec<Effect> {
-    let draft = &mut app.launch.draft;
-    draft.set(&["data".to_owned()], data);
-    // Every further setting of the data comes in sight.
-    if let Ok(config) = draft.config() {
-        draft.root = written(&config);
+/// Takes other data. What is only a path, as recognised, leaves the settings of the present data as they are.
+pub fn set_data(app: &mut App, mut data: Value, is_recognised: bool) -> Vec<Effect> {
+    let present = app.launch.draft.root["data"].clone();
+    if is_recognised {
+        let kept = adopt(&mut data, &present);
+        if !kept.is_empty() {
+            app.say(kept);
+        }
     }
+    if let Some(kind) = present
+        .as_object()
+        .and_then(|present| present.keys().next())
+    {
+        let key = ("data".to_owned(), kind.clone());
+        app.launch.left.insert(key, present.clone());
+    }
+    app.launch.draft.set(&["data".to_owned()], data);
     check(app)
+}
+
+/// Gives data the settings of other data, as far as its kind has them; says which.
+fn adopt(data: &mut Value, other: &Value) -> String {
+    let inner = |value: &Value| {
+        value
+            .as_object()?
+            .iter()
+            .next()
+            .map(|(k, v)| (k.clone(), v.clone()))
+    };
+    let (Some((kind, own)), Some((other_kind, settings))) = (inner(data), inner(other)) else {
+        return String::new();
+    };
+    let known = fields::made_at(&["data".to_owned(), kind.clone()]).unwrap_or_default();
+    let mut names = Vec::new();
+    for (key, value) in settings.as_object().into_iter().flatten() {
+        // Ids that another program made say nothing about the tokenizer of a text.
+        let is_foreign = key == "tokenizer" && [&kind, &other_kind].contains(&&"tokens".to_owned());
+        let is_shared = match kind == other_kind {
+            true => key != "val",
+            false => known.get(key).is_some() && !is_foreign,
+        };
+        if is_shared && own.get(key).is_none() {
+            data[&kind][key] = value.clone();
+            names.push(format!("{key} {}", fields::shown(value)));
+        }
+    }
+    match names.as_slice() {
+        [] => String::new(),
+        names => format!("as before: {}", names.join(", ")),
+    }
 }
 
 /// A key for the value that is being typed.
@@ -385,10 +434,11 @@ pub fn type_value(app: &mut App, key: Key) -> Vec<Effect> {
         return Vec::new();
     };
     if key == Key::Tab {
-        app.launch.editing = Some(text.clone());
-        return vec![Effect::Complete(text)];
+        let typed = text.to_string();
+        app.launch.editing = Some(text);
+        return vec![Effect::Complete(typed)];
     }
-    match edit_line(&mut text, key) {
+    match text.press(key) {
         None => {
             app.launch.editing = Some(text);
             Vec::new()
@@ -399,26 +449,39 @@ pub fn type_value(app: &mut App, key: Key) -> Vec<Effect> {
             let Some(field) = fields.get(app.launch.cursor) else {
                 return Vec::new();
             };
-            let value = match text.trim() {
-                "" | "absent" => Value::Null,
-                trimmed => serde_json::from_str(trimmed)
-                    .unwrap_or_else(|_| Value::String(text.replace("\\n", "\n"))),
-            };
-            // A field that holds a text keeps one, whatever it looks like.
-            let is_text = app
-                .launch
-                .draft
-                .root
-                .pointer(&format!("/{}", field.path.join("/")))
-                .is_some_and(Value::is_string);
-            let value = if is_text && !field.path.starts_with(&["devices".to_owned()]) {
-                Value::String(text.replace("\\n", "\n"))
-            } else {
-                value
-            };
-            app.launch.draft.set(&field.path, value);
+            app.launch.draft.set(&field.path, typed_value(field, &text));
+            at_home_in(app, field);
             check(app)
         }
+    }
+}
+
+/// What a typed text means for a field, by the field's own type.
+fn typed_value(field: &Field, text: &str) -> Value {
+    match text.trim() {
+        "" | "absent" if field.is_optional || field.kind == Kind::Free => return Value::Null,
+        _ => {}
+    }
+    let plain = || Value::String(text.replace("\\n", "\n"));
+    match field.kind {
+        Kind::Text => plain(),
+        _ => serde_json::from_str(text.trim()).unwrap_or_else(|_| plain()),
+    }
+}
+
+/// A path that was made absolute may begin with the user's own folder.
+fn at_home_in(app: &mut App, field: &Field) {
+    let pointer = format!("/{}", field.path.join("/"));
+    let value = app.launch.draft.root.pointer(&pointer);
+    let path = value.and_then(Value::as_str).map(PathBuf::from);
+    let begun = working_folder().join("~");
+    if let Some(rest) = path
+        .as_deref()
+        .and_then(|path| path.strip_prefix(begun).ok())
+    {
+        let whole = at_home(&format!("~/{}", rest.display()));
+        let whole = whole.to_string_lossy().into_owned();
+        app.launch.draft.set(&field.path, whole.into());
     }
 }
 
@@ -438,7 +501,7 @@ fn launch(app: &mut App) -> Vec<Effect> {
         app.complain("there is no plan for this config");
         return Vec::new();
     };
-    let mut lines = summary(&app.launch.draft.name(), plan);
+    let mut lines = summary(&checked.run_name, plan);
     let warnings = checked.checks.iter().filter(|(is_well, _)| !is_well);
     lines.extend(warnings.map(|(_, text)| format!("! {text}")));
     let then = Effect::Launch(Box::new(app.launch.draft.clone()));
@@ -470,23 +533,42 @@ pub fn summary(name: &str, plan: &RunPlan) -> Vec<String> {
     ]
 }
 
+/// Problems first, then what wants attention, then what is well; with their signs.
+pub fn all_lines(launch: &Launch) -> Vec<String> {
+    let Some(checked) = &launch.checked else {
+        return Vec::new();
+    };
+    let problems = checked.problems.iter();
+    let problems = problems.map(|(path, problem)| format!("✗ {path}: {problem}"));
+    let (well, other): (Vec<_>, Vec<_>) = checked.checks.iter().partition(|(is_well, _)| *is_well);
+    let other = other.iter().map(|(_, text)| format!("! {text}"));
+    let well = well.iter().map(|(_, text)| format!("✓ {text}"));
+    problems.chain(other).chain(well).collect()
+}
+
+fn all_checks(app: &mut App) {
+    let mut lines = all_lines(&app.launch);
+    if lines.is_empty() {
+        lines.push("still checking".to_owned());
+    }
+    app.popup = Some(Popup::Text {
+        title: "Checks".to_owned(),
+        lines,
+        scroll: 0,
+    });
+}
+
 /// Takes in a verdict; one on an older draft is history.
 pub fn checked(app: &mut App, checked: Checked) {
     if checked.revision < app.launch.draft.revision {
         return;
     }
-    if app.launch.draft.thorough && checked.head.is_some() {
-        let mut lines: Vec<String> = Vec::new();
-        for (path, problem) in &checked.problems {
-            lines.push(format!("! {path}: {problem}"));
-        }
-        for (is_well, text) in &checked.checks {
-            let sign = if *is_well { "✓" } else { "!" };
-            lines.push(format!("{sign} {text}"));
-        }
-        lines.push(String::new());
-        lines.push("the data begins:".to_owned());
-        let head = checked.head.clone().unwrap_or_default();
+    let head = checked.head.clone();
+    app.launch.checked = Some(checked);
+    let was_thorough = std::mem::take(&mut app.launch.draft.thorough);
+    if let Some(head) = head.filter(|_| was_thorough) {
+        let mut lines = all_lines(&app.launch);
+        lines.extend([String::new(), "the data begins:".to_owned()]);
         lines.extend(head.lines().take(12).map(str::to_owned));
         app.notice = None;
         app.popup = Some(Popup::Text {
@@ -495,17 +577,12 @@ pub fn checked(app: &mut App, checked: Checked) {
             scroll: 0,
         });
     }
-    app.launch.draft.thorough = false;
-    app.launch.checked = Some(checked);
 }
 
 /// Begins with a past run's config.
 pub fn reopen(app: &mut App, folder: RunFolder) -> Vec<Effect> {
-    app.show(Screen::Launch);
-    let name = folder.name();
-    app.say(format!("begun with the config of {name}"));
-    let name = base_of(app, &name).to_owned();
-    vec![Effect::Reopen { folder, name }]
+    let name = base_of(app, &folder.name()).to_owned();
+    opener::ask(app, Effect::Reopen { folder, name })
 }
 
 /// A run's name without the number that kept it apart from the run of that name.
@@ -517,22 +594,66 @@ fn base_of<'a>(app: &App, name: &'a str) -> &'a str {
     }
 }
 
-/// Takes in the text of a config.
-pub fn edited(app: &mut App, text: Result<String, String>) -> Vec<Effect> {
-    let folder = std::env::current_dir().unwrap_or_default();
-    let loaded = text.and_then(|text| {
-        let loaded = config::load_text(&text, "config", &folder, &[], None);
-        loaded.map_err(|error| error.to_string())
-    });
-    match loaded {
-        Ok(loaded) => {
-            app.launch.draft.root = written(&loaded.config);
-            app.launch.draft.revision += 1;
-            app.launch.cursor = 0;
-            check(app)
+/// Takes in what was opened: a file's text, or a past run's, which no file of the user's holds.
+pub fn opened(app: &mut App, from: Option<PathBuf>, text: Result<String, String>) -> Vec<Effect> {
+    let taken = text.and_then(|text| match &from {
+        Some(path) => app
+            .launch
+            .open_text(path, text)
+            .map_err(|error| error.to_string()),
+        None => {
+            let root = app.launch.draft.parse(&text, "config", &working_folder());
+            let root = root.map_err(|error| error.to_string())?;
+            app.launch.begin(root, text);
+            Ok(())
         }
+    });
+    match taken {
+        Ok(()) => check(app),
         Err(text) => {
             app.complain(format!("the config stays as it was: {text}"));
+            Vec::new()
+        }
+    }
+}
+
+/// Takes in the text that `$EDITOR` left. One that can't be read is kept: nobody types it a second time.
+pub fn edited(app: &mut App, text: Result<String, String>) -> Vec<Effect> {
+    let text = match text {
+        Ok(text) => text,
+        Err(problem) => {
+            app.complain(format!("the config stays as it was: {problem}"));
+            return Vec::new();
+        }
+    };
+    let parsed = app.launch.draft.parse(&text, "config", &working_folder());
+    let key = app.key(Action::Edit);
+    match parsed {
+        Ok(root) => {
+            let launch = &mut app.launch;
+            launch.draft.replace(root);
+            let problems: Vec<Problem> = launch.draft.read().problems;
+            launch.rough = (!problems.is_empty()).then_some((launch.draft.revision, text));
+            launch.cursor = 0;
+            if !problems.is_empty() {
+                let n = problems.len();
+                app.complain(format!("{n} problem(s); {key} opens the same text again"));
+            }
+            check(app)
+        }
+        Err(error) => {
+            app.launch.rough = Some((app.launch.draft.revision, text));
+            let lines = error.to_string();
+            let mut lines: Vec<String> = lines.lines().map(str::to_owned).collect();
+            lines.extend([
+                String::new(),
+                format!("The config stays as it was; {key} opens the edited text again."),
+            ]);
+            app.popup = Some(Popup::Text {
+                title: "That text is no config".to_owned(),
+                lines,
+                scroll: 0,
+            });
             Vec::new()
         }
     }

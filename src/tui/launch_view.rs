@@ -10,17 +10,22 @@ use ratatui::{
 use super::{
     app::App,
     chart::bar,
+    checks::SplitRow,
     draw::{ago, cut},
     fields::{Field, Kind},
     keys::Action,
-    launch::{SplitRow, split_of, summary},
+    launch::{all_lines, summary},
     picker,
     runs::RunRow,
+    splits::{self, degrees_of},
 };
-use crate::base::units;
+use crate::{base::units, plan::Mesh};
 
 /// Rows of what will happen, its frame included.
 const OUTLOOK_ROWS: u16 = 11;
+
+/// From this height on there is room for checks that are well.
+const ROOMY: u16 = 15;
 
 /// Draws the form, what will happen, the splits and the command line.
 pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
@@ -63,42 +68,90 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
             Layout::horizontal([Constraint::Percentage(56), Constraint::Percentage(44)])
                 .areas(body);
         draw_form(frame, form, app);
-        let [above, checks, recent] = Layout::vertical([
-            Constraint::Length(OUTLOOK_ROWS),
-            Constraint::Min(0),
-            Constraint::Length(if side.height >= 20 { 4 } else { 0 }),
-        ])
-        .areas(side);
-        match root {
-            "parallel" | "devices" => {
-                let below = checks.union(recent);
-                draw_splits(frame, above, app);
-                draw_who(frame, below, app);
-                return;
-            }
-            "data" => draw_data(frame, above, app),
-            _ => draw_outlook(frame, above, app),
-        }
-        draw_checks(frame, checks, app);
-        draw_recent(frame, recent, app);
+        draw_side(frame, side, app, root);
     } else {
-        draw_form(frame, body, app);
+        let mut lines = all_lines(&app.launch);
+        if body.height < ROOMY {
+            lines.retain(|line| !line.starts_with('✓'));
+        }
+        let rows = usize::from(body.height / 5).min(lines.len());
+        let [form, worst] = Layout::vertical([
+            Constraint::Min(0),
+            Constraint::Length(u16::try_from(rows).unwrap_or(0)),
+        ])
+        .areas(body);
+        draw_form(frame, form, app);
+        let width = usize::from(worst.width);
+        let lines: Vec<Line<'_>> = lines
+            .iter()
+            .take(rows)
+            .map(|line| check_line(app, &cut(line, width)))
+            .collect();
+        frame.render_widget(Paragraph::new(lines), worst);
+    }
+}
+
+/// The column beside the form at 80 columns: what belongs to the field under the cursor, and the checks.
+fn draw_side(frame: &mut Frame<'_>, area: Rect, app: &App, root: &str) {
+    if ["parallel", "devices"].contains(&root) {
+        let [splits, who, checks] = Layout::vertical([
+            Constraint::Fill(2),
+            Constraint::Fill(1),
+            Constraint::Fill(1),
+        ])
+        .areas(area);
+        draw_splits(frame, splits, app);
+        draw_who(frame, who, app);
+        draw_checks(frame, checks, app);
+        return;
+    }
+    let [above, checks, recent] = Layout::vertical([
+        Constraint::Length(OUTLOOK_ROWS),
+        Constraint::Min(0),
+        Constraint::Length(if area.height >= 20 { 4 } else { 0 }),
+    ])
+    .areas(area);
+    match root {
+        "data" => draw_data(frame, above, app),
+        _ => draw_outlook(frame, above, app),
+    }
+    draw_checks(frame, checks, app);
+    draw_recent(frame, recent, app);
+}
+
+/// A line of the checks in the colour of its sign.
+fn check_line<'a>(app: &App, line: &str) -> Line<'a> {
+    let (sign, text) = line.split_at(line.chars().next().map_or(0, char::len_utf8));
+    let (sign, text) = (sign.to_owned(), text.to_owned());
+    let style = match sign.as_str() {
+        "✗" => return Line::from(Span::styled(sign + &text, app.look.bad())),
+        "✓" => app.look.good(),
+        _ => app.look.warn(),
+    };
+    Line::from(vec![Span::styled(sign, style), Span::raw(text)])
+}
+
+/// Whether the draft can be launched, and what is to be known before.
+fn state(app: &App) -> String {
+    let Some(checked) = app.launch.verdict() else {
+        return "checking ...".to_owned();
+    };
+    let warnings = checked.checks.iter().filter(|(is_well, _)| !is_well);
+    match (checked.problems.len(), warnings.count()) {
+        (0, 0) => "ready to launch".to_owned(),
+        (0, n) => format!("ready to launch, {n} warning(s)"),
+        (n, _) => format!("{n} problem(s)"),
     }
 }
 
 fn draw_form(frame: &mut Frame<'_>, area: Rect, app: &App) {
     let fields = app.launch.fields();
-    let problems = app
-        .launch
-        .checked
-        .as_ref()
-        .map(|checked| checked.problems.len());
-    let state = match (app.launch.verdict(), problems) {
-        (None, _) => "checking ...".to_owned(),
-        (Some(_), Some(0)) => "ready to launch".to_owned(),
-        (Some(_), n) => format!("{} problem(s)", n.unwrap_or(0)),
-    };
-    let block = Block::bordered().title(format!(" New run: {} ", state));
+    let mut title = format!(" New run: {} ", state(app));
+    if app.launch.filtering || !app.launch.filter.is_empty() {
+        let cursor = if app.launch.filtering { "_" } else { "" };
+        title = format!("{title} / {}{cursor} ", app.launch.filter);
+    }
+    let block = Block::bordered().title(title);
     let inner = block.inner(area);
     frame.render_widget(block, area);
     let foot = 3.min(inner.height / 3);
@@ -126,7 +179,7 @@ fn field_line<'a>(app: &App, field: &Field, is_here: bool, width: usize) -> Line
     let indent = "  ".repeat(field.depth());
     let label = format!("{cursor}{indent}{}", field.label());
     let mut value = match (&app.launch.editing, is_here) {
-        (Some(typed), true) => format!("{typed}_"),
+        (Some(typed), true) => typed.shown(),
         _ => field.value.replace('\n', "\\n"),
     };
     if let Kind::Choice(_) = &field.kind
@@ -135,7 +188,7 @@ fn field_line<'a>(app: &App, field: &Field, is_here: bool, width: usize) -> Line
         value = format!("← {value} →");
     }
     if field.path == ["parallel"]
-        && let Some([dp, tp, pp]) = split_of(&app.launch.draft.root)
+        && let Some([dp, tp, pp]) = splits::named(&app.launch.draft.root)
     {
         let split = format!("dp {dp} · tp {tp} · pp {pp}");
         value = if is_here {
@@ -143,6 +196,14 @@ fn field_line<'a>(app: &App, field: &Field, is_here: bool, width: usize) -> Line
         } else {
             split
         };
+    }
+    if field.path == ["name"]
+        && let Some(checked) = app.launch.verdict()
+        && !checked.run_name.is_empty()
+        && checked.run_name != field.value
+        && app.launch.editing.is_none()
+    {
+        value = format!("{value} → {}", checked.run_name);
     }
     let problem = app.launch.problem(field);
     let column = 22.min(width / 2);
@@ -235,39 +296,26 @@ fn draw_outlook(frame: &mut Frame<'_>, area: Rect, app: &App) {
 }
 
 fn draw_checks(frame: &mut Frame<'_>, area: Rect, app: &App) {
-    let block = Block::bordered().title(" Checks ");
-    let mut lines: Vec<Line<'_>> = Vec::new();
-    if let Some(refused) = &app.launch.refused {
-        lines.push(Line::from(Span::styled(
-            format!("✗ {refused}"),
-            app.look.bad(),
-        )));
-    }
-    let none = Vec::new();
-    let checked = app.launch.checked.as_ref();
-    for (path, problem) in checked.map_or(&none, |checked| &checked.problems) {
-        let text = format!("✗ {path}: {problem}");
-        lines.push(Line::from(Span::styled(text, app.look.bad())));
-    }
-    let checks = checked.map_or(&[][..], |checked| &checked.checks);
-    let (well, other): (Vec<_>, Vec<_>) = checks.iter().partition(|(is_well, _)| *is_well);
-    for (is_well, text) in other.into_iter().chain(well) {
-        let (sign, style) = if *is_well {
-            ("✓", app.look.good())
-        } else {
-            ("!", app.look.warn())
-        };
-        lines.push(Line::from(vec![
-            Span::styled(format!("{sign} "), style),
-            Span::raw(text.clone()),
-        ]));
-    }
+    let lines = all_lines(&app.launch);
+    let width = usize::from(area.width.saturating_sub(2)).max(1);
+    let rows = lines
+        .iter()
+        .map(|line| line.chars().count().div_ceil(width));
+    let title = match rows.sum::<usize>() > usize::from(area.height.saturating_sub(2)) {
+        true => format!(
+            " Checks: {} shows all {} ",
+            app.key(Action::Expand),
+            lines.len()
+        ),
+        false => " Checks ".to_owned(),
+    };
+    let mut lines: Vec<Line<'_>> = lines.iter().map(|line| check_line(app, line)).collect();
     if lines.is_empty() {
         lines.push(Line::from(Span::styled("checking ...", app.look.dim())));
     }
     let paragraph = Paragraph::new(lines)
         .wrap(Wrap { trim: false })
-        .block(block);
+        .block(Block::bordered().title(title));
     frame.render_widget(paragraph, area);
 }
 
@@ -328,7 +376,7 @@ pub fn recent_line(app: &App, row: &RunRow, width: usize) -> String {
 
 /// One split in a line: degrees, bytes of a rank or the reason why not.
 pub fn split_line(app: &App, split: &SplitRow, width: usize) -> String {
-    let here = split_of(&app.launch.draft.root) == Some([split.dp, split.tp, split.pp]);
+    let here = splits::present(app) == Some(degrees_of(split));
     let cursor = if here { '▶' } else { ' ' };
     let degrees = format!("dp {:<2} tp {:<2} pp {:<2}", split.dp, split.tp, split.pp);
     let verdict = match &split.verdict {
@@ -348,10 +396,10 @@ fn draw_splits(frame: &mut Frame<'_>, area: Rect, app: &App) {
         .iter()
         .flat_map(|checked| &checked.splits);
     let splits: Vec<&SplitRow> = splits.collect();
-    let present = split_of(&app.launch.draft.root);
+    let present = splits::present(app);
     let place = splits
         .iter()
-        .position(|split| present == Some([split.dp, split.tp, split.pp]))
+        .position(|split| present == Some(degrees_of(split)))
         .unwrap_or(0);
     let first = place.saturating_sub(rows.saturating_sub(1));
     let lines: Vec<Line<'_>> = splits
@@ -380,25 +428,30 @@ fn draw_who(frame: &mut Frame<'_>, area: Rect, app: &App) {
     let mut lines = Vec::new();
     if let Some(plan) = plan {
         let mesh = plan.split.mesh;
-        for (rank, place) in plan.ranks.iter().enumerate() {
-            let at = mesh.at(rank);
-            let batch = bar(
-                (at.replica + 1) as f64 / mesh.dp.max(1) as f64,
-                mesh.dp.min(8),
-            );
-            lines.push(Line::from(format!(
-                "{rank:>3} {:<6} dp {}/{} tp {}/{} pp {}/{}  {batch}",
-                place.device.to_string(),
-                at.replica + 1,
-                mesh.dp,
-                at.shard + 1,
-                mesh.tp,
-                at.stage + 1,
-                mesh.pp
-            )));
-        }
+        let ranks = plan.ranks.iter().enumerate();
+        lines.extend(
+            ranks.map(|(rank, place)| Line::from(who_line(mesh, rank, &place.device.to_string()))),
+        );
     } else {
         lines.push(Line::from(Span::styled(" no plan", app.look.dim())));
     }
     frame.render_widget(Paragraph::new(lines).block(block), area);
+}
+
+/// A rank, its device, and its part of each axis.
+pub fn who_line(mesh: Mesh, rank: usize, device: &str) -> String {
+    let at = mesh.at(rank);
+    let batch = bar(
+        (at.replica + 1) as f64 / mesh.dp.max(1) as f64,
+        mesh.dp.min(8),
+    );
+    format!(
+        "{rank:>3} {device:<6} dp {}/{} tp {}/{} pp {}/{}  {batch}",
+        at.replica + 1,
+        mesh.dp,
+        at.shard + 1,
+        mesh.tp,
+        at.stage + 1,
+        mesh.pp
+    )
 }

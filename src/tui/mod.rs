@@ -11,6 +11,7 @@ mod chart;
 mod checks;
 mod curves;
 mod devices;
+mod draft;
 mod draw;
 mod effects;
 mod fields;
@@ -21,12 +22,14 @@ mod keys;
 mod later;
 mod launch;
 mod launch_view;
+mod line;
 mod live;
 mod live_view;
 mod logs;
 mod logs_view;
 mod look;
 mod metric;
+mod opener;
 mod palette;
 mod picker;
 mod popup;
@@ -37,11 +40,13 @@ mod runs_view;
 mod series;
 mod small;
 mod sources;
+mod splits;
 mod tail;
 mod terminal;
 #[cfg(test)]
 mod tests;
 mod update;
+mod written;
 
 use std::path::PathBuf;
 
@@ -54,7 +59,7 @@ pub use self::{
     look::{Colors, Glyphs, Look},
     recording::records as recording,
 };
-use crate::launch::RunFolder;
+use crate::launch::{RunFolder, dirs};
 
 /// How the UI begins.
 #[derive(Clone, Debug)]
@@ -81,12 +86,15 @@ pub struct Options {
 /// Takes the terminal until the user leaves; returns the exit code.
 ///
 /// # Errors
-/// The key map is at fault; the terminal can't be taken or written to.
+/// The key map is at fault; the config can't be read; the terminal can't be taken or written to.
 pub fn open(options: Options) -> anyhow::Result<u8> {
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
     let look = Look::of_terminal(options.color, options.glyphs, variable);
     let mut app = App::new(options.runs_dir, look);
     app.keys = keymap::load(&options.keys)?;
+    app.launch.elsewhere = Some(&app.runs_dir)
+        .filter(|folder| **folder != dirs::runs_dir())
+        .cloned();
     if options.low_bandwidth {
         app.save_bandwidth();
     }
@@ -97,7 +105,7 @@ pub fn open(options: Options) -> anyhow::Result<u8> {
         return run::run(app, first);
     }
     if let Some(path) = &options.config {
-        app.launch.open(path);
+        app.launch.open(path)?;
     }
     let mut first = launch::check(&app);
     if let Some(folder) = options.run {

@@ -14,8 +14,8 @@ use super::{
     fields::{self, Kind},
     keys::Key,
     launch,
+    line::Line as Typed,
     popup::frame_of,
-    update::edit_line,
 };
 use crate::{base::text::printable, base::units, data::Preview};
 
@@ -39,7 +39,7 @@ pub struct Looked {
 /// The state of the choice.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Picker {
-    pub typed: String,
+    pub typed: Typed,
     /// 0: the typed path; from 1: what is known.
     pub chosen: usize,
     /// As it was when the choice was opened: runs that go on would change its order.
@@ -98,7 +98,7 @@ pub fn open(app: &mut App) -> Vec<Effect> {
 fn asked(picker: &Picker) -> Option<Asked> {
     match picker.chosen.checked_sub(1) {
         None if picker.typed.is_empty() => None,
-        None => Some(Asked::Path(picker.typed.clone())),
+        None => Some(Asked::Path(picker.typed.to_string())),
         Some(index) => picker
             .known
             .get(index)
@@ -119,23 +119,23 @@ pub fn press(app: &mut App, mut picker: Picker, key: Key) -> Vec<Effect> {
         Key::Down => picker.chosen = (picker.chosen + 1).min(picker.known.len()),
         Key::Tab => {
             picker.chosen = 0;
-            effects.push(Effect::Complete(picker.typed.clone()));
+            effects.push(Effect::Complete(picker.typed.to_string()));
         }
         Key::Enter => match seen(&picker) {
             Some(Ok((data, _))) => {
-                let data = data.clone();
-                return launch::set_data(app, data);
+                let (data, is_recognised) = (data.clone(), picker.chosen == 0);
+                return launch::set_data(app, data, is_recognised);
             }
             Some(Err(problem)) => app.complain(problem.clone()),
             None if before.is_none() => app.say("type a path, or choose one with the arrows"),
             None => app.say("still looking; press Enter again in a moment"),
         },
         key => {
-            let typed = picker.typed.clone();
-            if edit_line(&mut picker.typed, key) == Some(false) {
-                return Vec::new();
+            let typed = picker.typed.to_string();
+            if picker.typed.press(key) == Some(false) {
+                return launch::look(app).into_iter().collect();
             }
-            if picker.typed != typed {
+            if *picker.typed != *typed {
                 picker.chosen = 0;
             }
         }
@@ -145,6 +145,13 @@ pub fn press(app: &mut App, mut picker: Picker, key: Key) -> Vec<Effect> {
     }
     app.popup = Some(Popup::Data(picker));
     effects
+}
+
+/// A text that was pasted.
+pub fn paste(picker: &mut Picker, text: &str) -> Vec<Effect> {
+    picker.typed.insert(text);
+    picker.chosen = 0;
+    look(picker)
 }
 
 /// What was seen of what is chosen; `None` while it is looked at.
@@ -169,19 +176,30 @@ pub fn take(app: &mut App, looked: Looked) {
     }
 }
 
-/// Takes in a longer path for what was typed, in the choice or in a field of the form.
-pub fn complete(app: &mut App, typed: &str, whole: String) -> Vec<Effect> {
-    if let Some(Popup::Data(picker)) = &mut app.popup {
-        if picker.typed != typed || typed == whole {
-            return Vec::new();
-        }
-        picker.typed.clone_from(&whole);
-        return vec![Effect::Look(Asked::Path(whole))];
+/// Takes in what the paths that begin as typed have in common, and shows them where they are several.
+pub fn complete(app: &mut App, typed: &str, whole: String, names: &[String]) -> Vec<Effect> {
+    let field = match &mut app.popup {
+        Some(Popup::Data(picker)) => Some(&mut picker.typed),
+        Some(Popup::Open(opener)) => Some(&mut opener.typed),
+        Some(Popup::WriteTo { path }) => Some(path),
+        _ => app.launch.editing.as_mut(),
+    };
+    let Some(field) = field.filter(|field| ***field == *typed) else {
+        return Vec::new();
+    };
+    let is_longer = typed != whole;
+    if is_longer {
+        *field = Typed::new(whole.as_str());
     }
-    if app.launch.editing.as_deref() == Some(typed) {
-        app.launch.editing = Some(whole);
+    match names {
+        [] => app.complain("no path begins so"),
+        [_] => {}
+        names => app.say(names.join("  ")),
     }
-    Vec::new()
+    match app.popup {
+        Some(Popup::Data(_)) if is_longer => vec![Effect::Look(Asked::Path(whole))],
+        _ => Vec::new(),
+    }
 }
 
 /// Kind and place of data in a line, the end of a long path in sight.
@@ -210,6 +228,9 @@ pub fn told(found: &Result<(Value, Preview), String>, width: usize, rows: usize)
         seen.n_files,
         units::bytes(seen.bytes)
     );
+    if seen.n_files > 1 {
+        about.push_str(", only the first was looked at");
+    }
     for (kind, key) in [("jsonl", "field"), ("tokens", "vocab_size")] {
         let value = &data[kind][key];
         if !value.is_null() {
@@ -255,8 +276,8 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App, picker: &Picker) {
     } else {
         ""
     };
-    let typed = cut_start(&picker.typed, width.saturating_sub(4));
-    let typed = cut(&format!(" > {typed}_{hint}"), width);
+    let typed = cut_start(&picker.typed.shown(), width.saturating_sub(3));
+    let typed = cut(&format!(" > {typed}{hint}"), width);
     frame.render_widget(Span::styled(typed, style(0)), path);
     let shown = usize::from(list.height);
     let first = picker.chosen.saturating_sub(shown);

@@ -9,16 +9,44 @@ use ratatui::{
 
 use super::{
     app::{App, Effect, Popup, Screen},
-    keys::{Binding, Class, Key},
-    launch::{SplitRow, reopen, set_split},
-    launch_view::{recent_line, split_line},
-    live, picker,
+    draw::body_of,
+    keys::{Action, Binding, Class, Key},
+    line, live, opener, picker, splits,
     update::{choose, edit_line, order, palette_of},
 };
-use crate::{event::Control, launch::RunFolder};
+use crate::event::Control;
 
 /// Lines of help, at most.
 const MOST_HELP: usize = 100;
+/// Columns in which a question can be read.
+const LEAST_WIDTH: u16 = 20;
+const YES_OR_NO: &str = "y or Enter: yes   n or Esc: no";
+
+/// What a key means in a list, a text or a question, by the user's key map.
+pub fn action_of(app: &App, key: Key) -> Option<Action> {
+    let is_useful = |action: Action| {
+        matches!(
+            action,
+            Action::Up
+                | Action::Down
+                | Action::Left
+                | Action::Right
+                | Action::First
+                | Action::Last
+                | Action::PageUp
+                | Action::PageDown
+                | Action::Open
+                | Action::Back
+                | Action::Leave
+                | Action::Interrupt
+                | Action::Help
+                | Action::Filter
+        )
+    };
+    let mut bindings = app.keys.iter();
+    let found = bindings.find(|binding| binding.keys.contains(&key) && is_useful(binding.action));
+    found.map(|binding| binding.action)
+}
 
 /// A key for the popup.
 pub fn press(app: &mut App, key: Key) -> Vec<Effect> {
@@ -30,44 +58,55 @@ pub fn press(app: &mut App, key: Key) -> Vec<Effect> {
             filter,
             typing,
             scroll,
-        } => (press_help(filter, typing, scroll, key), Vec::new()),
+        } => (press_help(app, filter, typing, scroll, key), Vec::new()),
         Popup::Palette { query, chosen } => return press_palette(app, query, *chosen, key),
-        Popup::Confirm { then, .. } => match key {
-            Key::Char('y') | Key::Enter => (false, vec![(**then).clone()]),
-            Key::Char('n' | 'q') | Key::Esc | Key::Ctrl('c') => (false, Vec::new()),
-            _ => (true, Vec::new()),
-        },
-        Popup::TypeName {
-            name, typed, then, ..
-        } => match edit_line(typed, key) {
-            Some(true) if typed == name => (false, vec![(**then).clone()]),
-            Some(true) => {
-                app.complain(format!("that is not {name}"));
+        Popup::Confirm {
+            lines,
+            then,
+            scroll,
+            ..
+        } => match key {
+            Key::Char('y') | Key::Enter if !shows(app, &[YES_OR_NO.to_owned()]) => {
                 (true, Vec::new())
             }
-            Some(false) => (false, Vec::new()),
-            None => (true, Vec::new()),
+            Key::Char('y') | Key::Enter => (false, vec![(**then).clone()]),
+            Key::Char('n' | 'q') | Key::Esc | Key::Ctrl('c') => (false, Vec::new()),
+            key => {
+                scrolled(app, scroll, lines.len(), key);
+                (true, Vec::new())
+            }
+        },
+        Popup::TypeName {
+            name,
+            typed,
+            then,
+            lines,
+            scroll,
+            ..
+        } => match key {
+            Key::Up | Key::Down | Key::PageUp | Key::PageDown => {
+                scrolled(app, scroll, lines.len(), key);
+                (true, Vec::new())
+            }
+            Key::Enter if !shows(app, &name_question(name, typed)) => (true, Vec::new()),
+            key => match edit_line(typed, key) {
+                Some(true) if typed == name => (false, vec![(**then).clone()]),
+                Some(true) => {
+                    app.complain(format!("that is not {name}"));
+                    (true, Vec::new())
+                }
+                over => (over.is_none(), Vec::new()),
+            },
         },
         Popup::Interrupt => return press_interrupt(app, key),
         Popup::Text { scroll, lines, .. } => {
             let most = lines.len().saturating_sub(1);
-            (scrolled(scroll, most, key), Vec::new())
+            (scrolled(app, scroll, most, key), Vec::new())
         }
-        Popup::Splits { chosen } => return press_splits(app, *chosen, key),
+        Popup::Splits(splits) => return splits::press(app, std::mem::take(splits), key),
         Popup::Data(picker) => return picker::press(app, std::mem::take(picker), key),
-        Popup::Recent { folders, chosen } => {
-            return press_recent(app, std::mem::take(folders), *chosen, key);
-        }
-        Popup::WriteTo { path } => match edit_line(path, key) {
-            Some(true) if !path.is_empty() => {
-                let text = app.launch.draft.text();
-                let path = path.clone();
-                app.launch.saved = Some((path.clone().into(), app.launch.draft.revision));
-                (false, vec![Effect::Write { path, text }])
-            }
-            Some(_) => (false, Vec::new()),
-            None => (true, Vec::new()),
-        },
+        Popup::Open(opener) => return opener::press(app, std::mem::take(opener), key),
+        Popup::WriteTo { path } => press_write(app, path, key),
     };
     if stays {
         app.popup = Some(popup);
@@ -75,7 +114,71 @@ pub fn press(app: &mut App, key: Key) -> Vec<Effect> {
     effects
 }
 
-fn press_help(filter: &mut String, typing: &mut bool, scroll: &mut usize, key: Key) -> bool {
+/// A pasted text is for what is typed; it answers no question.
+pub fn paste(app: &mut App, text: &str) -> Vec<Effect> {
+    let mut effects = Vec::new();
+    match &mut app.popup {
+        Some(Popup::Help {
+            filter,
+            typing: true,
+            ..
+        }) => filter.push_str(text),
+        Some(Popup::Palette { query, chosen }) => {
+            query.push_str(text);
+            *chosen = 0;
+        }
+        Some(Popup::TypeName { typed, .. }) => typed.push_str(text),
+        Some(Popup::WriteTo { path }) => path.insert(text),
+        Some(Popup::Open(opener)) => opener.paste(text),
+        Some(Popup::Data(picker)) => effects = picker::paste(picker, text),
+        _ => app.say("nothing is being typed here, so nothing was pasted"),
+    }
+    effects
+}
+
+/// Complains where the window is too small for a question: nobody agrees to what can't be read.
+fn shows(app: &mut App, question: &[String]) -> bool {
+    let area = body_of(app.size);
+    let rows: usize = question
+        .iter()
+        .map(|line| rows_of(line, usize::from(area.width)))
+        .sum();
+    let is_shown = rows + 2 <= usize::from(area.height) && area.width >= LEAST_WIDTH;
+    if !is_shown {
+        app.complain("enlarge the window to answer; Esc: no");
+    }
+    is_shown
+}
+
+fn press_write(app: &mut App, path: &mut line::Line, key: Key) -> (bool, Vec<Effect>) {
+    if key == Key::Tab {
+        return (true, vec![Effect::Complete(path.to_string())]);
+    }
+    match path.press(key) {
+        Some(true) if !path.trim().is_empty() => {
+            let path = opener::path_of(path);
+            let held = app.launch.saved.as_ref().map(|(held, _)| held);
+            let may_replace =
+                held.is_some_and(|held| opener::path_of(&held.to_string_lossy()) == path);
+            let root = app.launch.draft.root.clone();
+            let write = Effect::Write {
+                path,
+                root,
+                may_replace,
+            };
+            (false, vec![write])
+        }
+        over => (over.is_none(), Vec::new()),
+    }
+}
+
+fn press_help(
+    app: &App,
+    filter: &mut String,
+    typing: &mut bool,
+    scroll: &mut usize,
+    key: Key,
+) -> bool {
     if *typing {
         match edit_line(filter, key) {
             Some(true) => *typing = false,
@@ -87,25 +190,25 @@ fn press_help(filter: &mut String, typing: &mut bool, scroll: &mut usize, key: K
         }
         return true;
     }
-    match key {
-        Key::Char('/') => *typing = true,
-        Key::Esc if !filter.is_empty() => filter.clear(),
-        Key::Char('?') | Key::F(1) => return false,
-        key => return scrolled(scroll, MOST_HELP, key),
+    match action_of(app, key) {
+        Some(Action::Filter) => *typing = true,
+        Some(Action::Back) if !filter.is_empty() => filter.clear(),
+        Some(Action::Help) => return false,
+        _ => return scrolled(app, scroll, MOST_HELP, key),
     }
     true
 }
 
 /// Moves a text; false where the key closes it.
-fn scrolled(scroll: &mut usize, most: usize, key: Key) -> bool {
-    match key {
-        Key::Down | Key::Char('j') => *scroll += 1,
-        Key::Up | Key::Char('k') => *scroll = scroll.saturating_sub(1),
-        Key::PageDown | Key::Ctrl('d') => *scroll += 10,
-        Key::PageUp | Key::Ctrl('u') => *scroll = scroll.saturating_sub(10),
-        Key::Home | Key::Char('g') => *scroll = 0,
-        Key::End | Key::Char('G') => *scroll = most,
-        Key::Esc | Key::Char('q') | Key::Ctrl('c') | Key::Enter => return false,
+fn scrolled(app: &App, scroll: &mut usize, most: usize, key: Key) -> bool {
+    match action_of(app, key) {
+        Some(Action::Down) => *scroll += 1,
+        Some(Action::Up) => *scroll = scroll.saturating_sub(1),
+        Some(Action::PageDown) => *scroll += 10,
+        Some(Action::PageUp) => *scroll = scroll.saturating_sub(10),
+        Some(Action::First) => *scroll = 0,
+        Some(Action::Last) => *scroll = most,
+        Some(Action::Back | Action::Leave | Action::Interrupt | Action::Open) => return false,
         _ => {}
     }
     *scroll = (*scroll).min(most);
@@ -136,43 +239,17 @@ fn press_palette(app: &mut App, query: &mut String, chosen: usize, key: Key) -> 
     Vec::new()
 }
 
-fn press_splits(app: &mut App, chosen: usize, key: Key) -> Vec<Effect> {
-    let splits = app
-        .launch
-        .checked
-        .iter()
-        .flat_map(|checked| &checked.splits);
-    let splits: Vec<SplitRow> = splits.cloned().collect();
-    match (key, splits.get(chosen)) {
-        (Key::Enter, Some(split)) => return set_split(app, [split.dp, split.tp, split.pp]),
-        (key, _) => {
-            let chosen = moved(chosen, splits.len(), key);
-            app.popup = chosen.map(|chosen| Popup::Splits { chosen });
-        }
-    }
-    Vec::new()
-}
-
-fn press_recent(app: &mut App, folders: Vec<RunFolder>, chosen: usize, key: Key) -> Vec<Effect> {
-    match (key, folders.get(chosen)) {
-        (Key::Enter, Some(folder)) => return reopen(app, folder.clone()),
-        (key, _) => {
-            let chosen = moved(chosen, folders.len(), key);
-            app.popup = chosen.map(|chosen| Popup::Recent { folders, chosen });
-        }
-    }
-    Vec::new()
-}
-
 /// The place in a list of `n` lines after a key; `None` where the key closes it.
-fn moved(chosen: usize, n: usize, key: Key) -> Option<usize> {
+pub fn moved(app: &App, chosen: usize, n: usize, key: Key) -> Option<usize> {
     let last = n.saturating_sub(1);
-    Some(match key {
-        Key::Down | Key::Char('j') => (chosen + 1).min(last),
-        Key::Up | Key::Char('k') => chosen.saturating_sub(1),
-        Key::Home | Key::Char('g') => 0,
-        Key::End | Key::Char('G') => last,
-        Key::Enter | Key::Esc | Key::Char('q') | Key::Ctrl('c') => return None,
+    Some(match action_of(app, key) {
+        Some(Action::Down) => (chosen + 1).min(last),
+        Some(Action::Up) => chosen.saturating_sub(1),
+        Some(Action::PageDown) => (chosen + 10).min(last),
+        Some(Action::PageUp) => chosen.saturating_sub(10),
+        Some(Action::First) => 0,
+        Some(Action::Last) => last,
+        Some(Action::Back | Action::Leave | Action::Interrupt) => return None,
         _ => chosen,
     })
 }
@@ -202,26 +279,30 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
             scroll,
         }) => draw_help(frame, area, app, filter, *typing, *scroll),
         Some(Popup::Palette { query, chosen }) => draw_palette(frame, area, app, query, *chosen),
-        Some(Popup::Confirm { title, lines, .. }) => {
-            let mut lines = lines.clone();
-            lines.extend([String::new(), "y or Enter: yes   n or Esc: no".to_owned()]);
-            boxed(frame, area, app, title, &lines, 0);
-        }
+        Some(Popup::Confirm {
+            title,
+            lines,
+            scroll,
+            ..
+        }) => question(
+            frame,
+            area,
+            app,
+            title,
+            lines,
+            &[YES_OR_NO.to_owned()],
+            *scroll,
+        ),
         Some(Popup::TypeName {
             title,
             lines,
             name,
             typed,
+            scroll,
             ..
         }) => {
-            let mut lines = lines.clone();
-            lines.extend([
-                String::new(),
-                format!("type its name, {name}, and press Enter:"),
-                format!("> {typed}_"),
-                "Esc: no".to_owned(),
-            ]);
-            boxed(frame, area, app, title, &lines, 0);
+            let asked = name_question(name, typed);
+            question(frame, area, app, title, lines, &asked, *scroll);
         }
         Some(Popup::Interrupt) => {
             let lines = [
@@ -237,19 +318,43 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
             lines,
             scroll,
         }) => boxed(frame, area, app, title, lines, *scroll),
-        Some(Popup::Splits { chosen }) => draw_splits(frame, area, app, *chosen),
+        Some(Popup::Splits(splits)) => splits::draw(frame, area, app, splits),
         Some(Popup::Data(picker)) => picker::draw(frame, area, app, picker),
-        Some(Popup::Recent { folders, chosen }) => {
-            draw_recent(frame, area, app, folders, *chosen);
-        }
+        Some(Popup::Open(opener)) => opener::draw(frame, area, app, opener),
         Some(Popup::WriteTo { path }) => {
             let lines = [
                 "write the config to".to_owned(),
-                format!("> {path}_"),
+                format!("> {}", path.shown()),
                 "Enter: write   Esc: no".to_owned(),
             ];
             boxed(frame, area, app, "Write", &lines, 0);
         }
+    }
+}
+
+/// The lines that a name is typed into.
+fn name_question(name: &str, typed: &str) -> Vec<String> {
+    vec![
+        format!("type its name, {name}, and press Enter:"),
+        format!("> {typed}_"),
+        "Esc: no".to_owned(),
+    ]
+}
+
+/// What the popup's keys do, for the last line.
+pub fn footer(popup: &Popup) -> &'static str {
+    match popup {
+        Popup::Help { typing: true, .. } => "type to filter   Enter keeps   Esc ends",
+        Popup::Help { .. } => "/ filter   ↑↓ scroll   Esc closes",
+        Popup::Palette { .. } => "type a name   ↑↓ choose   Enter does it   Esc closes",
+        Popup::Confirm { .. } => "y yes   n no   ↑↓ scroll",
+        Popup::TypeName { .. } => "type the name   Enter agrees   Esc no",
+        Popup::Interrupt => "l leave   s stop   k kill   Esc nothing",
+        Popup::Text { .. } => "↑↓ scroll   Esc closes",
+        Popup::Splits(_) => "↑↓ choose   ←→ change an axis   Enter takes it   Esc closes",
+        Popup::Data(_) => "↑↓ choose   Tab completes   Enter takes it   Esc closes",
+        Popup::Open(_) => "↑↓ choose   Tab completes   Enter opens   Esc closes",
+        Popup::WriteTo { .. } => "Enter writes   Tab completes   Esc no",
     }
 }
 
@@ -360,57 +465,20 @@ fn draw_palette(frame: &mut Frame<'_>, area: Rect, app: &App, query: &str, chose
     frame.render_widget(Paragraph::new(lines), inner);
 }
 
-fn draw_splits(frame: &mut Frame<'_>, area: Rect, app: &App, chosen: usize) {
-    let inner = frame_of(
-        frame,
-        area,
-        app,
-        "Splits: Enter takes one, Esc closes",
-        100,
-        22,
-    );
-    let splits = app
-        .launch
-        .checked
-        .iter()
-        .flat_map(|checked| &checked.splits);
-    let [list, why] = Layout::vertical([Constraint::Min(0), Constraint::Length(3)]).areas(inner);
-    if let Some(Err(reason)) = splits.clone().nth(chosen).map(|split| &split.verdict) {
-        let reason = Paragraph::new(format!("✗ {reason}")).style(app.look.bad());
-        frame.render_widget(reason.wrap(Wrap { trim: true }), why);
-    }
-    let lines = splits.map(|split| split_line(app, split, usize::from(list.width)));
-    draw_list(frame, list, app, lines, chosen);
-}
-
-fn draw_recent(frame: &mut Frame<'_>, area: Rect, app: &App, folders: &[RunFolder], chosen: usize) {
-    let title = "Past runs: Enter begins a new one with its config, Esc closes";
-    let height = u16::try_from(folders.len()).unwrap_or(u16::MAX);
-    let inner = frame_of(frame, area, app, title, 76, height.clamp(1, 16) + 2);
-    let row = |folder: &RunFolder| {
-        let mut rows = app.runs.rows.iter().flatten();
-        rows.find(|row| row.folder == *folder)
-    };
-    let lines = folders.iter().map(|folder| match row(folder) {
-        Some(row) => recent_line(app, row, usize::from(inner.width)),
-        None => format!("{} is gone", folder.name()),
-    });
-    draw_list(frame, inner, app, lines, chosen);
-}
-
-fn draw_list(
+/// Draws the lines of a list around the chosen one.
+pub fn draw_list(
     frame: &mut Frame<'_>,
     area: Rect,
     app: &App,
     lines: impl Iterator<Item = String>,
-    chosen: usize,
+    chosen: Option<usize>,
 ) {
     let rows = usize::from(area.height);
-    let first = chosen.saturating_sub(rows.saturating_sub(1));
+    let first = chosen.unwrap_or(0).saturating_sub(rows.saturating_sub(1));
     let lines = lines.enumerate().skip(first).take(rows);
     let lines: Vec<Line<'_>> = lines
         .map(|(index, text)| {
-            let style = if index == chosen {
+            let style = if Some(index) == chosen {
                 app.look.selected()
             } else {
                 ratatui::style::Style::new()
@@ -447,6 +515,7 @@ pub fn frame_of(
     inner
 }
 
+/// A text in a box as large as it needs.
 fn boxed(
     frame: &mut Frame<'_>,
     area: Rect,
@@ -455,29 +524,54 @@ fn boxed(
     lines: &[String],
     scroll: usize,
 ) {
-    let widest = lines
-        .iter()
+    question(frame, area, app, title, lines, &[], scroll);
+}
+
+/// A text in a box as large as it needs, the question below it always in sight.
+fn question(
+    frame: &mut Frame<'_>,
+    area: Rect,
+    app: &App,
+    title: &str,
+    lines: &[String],
+    asked: &[String],
+    scroll: usize,
+) {
+    let both = lines.iter().chain(asked);
+    let widest = both
         .map(|line| line.chars().count())
         .chain([title.chars().count() + 2])
         .max()
         .unwrap_or(0);
-    let most = usize::from(area.width.saturating_sub(4)).max(1);
-    let rows: usize = lines
-        .iter()
-        .map(|line| line.chars().count().div_ceil(most).max(1))
-        .sum();
+    let all = |lines: &[String]| -> usize {
+        let rows = lines
+            .iter()
+            .map(|line| rows_of(line, usize::from(area.width)));
+        rows.sum()
+    };
+    let (rows, pinned) = (all(lines), all(asked));
+    let gap = usize::from(pinned > 0);
     let width = u16::try_from(widest + 4).unwrap_or(u16::MAX);
-    let height = u16::try_from(rows + 2).unwrap_or(u16::MAX);
+    let height = u16::try_from(rows + gap + pinned + 2).unwrap_or(u16::MAX);
     let inner = frame_of(frame, area, app, title, width, height);
-    let hidden = rows.saturating_sub(usize::from(inner.height));
-    let text: Vec<Line<'_>> = lines
-        .iter()
-        .map(|line| Line::from(format!(" {line}")))
-        .collect();
-    let paragraph = Paragraph::new(text)
-        .wrap(Wrap { trim: false })
-        .scroll((u16::try_from(scroll.min(hidden)).unwrap_or(0), 0));
-    frame.render_widget(paragraph, inner);
+    let pinned = u16::try_from(pinned).unwrap_or(u16::MAX);
+    let [above, below] =
+        Layout::vertical([Constraint::Min(0), Constraint::Length(pinned)]).areas(inner);
+    let shown = usize::from(above.height);
+    let hidden = rows.saturating_sub(shown);
+    let paragraph = |lines: &[String]| {
+        let text = lines.iter().map(|line| Line::from(format!(" {line}")));
+        Paragraph::new(text.collect::<Vec<_>>()).wrap(Wrap { trim: false })
+    };
+    let scroll = u16::try_from(scroll.min(hidden)).unwrap_or(0);
+    frame.render_widget(paragraph(lines).scroll((scroll, 0)), above);
+    frame.render_widget(paragraph(asked), below);
+}
+
+/// Rows that a line takes in a box that fills `width` columns.
+fn rows_of(line: &str, width: usize) -> usize {
+    let most = width.saturating_sub(4).max(1);
+    line.chars().count().div_ceil(most).max(1)
 }
 
 /// Asks before an effect.
@@ -486,6 +580,7 @@ pub fn confirm(app: &mut App, title: &str, lines: Vec<String>, then: Effect) -> 
         title: title.to_owned(),
         lines,
         then: Box::new(then),
+        scroll: 0,
     });
     Vec::new()
 }
@@ -504,6 +599,7 @@ pub fn ask_name(
         name: name.to_owned(),
         typed: String::new(),
         then: Box::new(then),
+        scroll: 0,
     });
     Vec::new()
 }

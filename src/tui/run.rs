@@ -159,6 +159,7 @@ impl Ui<'_> {
         if size.width == 0 || size.height == 0 {
             return Ok(());
         }
+        self.app.size = (size.width, size.height);
         self.app.rows = usize::from(size.height.saturating_sub(6)).max(1);
         let app = &self.app;
         self.screen

@@ -232,15 +232,15 @@ pub fn look(asked: Asked) -> Looked {
 }
 
 /// A typed path, in which `~` means the user's own folder.
-fn at_home(typed: &str) -> PathBuf {
+pub fn at_home(typed: &str) -> PathBuf {
     match (typed.strip_prefix("~/"), std::env::home_dir()) {
         (Some(rest), Some(home)) => home.join(rest),
         _ => typed.into(),
     }
 }
 
-/// A path with what all files that begin so have in common.
-pub fn completed(text: &str) -> String {
+/// A path with what all files that begin so have in common, and their names.
+pub fn completed(text: &str) -> (String, Vec<String>) {
     let (folder, begun) = match text.rsplit_once('/') {
         Some((folder, begun)) => (format!("{folder}/"), begun),
         None => (String::new(), text),
@@ -259,7 +259,7 @@ pub fn completed(text: &str) -> String {
         .collect();
     names.sort();
     let Some(first) = names.first() else {
-        return text.to_owned();
+        return (text.to_owned(), names);
     };
     let common = first
         .char_indices()
@@ -267,7 +267,8 @@ pub fn completed(text: &str) -> String {
         .take_while(|&end| names.iter().all(|name| name.get(..end) == first.get(..end)))
         .last()
         .unwrap_or(0);
-    format!("{folder}{}", &first[..common.max(begun.len())])
+    let whole = format!("{folder}{}", &first[..common.max(begun.len())]);
+    (whole, names)
 }
 
 /// Bytes of a file, or of all files below a folder; links are not followed.

@@ -4,7 +4,10 @@ use super::{
     app::{App, Effect, Msg, News, Popup, Screen},
     board::Board,
     keys::{self, Action, Binding, Class, Key},
-    launch, live, logs, palette, picker, popup, runs,
+    launch,
+    line::Line,
+    live, logs, palette, picker, popup,
+    runs::{self, RunRow},
 };
 use crate::event::Control;
 
@@ -15,18 +18,14 @@ const INTERVALS_S: [f64; 6] = [0.25, 0.5, 1.0, 2.0, 5.0, 10.0];
 pub fn update(app: &mut App, msg: Msg) -> Vec<Effect> {
     match msg {
         Msg::Key(key) => press(app, key),
-        Msg::Pasted(text) => text
-            .chars()
-            .filter(|c| !c.is_control())
-            .flat_map(|c| typed_into(app, Key::Char(c)).unwrap_or_default())
-            .collect(),
+        Msg::Pasted(text) => paste(app, &text),
         Msg::Wheel(lines) => wheel(app, lines),
         Msg::Resized => Vec::new(),
         Msg::Tick(now) => {
             app.now = now;
             Vec::new()
         }
-        Msg::Runs(rows) => runs::take(app, rows),
+        Msg::Runs(rows) => take_runs(app, rows),
         Msg::NoRuns(text) => {
             app.runs.failed = Some(text);
             Vec::new()
@@ -88,13 +87,57 @@ pub fn update(app: &mut App, msg: Msg) -> Vec<Effect> {
             picker::take(app, *looked);
             Vec::new()
         }
-        Msg::Completed { typed, whole } => picker::complete(app, &typed, whole),
+        Msg::Completed {
+            typed,
+            whole,
+            names,
+        } => picker::complete(app, &typed, whole, &names),
         Msg::Edited(text) => launch::edited(app, text),
+        Msg::Opened { from, text } => launch::opened(app, from, text),
+        Msg::Written { path, root, done } => {
+            match done {
+                Ok(()) => {
+                    app.say(format!("wrote {}", path.display()));
+                    app.launch.keep(path, root);
+                }
+                Err(problem) => app.complain(format!("{}: {problem}", path.display())),
+            }
+            Vec::new()
+        }
+        Msg::Exists { path, root } => {
+            let lines = vec![
+                format!("{} is there already.", path.display()),
+                "Its text is lost with this config in its place.".to_owned(),
+            ];
+            let may_replace = true;
+            let then = Effect::Write {
+                path,
+                root,
+                may_replace,
+            };
+            popup::confirm(app, "Replace the file", lines, then)
+        }
         Msg::Signal(signal) => {
             app.leaving = Some(u8::try_from(128 + signal).unwrap_or(1));
             Vec::new()
         }
     }
+}
+
+/// Takes in the runs; where one came or went, another name may be the next that is free.
+fn take_runs(app: &mut App, rows: Vec<RunRow>) -> Vec<Effect> {
+    let names = |rows: &[RunRow]| -> Vec<String> {
+        let mut names: Vec<String> = rows.iter().map(|row| row.name.clone()).collect();
+        names.sort();
+        names
+    };
+    let before = app.runs.rows.as_deref().map(names);
+    let after = names(&rows);
+    let mut effects = runs::take(app, rows);
+    if before.is_some_and(|before| before != after) {
+        effects.push(Effect::Check(Box::new(app.launch.draft.clone())));
+    }
+    effects
 }
 
 fn take_news(app: &mut App, news: News) {
@@ -144,40 +187,57 @@ fn press(app: &mut App, key: Key) -> Vec<Effect> {
 
 /// A key for a field that is being typed into, where there is one.
 fn typed_into(app: &mut App, key: Key) -> Option<Vec<Effect>> {
-    if app.popup.is_some() {
-        return Some(popup::press(app, key));
-    }
     match app.screen {
         Screen::Runs if app.runs.typing => Some(runs::type_filter(app, key)),
         Screen::Logs if app.logs.typing => Some(logs::type_search(app, key)),
         Screen::Launch if app.launch.editing.is_some() => Some(launch::type_value(app, key)),
+        Screen::Launch if app.launch.filtering => Some(launch::type_filter(app, key)),
         _ => None,
     }
 }
 
+/// A pasted text goes where something is typed, at once; nothing else reads it.
+fn paste(app: &mut App, text: &str) -> Vec<Effect> {
+    let text: String = text.chars().filter(|c| !c.is_control()).collect();
+    if app.popup.is_some() {
+        return popup::paste(app, &text);
+    }
+    if app.screen == Screen::Launch
+        && let Some(line) = &mut app.launch.editing
+    {
+        line.insert(&text);
+        return Vec::new();
+    }
+    let mut effects = Vec::new();
+    for c in text.chars() {
+        match typed_into(app, Key::Char(c)) {
+            // Each is about the text so far: the last is about the whole.
+            Some(more) => effects = more,
+            None => {
+                app.say("nothing is being typed here, so nothing was pasted");
+                break;
+            }
+        }
+    }
+    effects
+}
+
 /// Edits a line of text at its end; whether it is over, and kept.
 pub fn edit_line(text: &mut String, key: Key) -> Option<bool> {
-    match key {
-        Key::Char(c) => text.push(c),
-        Key::Backspace => {
-            text.pop();
-        }
-        Key::Ctrl('u') => text.clear(),
-        Key::Enter => return Some(true),
-        Key::Esc | Key::Ctrl('c') => return Some(false),
-        _ => {}
-    }
-    None
+    let mut line = Line::new(std::mem::take(text));
+    let over = line.press(key);
+    *text = line.into_text();
+    over
 }
 
 /// Does what a line of the key map says.
 pub fn obey(app: &mut App, binding: &Binding) -> Vec<Effect> {
     if binding.class == Class::Act && app.readonly {
-        app.complain(format!("read-only: no {}", binding.words));
+        app.complain(format!("read-only, not done: {}", binding.words));
         return Vec::new();
     }
     if binding.class == Class::Act && app.recording {
-        app.complain(format!("this is a recording: no {}", binding.words));
+        app.complain(format!("a recording, not done: {}", binding.words));
         return Vec::new();
     }
     match binding.action {
@@ -246,7 +306,8 @@ fn back(app: &mut App) {
         Screen::Runs => runs::back(app),
         Screen::Logs => logs::back(app),
         Screen::Live => live::back(app),
-        Screen::Launch | Screen::Plan | Screen::Compare => false,
+        Screen::Launch => launch::back(app),
+        Screen::Plan | Screen::Compare => false,
     };
     if !is_done && let Some(screen) = app.before.pop() {
         app.screen = screen;

@@ -22,10 +22,14 @@ fn obey(app: &mut App, effects: Vec<Effect>) -> Vec<Effect> {
     for effect in effects {
         let done = match effect {
             Effect::Look(asked) => Msg::Looked(Box::new(sources::look(asked))),
-            Effect::Complete(typed) => Msg::Completed {
-                whole: sources::completed(&typed),
-                typed,
-            },
+            Effect::Complete(typed) => {
+                let (whole, names) = sources::completed(&typed);
+                Msg::Completed {
+                    typed,
+                    whole,
+                    names,
+                }
+            }
             other => {
                 others.push(other);
                 continue;
@@ -138,13 +142,15 @@ fn a_past_runs_config_begins_a_new_one() {
     let mut config = app.launch.draft.root.clone();
     config["batch"]["global"] = json!(24);
     config["name"] = json!("hello-2");
-    press(&mut app, "oj");
+    press(&mut app, "o");
+    update(&mut app, Msg::Key(Key::Down));
     let shown = text(&picture(&app, 80, 24));
     assert!(shown.contains("✓ hello-2"), "{shown}");
     let effects = update(&mut app, Msg::Key(Key::Enter));
     let (folder, name) = (RunFolder::new("hello-2"), "hello".to_owned());
     assert_eq!(effects, [Effect::Reopen { folder, name }]);
-    let effects = update(&mut app, Msg::Edited(Ok(config.to_string())));
+    let (from, text) = (None, Ok(config.to_string()));
+    let effects = update(&mut app, Msg::Opened { from, text });
     assert!(matches!(effects[..], [Effect::Check(_)]), "{effects:?}");
     assert_eq!(app.launch.draft.root["batch"]["global"], 24);
     show(&mut app, Screen::Runs);
@@ -164,7 +170,7 @@ fn a_refused_split_says_why_to_its_last_word() {
     let place = place.expect("a refused split");
     let reason = splits[place].verdict.clone().expect_err("refused");
     update(&mut app, Msg::Key(Key::Enter));
-    for _ in 0..place {
+    for _ in 0..place + 3 {
         update(&mut app, Msg::Key(Key::Down));
     }
     let shown = text(&picture(&app, 80, 24));
@@ -185,5 +191,5 @@ fn a_field_is_completed_aside() {
     assert!(matches!(effects[..], [Effect::Complete(_)]), "{effects:?}");
     obey(&mut app, effects);
     let typed = app.launch.editing.expect("still typed");
-    assert!(typed.ends_with("weights.safetensors"), "{typed}");
+    assert!(typed.ends_with("weights.safetensors"), "{}", &*typed);
 }

@@ -2,6 +2,7 @@
 
 mod bandwidth;
 mod devices;
+mod drafts;
 mod keys;
 mod launch;
 mod lists;
@@ -19,10 +20,9 @@ use serde_json::Value;
 
 use super::{
     app::{App, Effect, Msg, News, SCREENS, Screen},
-    checks,
+    checks::{self, Checked},
     draw::draw,
     keys::Key,
-    launch::Checked,
     look::{Colors, Glyphs, Look},
     picker::{Asked, Looked},
     recording,
@@ -192,13 +192,14 @@ fn verdict(app: &App) -> Checked {
     };
     let draft = &app.launch.draft;
     let mut checked = Checked {
+        run_name: draft.name(),
         revision: draft.revision,
         machine: checks::told(&machine),
         checks: vec![(true, "data: 1.00M tokens to train on".to_owned())],
         ..Checked::default()
     };
     match draft.config() {
-        Err(problem) => checked.problems.push(problem),
+        Err(problems) => checked.problems = problems,
         Ok(config) => {
             checked.splits = checks::splits(&config, &machine, &data);
             match plan::resolve(&config, &machine, &data) {
@@ -303,7 +304,7 @@ fn the_split_moves_over_what_works_and_says_why_not() {
         update(&mut app, Msg::Key(Key::Right));
         let checked = verdict(&app);
         assert!(checked.problems.is_empty(), "{:?}", checked.problems);
-        seen.push(super::launch::split_of(&app.launch.draft.root));
+        seen.push(super::splits::named(&app.launch.draft.root));
         update(&mut app, Msg::Checked(Box::new(checked)));
     }
     for split in refused {

@@ -72,7 +72,7 @@ fn help_palette_and_questions() {
         ("kill", "3K"),
         ("delete", "5jD"),
         ("launching", "1L"),
-        ("past-runs", "1oj"),
+        ("past-runs", "1o"),
     ] {
         let mut app = watching(COLOR, 0.7);
         for key in keys.chars() {
