@@ -1,11 +1,16 @@
 //! What the run's devices did over its steps.
 
+use std::collections::VecDeque;
+
 use super::series::Series;
 use crate::{
     base::units::GIB,
     event::{GpuReading, Reading},
     plan::RunPlan,
 };
+
+/// Looks at the sensors that are kept card by card.
+pub const LOOKS: usize = 12;
 
 /// One curve each over all devices of the run; on CPU ranks over the host. A look at which a value is not known of
 /// every device adds nothing.
@@ -19,11 +24,24 @@ pub struct DeviceCurves {
     pub power: Series,
     /// Of the hottest device, degrees Celsius.
     pub temperature: Series,
+    /// Shares of time in which the visible GPUs were busy, at the latest looks.
+    busy_by_gpu: VecDeque<Vec<Option<f64>>>,
 }
 
 impl DeviceCurves {
+    /// Shares of time in which a GPU was busy, at the latest looks; the latest last.
+    pub fn busy_of(&self, index: usize) -> impl Iterator<Item = Option<f64>> {
+        let looks = self.busy_by_gpu.iter();
+        looks.map(move |look| look.get(index).copied().flatten())
+    }
+
     /// Takes in a look at the sensors after a step.
     pub fn push(&mut self, step: u64, reading: &Reading, plan: &RunPlan) {
+        if self.busy_by_gpu.len() == LOOKS {
+            self.busy_by_gpu.pop_front();
+        }
+        let busy = reading.gpus.iter().map(|gpu| gpu.busy);
+        self.busy_by_gpu.push_back(busy.collect());
         let indices = plan.gpus();
         let host = &reading.host;
         let gib = |bytes: u64| bytes as f64 / GIB as f64;

@@ -7,7 +7,7 @@ use ratatui::{
     widgets::{Block, Paragraph},
 };
 
-use super::{app::App, board::Board, draw::cut, keys::Action};
+use super::{app::App, board::Board, curves::LOOKS, draw::cut, keys::Action, look::Look};
 use crate::{
     base::units,
     event::{GpuReading, RankStep, Reading},
@@ -104,7 +104,7 @@ fn title(app: &App, board: &Board) -> String {
         let limits = cards.map(|card| card?.power_limit_w);
         let limit = limits.sum::<Option<f64>>().filter(|_| !gpus.is_empty());
         let limit = limit.map_or_else(String::new, |limit| format!(" of {limit:.0}"));
-        Some(format!("  {power:.0}{limit} W"))
+        Some(format!("  {power:>4.0}{limit} W"))
     });
     // The host's line, which says so too, may be out of sight.
     let power = power.or_else(|| {
@@ -164,6 +164,14 @@ fn cards(app: &App, board: &Board, plan: &RunPlan, width: usize) -> Vec<String> 
         let at = plan.split.mesh.at(rank);
         format!("{:<2} {:<2} {:<2}", at.replica, at.shard, at.stage)
     });
+    add(
+        "busy, lately",
+        LOOKS,
+        &|rank| match plan.ranks[rank].device {
+            Device::Cuda(index) if !gpus.is_empty() => lately(app.look, board, index),
+            _ => UNKNOWN.to_owned(),
+        },
+    );
     add("name", 23, &|rank| card(rank).name.clone());
     for rank in ranks.filter(|&rank| card(rank).is_lost) {
         let name = plan.ranks[rank].device.to_string();
@@ -172,6 +180,14 @@ fn cards(app: &App, board: &Board, plan: &RunPlan, width: usize) -> Vec<String> 
         lines[rank + 1] = cut(&text, width);
     }
     lines
+}
+
+/// A mark a look of how busy a card was, the latest last; blank where that was not known.
+fn lately(look: Look, board: &Board, index: usize) -> String {
+    let shares = board.devices.busy_of(index);
+    shares
+        .map(|share| share.map_or(' ', |share| look.level(share)))
+        .collect()
 }
 
 /// Bytes of the rank's tensors at their most.

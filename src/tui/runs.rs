@@ -446,12 +446,12 @@ fn lost(row: &RunRow, details: Option<&Details>) -> Vec<String> {
 pub fn trained(state: &RunState, details: Option<&Details>) -> String {
     match details {
         Some(details) if details.trained_s > 0.0 => {
-            format!("{} of training", units::seconds(details.trained_s))
+            format!("{:>7} of training", units::seconds(details.trained_s))
         }
         _ => {
             let first = state.started.unwrap_or(state.updated);
             let time = units::seconds((state.updated - first).max(0.0));
-            format!("{time} from its first event to its last")
+            format!("{time:>7} from its first event to its last")
         }
     }
 }

@@ -275,10 +275,11 @@ fn facts(app: &App, row: &RunRow, room: usize) -> Vec<String> {
         let time = trained(state, details);
         let energy = state.energy.words();
         let energy = energy.map_or_else(String::new, |words| format!(", {words}"));
-        let steps = state.step;
+        let width = state.total_steps.unwrap_or(0).to_string().len();
+        let steps = format!("{:>width$} steps", state.step);
         fact(
             "trained",
-            format!("{steps} steps, {tokens} tokens, {time}{energy}"),
+            format!("{steps}, {tokens:>5} tokens, {time}{energy}"),
         );
     }
     fact("model", row.model.clone());
