@@ -134,13 +134,13 @@ fn gpu((index, gpu): (usize, &Gpu)) -> Check {
     }
 }
 
-/// CUDA counts by bus for a run unless the user wants otherwise; then these numbers are not CUDA's.
+/// Runs count by bus, or as `CUDA_VISIBLE_DEVICES` lists the cards; other programs may count otherwise.
 fn other_order(machine: &Machine, order: &str) -> Option<Check> {
     (machine.gpus.len() > 1 && order != "PCI_BUS_ID").then(|| Check {
         name: "GPU order",
         health: Health::Note,
-        found: format!("CUDA_DEVICE_ORDER is {order}, but GPUs are numbered by bus here"),
-        remedy: Some("unset it, or name GPUs in CUDA_VISIBLE_DEVICES by UUID".to_owned()),
+        found: format!("CUDA_DEVICE_ORDER is {order}; runs number GPUs as above all the same"),
+        remedy: Some("other programs may number them otherwise: go by the UUIDs".to_owned()),
     })
 }
 

@@ -77,12 +77,20 @@ pub fn environment(program: &Path) -> Vec<(OsString, OsString)> {
     variables
 }
 
-/// Variables to add besides, for the plan's ranks.
+/// Variables to add besides, for the plan's ranks. GPUs are those that the plan counted, whatever else CUDA would see
+/// and in which order: sensors and ranks mean the same card.
 pub fn environment_of(plan: &RunPlan) -> Vec<(OsString, OsString)> {
-    match (plan.communicator, plan.n_workers) {
+    let mut variables = match (plan.communicator, plan.n_workers) {
         (Communicator::Nccl, 1) => unless_set(&OF_SEVERAL_GPUS),
         _ => Vec::new(),
+    };
+    if !plan.gpu_uuids.is_empty() {
+        variables.push((
+            "CUDA_VISIBLE_DEVICES".into(),
+            plan.gpu_uuids.join(",").into(),
+        ));
     }
+    variables
 }
 
 fn unless_set(variables: &[(&str, &str)]) -> Vec<(OsString, OsString)> {

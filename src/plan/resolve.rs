@@ -83,10 +83,10 @@ impl Resolver<'_> {
         memory.grads_bytes *= lanes as u64;
         self.check_memory(&memory, &devices);
         let (communicator, n_workers) = self.communicator(&devices);
-        let bucket_bytes = devices
-            .iter()
-            .any(|device| *device != Device::Cpu)
-            .then_some(BUCKET_BYTES);
+        let is_on_gpus = devices.iter().any(|device| *device != Device::Cpu);
+        let bucket_bytes = is_on_gpus.then_some(BUCKET_BYTES);
+        let gpus = self.machine.gpus.iter().filter(|_| is_on_gpus);
+        let gpu_uuids = gpus.map(|gpu| gpu.uuid.clone()).collect();
         RunPlan {
             n_params: model.n_params(),
             flops_per_token: model.flops_per_token(),
@@ -106,6 +106,7 @@ impl Resolver<'_> {
                     lanes,
                 })
                 .collect(),
+            gpu_uuids,
             global_batch: self.config.batch.global,
             local_batch,
             micro_batch,

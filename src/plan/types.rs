@@ -30,6 +30,10 @@ pub struct RunPlan {
     pub n_workers: usize,
     /// One entry a rank, in rank order.
     pub ranks: Vec<RankPlan>,
+    /// UUIDs of the machine's GPUs in the order of their indices, where ranks have some: their worker sees these, and
+    /// counts them so.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gpu_uuids: Vec<String>,
     /// Sequences per optimizer step.
     pub global_batch: usize,
     /// Sequences per step of one data-parallel replica.

@@ -235,10 +235,39 @@ const CONVENTIONS: [Convention; 50] = [
         &["traced::no_command_opens_a_network_socket"],
         "on CPU",
     ),
-    ("U46", &["any_value_may_be_missing"], ""),
-    ("U47", &["sensors::what_nvml_tells_is_shown"], ""),
-    ("U48", &["nothing_unknown_is_shown_as_zero"], ""),
-    ("U49", &["each_machine_says_once_what_it_suffers"], ""),
+    (
+        "U46",
+        &[
+            "sensors::a_call_that_fails_leaves_its_value_out",
+            "any_value_may_be_missing",
+        ],
+        "",
+    ),
+    (
+        "U47",
+        &[
+            "sensors::what_nvml_tells_is_shown",
+            "supervisor::cards_are_told_by_their_uuids",
+        ],
+        "",
+    ),
+    (
+        "U48",
+        &[
+            "nothing_unknown_is_shown_as_zero",
+            "sensors::a_call_that_fails_leaves_its_value_out",
+        ],
+        "",
+    ),
+    (
+        "U49",
+        &[
+            "sensors::what_a_card_suffers_is_one_warning_each",
+            "sensors::a_lost_card_is_one_warning_of_its_rank",
+            "each_machine_says_once_what_it_suffers",
+        ],
+        "",
+    ),
     ("U50", &["traced::only_who_needs_the_driver_loads_it"], ""),
 ];
 

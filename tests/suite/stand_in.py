@@ -25,7 +25,7 @@ if mode == "sample":
 options = dict(zip(arguments[3::2], arguments[4::2]))
 lives = os.path.join(run, "lives")
 with open(lives, "a") as file:
-    names = ("CUDA_DEVICE_ORDER", "NCCL_SOCKET_IFNAME", "CUBLAS_WORKSPACE_CONFIG")
+    names = ("CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES", "NCCL_SOCKET_IFNAME", "CUBLAS_WORKSPACE_CONFIG")
     file.write(json.dumps(options | {name: os.environ.get(name) for name in names}) + "\n")
 life = sum(1 for _ in open(lives)) - 1
 behaviours = os.environ.get("STAND_IN", "well").split(",")

@@ -12,7 +12,7 @@ use rustix::process::{Signal, kill_process, test_kill_process};
 use serde_json::json;
 
 use super::{
-    sensors::sampler,
+    sensors::{sampler, with_cards, with_fakes},
     support::{Workplace, check, wait, with_stand_in},
 };
 
@@ -85,6 +85,7 @@ pub fn trials() -> Vec<Trial> {
             "supervisor::the_worker_gets_the_environment_it_needs",
             environment,
         ),
+        with_fakes("supervisor::cards_are_told_by_their_uuids", cards_by_uuid),
     ]
 }
 
@@ -538,5 +539,23 @@ fn environment() -> Result<(), Failed> {
     check(
         life["NCCL_SOCKET_IFNAME"] == "eth7",
         "the user's own word stands",
+    )?;
+    check(
+        life["CUDA_VISIBLE_DEVICES"].is_null(),
+        "no word on cards for ranks without one",
+    )
+}
+
+/// The worker sees the cards that the plan counted, by their UUIDs, in whatever order CUDA would count them.
+fn cards_by_uuid() -> Result<(), Failed> {
+    let (place, _library) = with_cards(Workplace::new("well")?, "geforce")?;
+    let place = place.with("CUDA_DEVICE_ORDER", "FASTEST_FIRST");
+    place.write_config(json!({ "devices": [1, 0] }))?;
+    place.train(&["--plain"])?.ended_with(0)?;
+    let life = place.lives("tiny").pop().unwrap_or_default();
+    let cards = [1, 2].map(|card| format!("GPU-0000000{card}-aaaa-bbbb-cccc-dddddddddddd"));
+    check(
+        life["CUDA_VISIBLE_DEVICES"] == cards.join(","),
+        life.to_string(),
     )
 }
