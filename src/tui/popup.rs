@@ -15,7 +15,7 @@ use super::{
     live, picker,
     update::{choose, edit_line, order, palette_of},
 };
-use crate::{event::Control, launch::RunFolder};
+use crate::{base::text::columns, event::Control, launch::RunFolder};
 
 /// Lines of help, at most.
 const MOST_HELP: usize = 100;
@@ -453,14 +453,14 @@ fn boxed(
 ) {
     let widest = lines
         .iter()
-        .map(|line| line.chars().count())
-        .chain([title.chars().count() + 2])
+        .map(|line| columns(line))
+        .chain([columns(title) + 2])
         .max()
         .unwrap_or(0);
     let most = usize::from(area.width.saturating_sub(4)).max(1);
     let rows: usize = lines
         .iter()
-        .map(|line| line.chars().count().div_ceil(most).max(1))
+        .map(|line| columns(line).div_ceil(most).max(1))
         .sum();
     let width = u16::try_from(widest + 4).unwrap_or(u16::MAX);
     let height = u16::try_from(rows + 2).unwrap_or(u16::MAX);
