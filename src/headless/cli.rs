@@ -51,7 +51,7 @@ pub enum Command {
     Status(RunArgs),
     /// Follow a run; Ctrl-C leaves it running
     Attach(AttachArgs),
-    /// Print what the worker printed
+    /// Print what happened, when, on which rank: events and what the worker printed
     Logs(LogsArgs),
     /// Save a checkpoint after the current step
     Checkpoint(RunArgs),

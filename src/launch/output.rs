@@ -59,10 +59,14 @@ impl Output {
                 Err(error) => return Err(error),
             },
         };
-        if let Some(last_bytes) = self.last_bytes {
-            open.pass_over(last_bytes)?;
+        let mut lines = Vec::new();
+        if let Some(last_bytes) = self.last_bytes
+            && open.pass_over(last_bytes)?
+        {
+            lines.push("... (what is before is in worker.log)".to_owned());
         }
-        open.fresh()
+        lines.extend(open.fresh()?);
+        Ok(lines)
     }
 
     /// The last line where it has no end.
@@ -82,15 +86,17 @@ impl Open {
         }
     }
 
-    fn pass_over(&mut self, last_bytes: u64) -> io::Result<()> {
+    /// Whether more was written than is to be read.
+    fn pass_over(&mut self, last_bytes: u64) -> io::Result<bool> {
         let len = self.lines.get_ref().metadata()?.len();
         let from = len.saturating_sub(last_bytes);
-        if from > self.position {
-            self.position = self.lines.seek(SeekFrom::Start(from))?;
-            self.torn.clear();
-            self.is_skipping = true;
+        if from <= self.position {
+            return Ok(false);
         }
-        Ok(())
+        self.position = self.lines.seek(SeekFrom::Start(from))?;
+        self.torn.clear();
+        self.is_skipping = true;
+        Ok(true)
     }
 
     fn fresh(&mut self) -> io::Result<Vec<String>> {
@@ -165,9 +171,12 @@ mod tests {
     fn only_the_last_bytes_are_read_from_a_whole_line_on() {
         let (_folder, path) = log(&"0123456789\n".repeat(1000));
         let mut output = Output::new(&path, Some(25));
-        assert_eq!(output.fresh().expect("read"), ["0123456789"; 2]);
+        let lines = output.fresh().expect("read");
+        assert!(lines[0].contains("worker.log"), "{lines:?}");
+        assert_eq!(lines[1..], ["0123456789"; 2]);
+        assert!(output.fresh().expect("read").is_empty());
         add(&path, &"x\n".repeat(1000));
-        assert_eq!(output.fresh().expect("read"), ["x"; 12]);
+        assert_eq!(output.fresh().expect("read")[1..], ["x"; 12]);
     }
 
     #[test]

@@ -56,13 +56,15 @@ pub fn is_run(folder: &RunFolder) -> bool {
 
 /// Of the run's log; before its first event, of what is there of it. `None`: nothing, so it is no run.
 pub fn stamp(folder: &RunFolder) -> Option<Stamp> {
-    let files = [
-        folder.events(),
-        folder.config(),
-        folder.state(),
-        folder.lock(),
+    let paths = [
+        RunFolder::events,
+        RunFolder::config,
+        RunFolder::state,
+        RunFolder::lock,
     ];
-    let meta = files.iter().find_map(|path| fs::metadata(path).ok())?;
+    let meta = paths
+        .iter()
+        .find_map(|path| fs::metadata(path(folder)).ok())?;
     Some(Stamp {
         written: meta.modified().unwrap_or(SystemTime::UNIX_EPOCH),
         bytes: meta.len(),

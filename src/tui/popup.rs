@@ -14,7 +14,7 @@ use super::{
     line, live, opener, picker, splits,
     update::{choose, edit_line, order, palette_of},
 };
-use crate::event::Control;
+use crate::{base::text::columns, event::Control};
 
 /// Lines of help, at most.
 const MOST_HELP: usize = 100;
@@ -539,8 +539,8 @@ fn question(
 ) {
     let both = lines.iter().chain(asked);
     let widest = both
-        .map(|line| line.chars().count())
-        .chain([title.chars().count() + 2])
+        .map(|line| columns(line))
+        .chain([columns(title) + 2])
         .max()
         .unwrap_or(0);
     let all = |lines: &[String]| -> usize {
@@ -571,7 +571,7 @@ fn question(
 /// Rows that a line takes in a box that fills `width` columns.
 fn rows_of(line: &str, width: usize) -> usize {
     let most = width.saturating_sub(4).max(1);
-    line.chars().count().div_ceil(most).max(1)
+    columns(line).div_ceil(most).max(1)
 }
 
 /// Asks before an effect.

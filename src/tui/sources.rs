@@ -1,7 +1,7 @@
 //! What is read for the screens: the folder of runs, a run's details, data, paths.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     path::{Path, PathBuf},
     sync::{
@@ -71,26 +71,28 @@ impl Scan {
             }
         };
         let mut changed = !self.has_looked || self.failed.is_some();
-        changed |= folders.len() != self.known.len();
-        let mut rows = Vec::with_capacity(folders.len());
-        let mut present = HashMap::new();
-        for (stamp, folder) in folders {
-            let before = self.known.remove(&folder);
-            let row = match before {
-                Some((at, row)) if at == stamp && !row.held => row,
-                before => {
-                    let row = row(&folder, stamp.written, lock::is_held(&folder));
-                    changed |= before.is_none_or(|(_, before)| before != row);
-                    row
-                }
-            };
-            rows.push(row.clone());
-            present.insert(folder, (stamp, row));
+        for (stamp, folder) in &folders {
+            let before = self.known.get(folder);
+            if before.is_some_and(|(at, row)| at == stamp && !row.held) {
+                continue;
+            }
+            let row = row(folder, stamp.written, lock::is_held(folder));
+            changed |= before.is_none_or(|(_, before)| *before != row);
+            self.known.insert(folder.clone(), (*stamp, row));
         }
-        self.known = present;
+        if self.known.len() > folders.len() {
+            let present: HashSet<&RunFolder> = folders.iter().map(|(_, folder)| folder).collect();
+            self.known.retain(|folder, _| present.contains(folder));
+            changed = true;
+        }
         self.has_looked = true;
         self.failed = None;
-        changed.then_some(Msg::Runs(rows))
+        changed.then(|| {
+            let rows = folders
+                .iter()
+                .filter_map(|(_, folder)| self.known.get(folder));
+            Msg::Runs(rows.map(|(_, row)| row.clone()).collect())
+        })
     }
 }
 

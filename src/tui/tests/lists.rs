@@ -97,9 +97,11 @@ fn enter_shows_a_line_whole_with_when_and_how_often() {
     warn(&mut app, &[&long, &long, &long]);
     show(&mut app, Screen::Logs);
     assert!(update(&mut app, Msg::Key(Key::Enter)).is_empty());
-    let Some(Popup::Text { title, lines, .. }) = &app.popup else {
-        panic!("{:?}", app.popup);
+    let text_of = |popup: &Popup| match popup {
+        Popup::Text { title, lines, .. } => Some((title.clone(), lines.clone())),
+        _ => None,
     };
+    let (title, lines) = app.popup.as_ref().and_then(text_of).expect("a text");
     assert!(title.ends_with("r1  warn"), "{title}");
     assert!(
         lines.iter().all(|line| line.chars().count() <= 70),
@@ -408,4 +410,10 @@ fn a_look_at_the_runs_tells_only_what_changed() {
     // Nothing is written when a supervisor is killed.
     drop(lock);
     assert_eq!(word(scan.look(root.path())), Some("interrupted"));
+    // One that comes writes; until then its lock is not looked at.
+    let _lock = crate::launch::lock::RunLock::acquire(&folder).expect("free");
+    assert_eq!(word(scan.look(root.path())), None);
+    fs::remove_dir_all(folder.root()).expect("deleted");
+    let said = scan.look(root.path());
+    assert!(matches!(said, Some(Msg::Runs(rows)) if rows.is_empty()));
 }
