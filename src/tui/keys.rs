@@ -278,7 +278,7 @@ pub const KEYS: &[Binding] = {
             &[Char('o')],
             Action::Reopen,
             "open",
-            "begin a new run with a file's or a past run's config",
+            "begin with a file's or a past run's config",
         ),
         on(
             RUNS,

@@ -48,7 +48,7 @@ pub struct Launch {
     /// A text that is no config, with the draft's revision beside it.
     rough: Option<(u64, String)>,
     /// By path and choice, the settings of choices that were left.
-    left: BTreeMap<(String, String), Value>,
+    pub left: BTreeMap<(String, String), Value>,
     /// The folder of runs, where commands must name it.
     pub elsewhere: Option<PathBuf>,
 }
@@ -143,6 +143,14 @@ impl Launch {
         let problems = &self.checked.as_ref()?.problems;
         let here = problems.iter().find(|(at, _)| field_of(at) == path);
         here.map(|(_, text)| text.as_str())
+    }
+
+    /// What is to be known of a field that is not wrong.
+    pub fn warning(&self, field: &Field) -> Option<&str> {
+        let begin = format!("{}: ", field.dotted());
+        let checks = self.checked.iter().flat_map(|checked| &checked.checks);
+        let mut warnings = checks.filter(|(is_well, _)| !is_well);
+        warnings.find_map(|(_, text)| text.strip_prefix(&begin))
     }
 
     /// The machine in a few words.

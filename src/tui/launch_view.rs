@@ -149,7 +149,7 @@ fn draw_form(frame: &mut Frame<'_>, area: Rect, app: &App) {
     let mut title = format!(" New run: {} ", state(app));
     if app.launch.filtering || !app.launch.filter.is_empty() {
         let cursor = if app.launch.filtering { "_" } else { "" };
-        title = format!("{title} / {}{cursor} ", app.launch.filter);
+        title = format!(" / {}{cursor}  {}", app.launch.filter, title.trim_start());
     }
     let block = Block::bordered().title(title);
     let inner = block.inner(area);
@@ -208,13 +208,16 @@ fn field_line<'a>(app: &App, field: &Field, is_here: bool, width: usize) -> Line
     let problem = app.launch.problem(field);
     let column = 22.min(width / 2);
     let mut text = format!("{label:<column$} {value}");
-    if let Some(problem) = problem {
+    let warning = app.launch.warning(field);
+    if let Some(problem) = problem.or(warning) {
         text = format!("{text}  ! {problem}");
     }
     let style = if is_here {
         app.look.selected()
     } else if problem.is_some() {
         app.look.bad()
+    } else if warning.is_some() {
+        app.look.warn()
     } else if field.kind == Kind::Heading || field.depth() == 0 {
         app.look.bold()
     } else {
@@ -225,8 +228,13 @@ fn field_line<'a>(app: &App, field: &Field, is_here: bool, width: usize) -> Line
 
 /// The field's own words, or what is wrong with it in full.
 fn draw_help(frame: &mut Frame<'_>, area: Rect, app: &App, field: &Field) {
+    let warning = app.launch.warning(field);
     let (text, style) = match app.launch.problem(field) {
         Some(problem) => (format!("! {problem}"), app.look.bad()),
+        None if warning.is_some() => (
+            format!("! {}", warning.unwrap_or_default()),
+            app.look.warn(),
+        ),
         None if field.path == ["data"] => (
             format!(
                 "Left and right change the kind; {} chooses a built-in text, that of a past run, or a path.",
@@ -339,7 +347,7 @@ fn draw_data(frame: &mut Frame<'_>, area: Rect, app: &App) {
 
 /// The latest runs, whose configs may begin a new one.
 fn draw_recent(frame: &mut Frame<'_>, area: Rect, app: &App) {
-    let title = format!(" Past runs: {} reopens a config ", app.key(Action::Reopen));
+    let title = format!(" Past runs: {} begins with one ", app.key(Action::Reopen));
     let block = Block::bordered().title(title);
     let inner = block.inner(area);
     let rows = app.runs.rows.as_deref();

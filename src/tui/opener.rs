@@ -121,7 +121,11 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App, opener: &Opener) {
     let typed = cut_start(&opener.typed.shown(), width.saturating_sub(3));
     let typed = cut(&format!(" > {typed}{hint}"), width);
     frame.render_widget(Span::styled(typed, style), path);
-    let heading = Row::styled(" past runs", app.look.dim());
+    let heading = match opener.folders.is_empty() {
+        true => " past runs: none yet",
+        false => " past runs",
+    };
+    let heading = Row::styled(heading, app.look.dim());
     frame.render_widget(Paragraph::new(heading), rule);
     let row = |folder: &RunFolder| {
         let mut rows = app.runs.rows.iter().flatten();

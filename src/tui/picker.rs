@@ -219,7 +219,8 @@ fn named(data: &Value, width: usize) -> String {
 pub fn told(found: &Result<(Value, Preview), String>, width: usize, rows: usize) -> Vec<String> {
     let (data, seen) = match found {
         Ok(found) => found,
-        Err(problem) => return vec![format!("✗ {problem}")],
+        // The reason stands behind the path, which may be longer than the box.
+        Err(problem) => return vec![format!("✗ {}", cut_start(problem, 4 * width))],
     };
     let more = if seen.is_whole { "" } else { "more than " };
     let files = if seen.n_files == 1 { "file" } else { "files" };

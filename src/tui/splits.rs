@@ -64,34 +64,53 @@ fn rows(app: &App) -> &[SplitRow] {
     checked.map_or(&[], |checked| &checked.splits)
 }
 
-/// The next split that works; those over more ranks come first.
+/// The next split that works; those over more ranks come first, and last that none is named.
 pub fn turn(app: &mut App, forward: bool) -> Vec<Effect> {
-    let working: Vec<[usize; 3]> = rows(app)
-        .iter()
-        .filter(|split| split.verdict.is_ok())
-        .map(degrees_of)
-        .collect();
-    if working.is_empty() {
+    let working = rows(app).iter().filter(|split| split.verdict.is_ok());
+    let mut choices: Vec<_> = working.map(|split| Some(degrees_of(split))).collect();
+    if choices.is_empty() {
         app.complain(none_because(app));
         return Vec::new();
     }
-    let n = working.len();
-    let present = present(app);
-    let here = working.iter().position(|split| Some(*split) == present);
+    choices.push(None);
+    let n = choices.len();
+    let named = named(&app.launch.draft.root);
+    let here = choices.iter().position(|choice| *choice == named);
     let next = match (here, forward) {
         (None, _) => 0,
         (Some(here), true) => (here + 1) % n,
         (Some(here), false) => (here + n - 1) % n,
     };
-    set(app, working[next])
+    match choices[next] {
+        Some(degrees) => set(app, degrees),
+        None => unset(app),
+    }
+}
+
+/// The place of the settings that the split had when none was named any more.
+fn left() -> (String, String) {
+    ("parallel".to_owned(), "present".to_owned())
 }
 
 /// Moves the ranks to these axes.
 fn set(app: &mut App, degrees: [usize; 3]) -> Vec<Effect> {
+    let path = ["parallel".to_owned()];
+    let settings = app.launch.left.remove(&left());
     let draft = &mut app.launch.draft;
+    if let Some(settings) = settings.filter(|_| named(&draft.root).is_none()) {
+        draft.set(&path, settings);
+    }
     for ((axis, _), degree) in AXES.into_iter().zip(degrees) {
         draft.set(&["parallel".to_owned(), axis.to_owned()], degree.into());
     }
+    check(app)
+}
+
+/// Leaves the split to the plan.
+fn unset(app: &mut App) -> Vec<Effect> {
+    let settings = app.launch.draft.root["parallel"].clone();
+    app.launch.left.insert(left(), settings);
+    app.launch.draft.set(&["parallel".to_owned()], Value::Null);
     check(app)
 }
 

@@ -79,6 +79,17 @@ pub fn update(app: &mut App, msg: Msg) -> Vec<Effect> {
             app.complain(text);
             Vec::new()
         }
+        Msg::Signal(signal) => {
+            app.leaving = Some(u8::try_from(128 + signal).unwrap_or(1));
+            Vec::new()
+        }
+        news => draft_news(app, news),
+    }
+}
+
+/// Takes in what is about the draft.
+fn draft_news(app: &mut App, msg: Msg) -> Vec<Effect> {
+    match msg {
         Msg::Checked(checked) => {
             launch::checked(app, *checked);
             Vec::new()
@@ -117,10 +128,7 @@ pub fn update(app: &mut App, msg: Msg) -> Vec<Effect> {
             };
             popup::confirm(app, "Replace the file", lines, then)
         }
-        Msg::Signal(signal) => {
-            app.leaving = Some(u8::try_from(128 + signal).unwrap_or(1));
-            Vec::new()
-        }
+        _ => Vec::new(),
     }
 }
 

@@ -38,8 +38,9 @@ fn no_config() -> Result<(), Failed> {
     let place = Workplace::new("well")?;
     fs::write(place.folder().join("torn.json"), "{ \"model\": ")?;
     for name in ["nothere.json", "torn.json", "."] {
-        let said = place.capstan(&["train", name])?.ended_with(2)?;
-        let mut ui = ui(&place, name)?;
+        let path = place.folder().join(name).display().to_string();
+        let said = place.capstan(&["train", &path])?.ended_with(2)?;
+        let mut ui = ui(&place, &path)?;
         ui.until("error: ")?;
         let code = ui.end()?;
         check(code == 2, format!("{name}: {code}"))?;

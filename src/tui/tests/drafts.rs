@@ -647,3 +647,34 @@ fn typed_paths_are_absolute_wherever_they_are_typed() {
     }
     assert!(app.launch.draft.config().is_ok());
 }
+
+#[test]
+fn a_note_on_a_field_stands_beside_it() {
+    let mut app = on_field("schedule.cosine.warmup");
+    let checked = app.launch.checked.as_mut().expect("checked");
+    let note = "schedule.cosine.warmup: 100 steps in a run of 10, so lr is never reached";
+    checked.checks.push((false, note.to_owned()));
+    let shown = text(&picture(&app, 160, 50));
+    let line = shown.lines().find(|line| line.contains("▶    warmup"));
+    let line = line.expect("the field");
+    assert!(line.contains("100  ! 100 steps in a run"), "{line}");
+}
+
+#[test]
+fn a_split_that_is_left_comes_back_with_its_settings() {
+    let mut app = on_field("parallel");
+    let before = app.launch.draft.root.clone();
+    key(&mut app, Key::Right);
+    assert_eq!(split(&app), [4, 1, 1]);
+    key(&mut app, Key::Left);
+    assert_eq!(app.launch.draft.root, before, "none is named");
+    key(&mut app, Key::Right);
+    go_to(&mut app, "parallel.zero");
+    fill(&mut app, "1");
+    for turn in [Key::Left, Key::Right] {
+        go_to(&mut app, "parallel");
+        key(&mut app, turn);
+    }
+    assert_eq!(split(&app), [4, 1, 1]);
+    assert_eq!(app.launch.draft.root["parallel"]["zero"], 1);
+}
