@@ -165,7 +165,7 @@ fn cards(app: &App, board: &Board, plan: &RunPlan, width: usize) -> Vec<String> 
         format!("{:<2} {:<2} {:<2}", at.replica, at.shard, at.stage)
     });
     add(
-        "busy, lately",
+        "busy lately",
         LOOKS,
         &|rank| match plan.ranks[rank].device {
             Device::Cuda(index) if !gpus.is_empty() => lately(app.look, board, index),
@@ -233,7 +233,9 @@ pub fn host_words(app: &App, board: &Board) -> String {
         |share| format!("{:>3.0} %", share * 100.0),
     );
     let memory = match (host.memory_used_bytes, host.memory_total_bytes) {
-        (Some(used), Some(total)) => format!("{} of {}", units::bytes(used), units::bytes(total)),
+        (Some(used), Some(total)) => {
+            format!("{:>9} of {}", units::bytes(used), units::bytes(total))
+        }
         _ => UNKNOWN.to_owned(),
     };
     format!("host: {busy} busy, memory {memory}, processor {power}")

@@ -153,7 +153,7 @@ fn numbers_keep_their_columns_in_the_list_of_runs() {
 #[test]
 fn every_number_has_its_unit() {
     const UNITS: [&str; 12] = [
-        "GiB", "MiB", "KiB", "%", "W", "Wh", "kWh", "J", "tok", "rank", "thread", "lanes",
+        "GiB", "MiB", "KiB", "%", "W", "Wh", "kWh", "J", "tok", "rank", "thread", "of",
     ];
     const COUNTED: [&str; 16] = [
         "rank", "dp", "tp", "pp", "step", "keep", "loss", "train", "val", "best", "@", "rate",
@@ -161,7 +161,9 @@ fn every_number_has_its_unit() {
     ];
     let mut seen = 0;
     let machines = recorded::ALL.map(|name| on(recorded::machine(name), COLOR));
-    for app in machines.iter().chain([&watching(COLOR, 0.7)]) {
+    let mut on_cpu = watching(COLOR, 0.7);
+    show(&mut on_cpu, Screen::Live);
+    for app in machines.iter().chain([&on_cpu]) {
         let shown = text(&picture(app, 160, 50));
         let mut within = "";
         let rows = shown.lines().skip(1);
@@ -185,7 +187,8 @@ fn every_number_has_its_unit() {
                     && !token.contains(|c: char| c.is_alphabetic() || "/:%°".contains(c));
                 let next = tokens.get(index + 1).unwrap_or(&"");
                 let before = index.checked_sub(1).map_or("", |index| tokens[index]);
-                let is_told = UNITS.contains(next) || COUNTED.contains(&before);
+                let unit = next.split('/').next().unwrap_or_default();
+                let is_told = UNITS.contains(&unit) || COUNTED.contains(&before);
                 assert!(!is_bare || is_told, "{token}: {row}");
                 seen += usize::from(is_bare);
             }
