@@ -1,6 +1,7 @@
-"""The part of `make gpu-check` that compares numbers: parity on one GPU, and GPT-2 124M and 350M and a Llama of 1B in bf16, with and
+"""The part of `make gpu-check` that compares numbers: the sensors' with nvidia-smi's, parity on one GPU, and GPT-2 124M and 350M and a Llama of 1B in bf16, with and
 without recomputation, against PyTorch 2.11.
 
+Sensors: what `capstan top` and nvidia-smi say of each card at about the same time, and what a look costs.
 Parity: every split over two and four ranks on one GPU against one rank, and fp32 on the GPU against the CPU, losses step by step; and that the comparison
 would notice a difference. Speed: tokens per second, MFU against a matrix product measured on the same card, peak memory as
 nvidia-smi sees it, and joules per token, in turn with PyTorch eager and compiled.
@@ -86,11 +87,13 @@ print(2 * n**3 / statistics.median(times[20:]))
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="alternations of capstan, eager, compiled")
-    parser.add_argument("--only", choices=["parity", *JOBS], help="one part instead of all")
+    parser.add_argument("--only", choices=["sensors", "parity", *JOBS], help="one part instead of all")
     parser.add_argument("--capstan", type=Path, default=bench.ROOT / "target" / "release" / "capstan", help=argparse.SUPPRESS)
     args = parser.parse_args()
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # nvidia-smi's order
     try:
+        if args.only in (None, "sensors"):
+            check_sensors(args.capstan)
         if args.only in (None, "parity"):
             check_parity(args.capstan)
         names = [name for name in JOBS if args.only in (None, name)]
@@ -98,6 +101,81 @@ def main():
             compare_speed(args.capstan, names, args.rounds)
     except BenchError as error:
         sys.exit(f"gpu-check: {error}")
+
+
+# Sensors ------------------------------------------------------------------------------------------------------------------
+
+# nvidia-smi's field, capstan's as a function of a card, and how far apart the two may be: a share of nvidia-smi's, and so much more.
+SENSORS = (
+    ("memory.total", lambda card: mebibytes(card.get("memory_total_bytes")), 0.02, 0),
+    ("memory.used", lambda card: mebibytes(card.get("memory_used_bytes")), 0.05, 1024),
+    ("power.draw", lambda card: card.get("power_w"), 0.3, 20),
+    ("power.limit", lambda card: card.get("power_limit_w"), 0, 1),
+    ("temperature.gpu", lambda card: card.get("temperature_c"), 0, 5),
+    ("temperature.memory", lambda card: card.get("memory_temperature_c"), 0, 5),
+    ("clocks.sm", lambda card: card.get("sm_clock_mhz"), 0.5, 300),
+    ("pcie.link.width.current", lambda card: card.get("pcie_width"), 0, 0),
+    ("fan.speed", lambda card: None if card.get("fan") is None else 100 * card["fan"], 0, 10),
+)
+SWEEP_LOOKS, SWEEP_LIMIT_MS = 30, 5
+
+
+def check_sensors(capstan):
+    say("4. capstan's sensors beside nvidia-smi's")
+    cards = {card["uuid"]: card for card in looks(capstan, 3)[-1].get("gpus", [])}
+    fields = [field for field, *_ in SENSORS]
+    found = subprocess.run(
+        ["nvidia-smi", f"--query-gpu=uuid,{','.join(fields)}", "--format=csv,noheader,nounits"],
+        capture_output=True, text=True, check=True,
+    ).stdout
+    apart = []
+    for line in found.strip().splitlines():
+        uuid, *values = (value.strip() for value in line.split(","))
+        if uuid not in cards:
+            apart.append(f"{uuid} is missing")
+            continue
+        for (field, told, share, more), value in zip(SENSORS, values):
+            theirs, ours = as_number(value), told(cards[uuid])
+            say(f"   {uuid[:12]} {field:<24} nvidia-smi {value:>10}  capstan {'n/a' if ours is None else round(ours, 1):>10}")
+            is_same = theirs is ours is None or None not in (theirs, ours) and abs(theirs - ours) <= share * abs(theirs) + more
+            if not is_same:
+                apart.append(f"{uuid} {field}: {theirs} and {ours}")
+    cost_ms = look_cost_ms(capstan) / max(1, len(cards))
+    say(f"   a look takes {cost_ms:.2f} ms of a core a card")
+    if apart:
+        raise BenchError("sensors differ: " + "; ".join(apart))
+    if cost_ms > SWEEP_LIMIT_MS:
+        raise BenchError(f"a look takes more than {SWEEP_LIMIT_MS} ms of a core a card")
+
+
+def looks(capstan, count):
+    command = [capstan, "top", "--json", "--every-s", "1", "--count", str(count)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=bench.RUN_LIMIT_S)
+    return [json.loads(line) for line in said.stdout.splitlines()]
+
+
+def look_cost_ms(capstan):
+    """Processor time of a look at all cards: of many looks less that of a few, so that opening the driver does not count."""
+    few, many = (processor_s(lambda n=n: looks(capstan, n)) for n in (2, 2 + SWEEP_LOOKS))
+    return 1e3 * (many - few) / SWEEP_LOOKS
+
+
+def processor_s(work):
+    before = os.times()
+    work()
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
+
+
+def mebibytes(count):
+    return None if count is None else count / 2**20
+
+
+def as_number(text):
+    try:
+        return float(text)
+    except ValueError:
+        return None  # [N/A]
 
 
 # Parity -------------------------------------------------------------------------------------------------------------------
@@ -114,11 +192,11 @@ def check_parity(capstan):
         return [event["loss"] for event in events if event["event"] == "step"]
 
     one_rank = losses([0], "dp=1", 12)
-    say("4. two and four ranks on one GPU against one rank")
+    say("5. two and four ranks on one GPU against one rank")
     for layout, n_ranks, micro in SPLITS:
         say(f"   {layout}")
         expect_equal(one_rank, losses([0] * n_ranks, layout, micro))
-    say("5. fp32 on the GPU against the CPU")
+    say("6. fp32 on the GPU against the CPU")
     expect_equal(one_rank, losses(["cpu"], "dp=1", 12))
     if equal(one_rank, losses([0], "dp=1", 12, seed=1338)):
         raise BenchError("the parity check does not notice another seed: it checks nothing")
@@ -149,7 +227,7 @@ def expect_equal(ours, theirs):
 def compare_speed(capstan, names, rounds):
     python = bench.find_python()
     gpu = describe_gpu()
-    say(f"6. bf16, {SEQ_LEN} tokens, {GRAD_ACCUM} micro-batches a step, on {gpu['name']}")
+    say(f"7. bf16, {SEQ_LEN} tokens, {GRAD_ACCUM} micro-batches a step, on {gpu['name']}")
     peak_flops = measured_peak_flops(python)
     say(f"   measured peak: {peak_flops / 1e12:.0f} TFLOP/s in a bf16 matrix product")
     with tempfile.TemporaryDirectory(prefix="capstan-bench-") as folder:

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # `make gpu-check`: what can only be checked on an NVIDIA GPU. Without one it says so and succeeds.
 #
-#   1 capstan doctor, sensors  3 NCCL with a world of one          5 fp32 on the GPU = fp32 on the CPU
-#   2 hello on CUDA            4 two ranks on one GPU = one rank   6 GPT-2 and Llama in bf16 against PyTorch (benches/gpu_check.py)
+#   1 capstan doctor, topology  4 sensors = nvidia-smi's            7 GPT-2 and Llama in bf16 against PyTorch
+#   2 hello on CUDA             5 two ranks on one GPU = one rank   8 throughput with and without the UI (benches/ui.py)
+#   3 NCCL, a world of one      6 fp32 on the GPU = fp32 on the CPU   4 to 7: benches/gpu_check.py
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -19,12 +20,9 @@ trap 'rm -rf "$scratch"' EXIT
 
 step() { printf '\ngpu-check: %s\n' "$*"; }
 
-step "1. capstan doctor; capstan top beside nvidia-smi (to compare by eye)"
+step "1. capstan doctor, and the topology as nvidia-smi tells it"
 "$CAPSTAN" doctor
-"$CAPSTAN" top --count 2
 nvidia-smi topo --matrix
-nvidia-smi --format=csv --query-gpu=index,uuid,utilization.gpu,memory.used,memory.total,power.draw,power.limit,\
-temperature.gpu,temperature.memory,clocks.sm,pcie.link.gen.current,pcie.link.width.current,fan.speed
 
 step "2. hello on CUDA"
 "$CAPSTAN" train configs/hello.json --layout dp=1 --set 'devices=[0]' --plain --runs-dir "$scratch"
@@ -36,5 +34,8 @@ if ! grep -qE '^test result: ok\. [1-9][0-9]* passed' "$scratch/nccl.log"; then
   exit 1
 fi
 
-# 4 to 6, which compare numbers.
+# 4 to 7, which compare numbers.
 python3 benches/gpu_check.py "$@"
+
+step "8. throughput with and without the UI"
+python3 benches/ui.py --devices '[0]' --steps 2000 --rounds 5 --at-least 0.995

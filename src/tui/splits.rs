@@ -211,10 +211,16 @@ fn along(list: &[SplitRow], degrees: [usize; 3], axis: usize) -> Vec<(usize, &Sp
     beside
 }
 
+/// Ranks whose part is told, at most.
+const MOST_WHO: usize = 8;
+
 /// Draws the choice over `area`.
 pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App, splits: &Splits) {
     let title = "Splits: Enter takes one, Esc closes";
-    let inner = frame_of(frame, area, app, title, 100, 30);
+    let world: usize = splits.degrees.iter().product();
+    let height = rows(app).len() + world.min(MOST_WHO) + 8;
+    let height = u16::try_from(height).unwrap_or(u16::MAX).min(30);
+    let inner = frame_of(frame, area, app, title, 100, height);
     let Some(checked) = app
         .launch
         .checked
@@ -226,10 +232,9 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App, splits: &Splits) {
         return;
     };
     let axis = (splits.row < AXES.len()).then_some(splits.row);
-    let world: usize = splits.degrees.iter().product();
     let room = inner.height.saturating_sub(6);
     let who_rows = match axis {
-        Some(_) => room.min(u16::try_from(world).unwrap_or(u16::MAX)).min(8),
+        Some(_) => room.min(world.min(MOST_WHO) as u16),
         None => 0,
     };
     let [axes, why, who, list] = Layout::vertical([

@@ -462,18 +462,24 @@ fn step_of(place: &Workplace) -> u64 {
     store::fold_log(&events).map_or(0, |state| state.step)
 }
 
+/// A long run, launched by a UI that shows it.
+fn launched() -> Result<(Workplace, Seen), Failed> {
+    let place = Workplace::long("well")?;
+    place.write_config(json!({ "stop": { "steps": 100_000 } }))?;
+    let config = place.config.display().to_string();
+    let mut ui = Seen::ui(&place, &["tui", &config])?;
+    ui.until("ready to launch")?;
+    ui.press("L")?;
+    ui.until("y or Enter: yes")?;
+    ui.press("y")?;
+    ui.until("tiny  running")?;
+    Ok((place, ui))
+}
+
 /// Launched and watched by a UI that is killed, or whose terminal hangs up.
 fn outlives() -> Result<(), Failed> {
     for signal in [Signal::KILL, Signal::HUP] {
-        let place = Workplace::long("well")?;
-        place.write_config(json!({ "stop": { "steps": 100_000 } }))?;
-        let config = place.config.display().to_string();
-        let mut ui = Seen::ui(&place, &["tui", &config])?;
-        ui.until("ready to launch")?;
-        ui.press("L")?;
-        ui.until("y or Enter: yes")?;
-        ui.press("y")?;
-        ui.until("tiny  running")?;
+        let (place, mut ui) = launched()?;
         let pid = ui
             .child
             .process_id()
@@ -498,15 +504,7 @@ fn held_viewer() -> Result<(), Failed> {
 }
 
 fn steer() -> Result<(), Failed> {
-    let place = Workplace::long("well")?;
-    place.write_config(json!({ "stop": { "steps": 100_000 } }))?;
-    let config = place.config.display().to_string();
-    let mut ui = Seen::ui(&place, &["tui", &config])?;
-    ui.until("ready to launch")?;
-    ui.press("L")?;
-    ui.until("y or Enter: yes")?;
-    ui.press("y")?;
-    ui.until("tiny  running")?;
+    let (place, mut ui) = launched()?;
     wait("steps are made", || step_of(&place) > 3)?;
     ui.press("P")?;
     ui.until("tiny  paused")?;
