@@ -9,7 +9,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use super::{LaunchError, RunFolder, names, supervisor::Begin, worker_program};
+use super::{LaunchError, RunFolder, lock::RunLock, names, supervisor::Begin, worker_program};
 use crate::{
     base::fs::replace,
     config::{self, RunConfig},
@@ -96,11 +96,15 @@ pub fn write_intent(
 
 /// Starts a supervisor of the folder and waits until it has taken the run.
 ///
-/// The supervisor leads a session of its own: it outlives this process. Its exit code is the run's.
+/// The supervisor leads a session of its own: it outlives this process. Its exit code is the run's. A run that goes on has
+/// the cards that are visible now.
 ///
 /// # Errors
-/// The supervisor's own reason for not taking the run.
+/// The supervisor's own reason for not taking the run; a plan that can't be rewritten.
 pub fn supervise(folder: &RunFolder, begin: Begin) -> Result<Child, LaunchError> {
+    if begin == Begin::Resume {
+        count_cards(folder)?;
+    }
     let failed = |source| LaunchError::Io {
         what: "the supervisor of",
         path: folder.root().to_owned(),
@@ -122,6 +126,28 @@ pub fn supervise(folder: &RunFolder, begin: Begin) -> Result<Child, LaunchError>
             Err(LaunchError::Supervisor { code, message })
         }
     }
+}
+
+/// Puts into the plan of a run on GPUs which those are that its indices mean by now, where there are any.
+fn count_cards(folder: &RunFolder) -> Result<(), LaunchError> {
+    let plan = fs::read(folder.plan()).map(|text| serde_json::from_slice::<RunPlan>(&text));
+    // What is wrong with a plan, and that a run has its supervisor, the new supervisor says.
+    let Ok(Ok(mut plan)) = plan else {
+        return Ok(());
+    };
+    if plan.gpu_uuids.is_empty() {
+        return Ok(());
+    }
+    let gpus = Machine::probe().gpus.into_iter();
+    let visible: Vec<String> = gpus.map(|gpu| gpu.uuid).collect();
+    if visible.is_empty() || visible == plan.gpu_uuids {
+        return Ok(());
+    }
+    let Ok(_lock) = RunLock::acquire(folder) else {
+        return Ok(());
+    };
+    plan.gpu_uuids = visible;
+    write_json(&folder.plan(), &plan)
 }
 
 fn command(folder: &RunFolder, begin: Begin) -> io::Result<Command> {

@@ -546,16 +546,33 @@ fn environment() -> Result<(), Failed> {
     )
 }
 
-/// The worker sees the cards that the plan counted, by their UUIDs, in whatever order CUDA would count them.
+/// The worker sees the visible cards by their UUIDs, in whatever order CUDA would count them.
 fn cards_by_uuid() -> Result<(), Failed> {
-    let (place, _library) = with_cards(Workplace::new("well")?, "geforce")?;
+    let (place, _library) = with_cards(Workplace::long("well")?, "geforce")?;
     let place = place.with("CUDA_DEVICE_ORDER", "FASTEST_FIRST");
-    place.write_config(json!({ "devices": [1, 0] }))?;
-    place.train(&["--plain"])?.ended_with(0)?;
-    let life = place.lives("tiny").pop().unwrap_or_default();
-    let cards = [1, 2].map(|card| format!("GPU-0000000{card}-aaaa-bbbb-cccc-dddddddddddd"));
-    check(
-        life["CUDA_VISIBLE_DEVICES"] == cards.join(","),
-        life.to_string(),
-    )
+    place.write_config(json!({ "devices": [1, 0], "stop": { "steps": 100_000 } }))?;
+    let seen = |place: &Workplace, cards: [u32; 2]| -> Result<(), Failed> {
+        place.wait_for_step("tiny", 1)?;
+        let life = place.lives("tiny").pop().unwrap_or_default();
+        let cards = cards.map(|card| format!("GPU-0000000{card}-aaaa-bbbb-cccc-dddddddddddd"));
+        check(
+            life["CUDA_VISIBLE_DEVICES"] == cards.join(","),
+            life.to_string(),
+        )
+    };
+    place.train(&["--detach"])?.ended_with(0)?;
+    seen(&place, [1, 2])?;
+    place.capstan(&["stop", "tiny"])?.ended_with(0)?;
+    let folder = capstan::launch::RunFolder::new(place.run("tiny"));
+    wait("the supervisor's end", || {
+        !capstan::launch::lock::is_held(&folder)
+    })?;
+    // Other cards may be visible by the time it goes on.
+    let place = place.with("CUDA_VISIBLE_DEVICES", "1,0");
+    place
+        .capstan(&["resume", "tiny", "--detach"])?
+        .ended_with(0)?;
+    // Each life has a worker a card.
+    wait("its next life", || place.lives("tiny").len() == 4)?;
+    seen(&place, [2, 1])
 }
