@@ -1,7 +1,7 @@
 //! A recorded run, played as if it ran: for a look at the screens without training anything.
 //!
-//! The events are those of a real run of this program, `configs/hello.json` shortened to 300 steps on two CPU
-//! ranks; only the folder of its checkpoints is left out.
+//! The events are those of a real run of this program on two CPU ranks, `configs/hello.json` shortened to 300 steps
+//! (`capstan train assets/demo/config.json`); only the folder of its checkpoints is left out.
 
 use std::{
     sync::mpsc::SyncSender,
