@@ -89,7 +89,47 @@ pub fn read_state(state: &Path, events: &Path) -> Result<RunState, StoreError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::{Event, LogWriter};
+    use crate::event::{Energy, Event, LogWriter, Phases, Reading};
+
+    fn begun() -> Event {
+        Event::Run {
+            version: 1,
+            name: "run".to_owned(),
+            pid: 1,
+            world: 1,
+            strategy: "single".to_owned(),
+            total_steps: Some(100),
+            log_every: 1,
+        }
+    }
+
+    fn step(step: u64) -> Event {
+        Event::Step {
+            step,
+            loss: 1.0,
+            lr: 0.1,
+            grad_norm: 1.0,
+            tokens: step * 100,
+            step_time_s: 0.5,
+            tokens_per_sec: 200.0,
+            mfu: None,
+            phases: Phases::default(),
+            ranks: Vec::new(),
+        }
+    }
+
+    fn sensed(joules: f64, is_first: bool) -> Event {
+        let run_energy = Some(Energy {
+            joules,
+            is_estimate: false,
+        });
+        let reading = Reading {
+            is_first,
+            run_energy,
+            ..Reading::default()
+        };
+        Event::Sensors { reading }
+    }
 
     #[test]
     fn a_damaged_state_is_folded_again() {
@@ -127,6 +167,42 @@ mod tests {
         let two: String = text.split_inclusive('\n').take(2).collect();
         fs::write(&events, two).expect("written");
         assert_eq!(catch_up(written, &events).expect("readable").step, 2);
+    }
+
+    #[test]
+    fn a_state_that_lags_counts_energy_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (state, events) = (
+            folder.path().join("state.json"),
+            folder.path().join("events.jsonl"),
+        );
+        let mut log = LogWriter::open(&events).expect("a log");
+        let history = [
+            begun(),
+            step(1),
+            sensed(10.0, true),
+            step(2),
+            sensed(25.0, false),
+            begun(),
+            step(3),
+            sensed(5.0, true),
+            step(4),
+            sensed(12.0, false),
+        ];
+        let records: Vec<_> = history
+            .into_iter()
+            .map(|event| log.append(event).expect("written"))
+            .collect();
+        let whole = fold_log(&events).expect("readable").energy;
+        assert_eq!((whole.joules, whole.tokens), (Some(37.0), 400));
+        for n in 0..=records.len() {
+            let mut written = RunState::default();
+            records[..n].iter().for_each(|record| written.apply(record));
+            fs::write(&state, serde_json::to_vec(&written).expect("JSON")).expect("written");
+            let read = read_state(&state, &events).expect("readable");
+            let caught_up = catch_up(read, &events).expect("readable");
+            assert_eq!(caught_up.energy, whole, "after {n} records");
+        }
     }
 
     #[test]

@@ -37,12 +37,14 @@ pub struct Spent {
     /// Targets trained on while it was measured.
     #[serde(rename = "energy_tokens")]
     pub tokens: u64,
-    #[serde(skip)]
+    /// Kept with the rest: a state that lags its log is brought up to it from here.
+    #[serde(rename = "energy_mark", skip_serializing_if = "Mark::is_unset")]
     mark: Mark,
 }
 
 /// Up to where energy was measured.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 struct Mark {
     /// Of the sampler that looks.
     joules: f64,
@@ -53,6 +55,12 @@ struct Mark {
     has_gap: bool,
     /// Energy of earlier samplers is an estimate.
     was_estimate: bool,
+}
+
+impl Mark {
+    fn is_unset(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Spent {

@@ -1,6 +1,6 @@
 //! What the UI knows, what can happen to it, and what it can ask for.
 
-use std::path::PathBuf;
+use std::{collections::VecDeque, path::PathBuf};
 
 use jiff::tz::TimeZone;
 use serde_json::Value;
@@ -80,8 +80,8 @@ pub struct App {
     /// Where Esc goes back to.
     pub before: Vec<Screen>,
     pub popup: Option<Popup>,
-    /// A text that shows once the popup is closed.
-    pub waiting: Option<Popup>,
+    /// What shows once the popup is closed.
+    pub waiting: VecDeque<Popup>,
     /// The last line's word until the next key.
     pub notice: Option<Notice>,
     /// Seconds between two drawings of news.
@@ -156,6 +156,35 @@ pub enum Popup {
     WriteTo {
         path: Line,
     },
+}
+
+impl Popup {
+    /// A text to read.
+    pub fn text(title: &str, lines: Vec<String>) -> Self {
+        Self::Text {
+            title: title.to_owned(),
+            lines,
+            scroll: 0,
+        }
+    }
+
+    /// A question before an effect.
+    pub fn confirm(title: &str, lines: Vec<String>, then: Effect) -> Self {
+        Self::Confirm {
+            title: title.to_owned(),
+            lines,
+            then: Box::new(then),
+            scroll: 0,
+        }
+    }
+
+    /// The run that a question is about.
+    fn run(&self) -> Option<&RunFolder> {
+        match self {
+            Self::Confirm { then, .. } | Self::TypeName { then, .. } => then.run(),
+            _ => None,
+        }
+    }
 }
 
 /// Something that happened.
@@ -284,6 +313,16 @@ pub enum Effect {
     Launch(Box<Draft>),
 }
 
+impl Effect {
+    /// The run that it changes.
+    pub const fn run(&self) -> Option<&RunFolder> {
+        match self {
+            Self::Control(folder, _) | Self::Resume(folder) | Self::Delete(folder) => Some(folder),
+            _ => None,
+        }
+    }
+}
+
 impl App {
     /// The first picture: nothing is known yet.
     pub fn new(runs_dir: PathBuf, look: Look) -> Self {
@@ -297,7 +336,7 @@ impl App {
             screen: Screen::Launch,
             before: Vec::new(),
             popup: None,
-            waiting: None,
+            waiting: VecDeque::new(),
             notice: None,
             interval_s: 0.25,
             mouse: false,
@@ -341,6 +380,53 @@ impl App {
             text: text.into(),
             is_error: true,
         });
+    }
+
+    /// Shows what comes by itself, once nothing else is being answered or typed.
+    pub fn present(&mut self, popup: Popup) {
+        self.waiting.push_back(popup);
+        self.show_waiting();
+        if self.waiting.is_empty() {
+            // It was about what shows now.
+            self.notice = None;
+        }
+    }
+
+    /// Shows what waits, where nothing is being answered or typed any more.
+    pub fn show_waiting(&mut self) {
+        if self.popup.is_none() && !self.is_typing() {
+            self.popup = self.waiting.pop_front();
+        }
+    }
+
+    /// Whether keys go into a field of the screen.
+    pub fn is_typing(&self) -> bool {
+        match self.screen {
+            Screen::Launch => self.launch.editing.is_some() || self.launch.filtering,
+            Screen::Runs => self.runs.typing,
+            Screen::Logs => self.logs.typing,
+            Screen::Plan | Screen::Live | Screen::Compare => false,
+        }
+    }
+
+    /// Takes back questions about runs that are no longer what was asked about.
+    pub fn drop_questions(&mut self, is_gone: impl Fn(&RunFolder) -> bool) {
+        let is_dropped = |popup: &Popup| popup.run().is_some_and(&is_gone);
+        self.waiting.retain(|popup| !is_dropped(popup));
+        if let Some(run) = self
+            .popup
+            .as_ref()
+            .filter(|popup| is_dropped(popup))
+            .and_then(Popup::run)
+        {
+            let words = format!(
+                "{} is not the run that was asked about: nothing was done",
+                run.name()
+            );
+            self.popup = None;
+            self.show_waiting();
+            self.complain(words);
+        }
     }
 
     /// Goes to a screen; Esc comes back.

@@ -35,6 +35,8 @@ pub struct Checked {
     pub devices: Vec<Device>,
     /// What a user should know: sign and words.
     pub checks: Vec<(bool, String)>,
+    /// The data's text was looked at too, if it can be.
+    pub is_thorough: bool,
     /// The beginning of the data's text.
     pub head: Option<String>,
     pub machine: String,
@@ -110,6 +112,7 @@ impl Checker {
         } = draft.read();
         let mut checked = Checked {
             revision: draft.revision,
+            is_thorough: draft.thorough,
             machine: told(self.machine()),
             problems,
             ..Checked::default()

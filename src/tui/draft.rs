@@ -122,7 +122,8 @@ impl Draft {
     /// A text of JSON whose values have the wrong shape is a draft with problems.
     ///
     /// # Errors
-    /// The text is no JSON object, or not one that a value can stand for, as where a key stands twice.
+    /// The text is no JSON object, or not one that a value can stand for, as where a key stands twice or hardly
+    /// anything in it is of a config.
     pub fn parse(&self, text: &str, origin: &str, folder: &Path) -> Result<Value, ConfigError> {
         let error = match config::load_text(text, origin, folder, &[], None) {
             Ok(loaded) => return Ok(written(&loaded.config)),
@@ -135,7 +136,7 @@ impl Draft {
         if !raw.is_object() || read.problems.is_empty() {
             return Err(error);
         }
-        Ok(read.whole().unwrap_or(raw))
+        read.whole().ok_or(error)
     }
 }
 
@@ -428,11 +429,13 @@ mod tests {
         assert_eq!(root["seed"], 1337, "defaults are in sight");
         let whole = text.replace("globl", "global");
         assert!(parse(&whole).is_ok());
+        let foreign: Vec<String> = (0..100).map(|n| format!("\"key {n}\": 1")).collect();
         for text in [
             "",
             "[]",
             "{",
             &whole.replace("\"stop\"", "\"seed\": 1, \"seed\": 2, \"stop\""),
+            &format!("{{ {} }}", foreign.join(", ")),
         ] {
             assert!(parse(text).is_err(), "{text}");
         }

@@ -120,6 +120,7 @@ const LAUNCH: &[Screen] = &[Screen::Launch];
 const LIVE: &[Screen] = &[Screen::Live];
 const RUNS: &[Screen] = &[Screen::Runs];
 const LOGS: &[Screen] = &[Screen::Logs];
+const FOUND_IN: &[Screen] = &[Screen::Runs, Screen::Logs];
 const LISTS: &[Screen] = &[Screen::Launch, Screen::Runs, Screen::Logs];
 const SCROLLED: &[Screen] = &[Screen::Launch, Screen::Live, Screen::Runs, Screen::Logs];
 
@@ -434,12 +435,20 @@ pub const KEYS: &[Binding] = {
             "freeze the picture; the run goes on",
         ),
         on(
-            LISTS,
+            FOUND_IN,
             Look,
             &[Char('/')],
             Action::Filter,
             "filter",
             "filter or search: word, !word, /regex/, key:value",
+        ),
+        on(
+            LAUNCH,
+            Look,
+            &[Char('/')],
+            Action::Filter,
+            "filter",
+            "only fields whose path holds what is typed",
         ),
         on(
             LOGS,

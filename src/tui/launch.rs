@@ -45,12 +45,20 @@ pub struct Launch {
     pub saved: Option<(PathBuf, Value)>,
     /// The draft as it was begun or saved last; `None`: as the program begins it.
     kept: Option<Value>,
-    /// A text that is no config, with the draft's revision beside it.
-    rough: Option<(u64, String)>,
+    rough: Option<Rough>,
     /// By path and choice, the settings of choices that were left.
     pub left: BTreeMap<(String, String), Value>,
     /// The folder of runs, where commands must name it.
     pub elsewhere: Option<PathBuf>,
+}
+
+/// A text that is no config, and the draft's revision beside it.
+#[derive(Debug)]
+struct Rough {
+    revision: u64,
+    text: String,
+    /// Where its relative paths start from.
+    folder: PathBuf,
 }
 
 impl Launch {
@@ -86,20 +94,36 @@ impl Launch {
         let root = self
             .draft
             .parse(&text, &path.display().to_string(), &folder)?;
-        self.begin(root, text);
+        self.begin(root, text, folder);
         self.saved = Some((path.to_owned(), self.draft.root.clone()));
         Ok(())
     }
 
     /// Takes another draft, of this text.
-    fn begin(&mut self, root: Value, text: String) {
+    fn begin(&mut self, root: Value, text: String, folder: PathBuf) {
         self.draft.replace(root);
         let is_config = self.draft.config().is_ok();
-        self.rough = (!is_config).then_some((self.draft.revision, text));
+        self.rough = (!is_config).then(|| self.rough(text, folder));
         self.kept = Some(self.draft.root.clone());
         self.left.clear();
         self.cursor = 0;
         self.filter.clear();
+    }
+
+    fn rough(&self, text: String, folder: PathBuf) -> Rough {
+        Rough {
+            revision: self.draft.revision,
+            text,
+            folder,
+        }
+    }
+
+    /// The text that stands for the draft, where it could not be read.
+    fn rough_text(&self) -> Option<&Rough> {
+        let revision = self.draft.revision;
+        self.rough
+            .as_ref()
+            .filter(|rough| rough.revision == revision)
     }
 
     /// The draft is what a file holds now.
@@ -118,10 +142,8 @@ impl Launch {
 
     /// What `$EDITOR` is given: a text that could not be read, else the draft.
     pub fn text(&self) -> String {
-        match &self.rough {
-            Some((revision, text)) if *revision == self.draft.revision => text.clone(),
-            _ => self.draft.text(),
-        }
+        self.rough_text()
+            .map_or_else(|| self.draft.text(), |rough| rough.text.clone())
     }
 
     /// The verdict on the draft as it stands; `None` while it is being checked.
@@ -559,11 +581,7 @@ fn all_checks(app: &mut App) {
     if lines.is_empty() {
         lines.push("still checking".to_owned());
     }
-    app.popup = Some(Popup::Text {
-        title: "Checks".to_owned(),
-        lines,
-        scroll: 0,
-    });
+    app.popup = Some(Popup::text("Checks", lines));
 }
 
 /// Takes in a verdict; one on an older draft is history.
@@ -571,19 +589,15 @@ pub fn checked(app: &mut App, checked: Checked) {
     if checked.revision < app.launch.draft.revision {
         return;
     }
-    let head = checked.head.clone();
+    let (is_thorough, head) = (checked.is_thorough, checked.head.clone());
     app.launch.checked = Some(checked);
-    let was_thorough = std::mem::take(&mut app.launch.draft.thorough);
-    if let Some(head) = head.filter(|_| was_thorough) {
+    if is_thorough && std::mem::take(&mut app.launch.draft.thorough) {
         let mut lines = all_lines(&app.launch);
-        lines.extend([String::new(), "the data begins:".to_owned()]);
-        lines.extend(head.lines().take(12).map(str::to_owned));
-        app.notice = None;
-        app.popup = Some(Popup::Text {
-            title: "Checks; nothing was started".to_owned(),
-            lines,
-            scroll: 0,
-        });
+        if let Some(head) = head {
+            lines.extend([String::new(), "the data begins:".to_owned()]);
+            lines.extend(head.lines().take(12).map(str::to_owned));
+        }
+        app.present(Popup::text("Checks; nothing was started", lines));
     }
 }
 
@@ -610,9 +624,10 @@ pub fn opened(app: &mut App, from: Option<PathBuf>, text: Result<String, String>
             .open_text(path, text)
             .map_err(|error| error.to_string()),
         None => {
-            let root = app.launch.draft.parse(&text, "config", &working_folder());
+            let folder = working_folder();
+            let root = app.launch.draft.parse(&text, "config", &folder);
             let root = root.map_err(|error| error.to_string())?;
-            app.launch.begin(root, text);
+            app.launch.begin(root, text, folder);
             Ok(())
         }
     });
@@ -634,14 +649,16 @@ pub fn edited(app: &mut App, text: Result<String, String>) -> Vec<Effect> {
             return Vec::new();
         }
     };
-    let parsed = app.launch.draft.parse(&text, "config", &working_folder());
+    let given = app.launch.rough_text();
+    let folder = given.map_or_else(working_folder, |rough| rough.folder.clone());
+    let parsed = app.launch.draft.parse(&text, "config", &folder);
     let key = app.key(Action::Edit);
     match parsed {
         Ok(root) => {
             let launch = &mut app.launch;
             launch.draft.replace(root);
             let problems: Vec<Problem> = launch.draft.read().problems;
-            launch.rough = (!problems.is_empty()).then_some((launch.draft.revision, text));
+            launch.rough = (!problems.is_empty()).then(|| launch.rough(text, folder));
             launch.cursor = 0;
             if !problems.is_empty() {
                 let n = problems.len();
@@ -650,18 +667,14 @@ pub fn edited(app: &mut App, text: Result<String, String>) -> Vec<Effect> {
             check(app)
         }
         Err(error) => {
-            app.launch.rough = Some((app.launch.draft.revision, text));
+            app.launch.rough = Some(app.launch.rough(text, folder));
             let lines = error.to_string();
             let mut lines: Vec<String> = lines.lines().map(str::to_owned).collect();
             lines.extend([
                 String::new(),
                 format!("The config stays as it was; {key} opens the edited text again."),
             ]);
-            app.popup = Some(Popup::Text {
-                title: "That text is no config".to_owned(),
-                lines,
-                scroll: 0,
-            });
+            app.present(Popup::text("That text is no config", lines));
             Vec::new()
         }
     }

@@ -576,12 +576,7 @@ fn rows_of(line: &str, width: usize) -> usize {
 
 /// Asks before an effect.
 pub fn confirm(app: &mut App, title: &str, lines: Vec<String>, then: Effect) -> Vec<Effect> {
-    app.popup = Some(Popup::Confirm {
-        title: title.to_owned(),
-        lines,
-        then: Box::new(then),
-        scroll: 0,
-    });
+    app.popup = Some(Popup::confirm(title, lines, then));
     Vec::new()
 }
 

@@ -6,7 +6,7 @@ use std::{
     panic,
     process::Command,
     sync::{
-        Mutex,
+        Arc, Condvar, Mutex, PoisonError,
         mpsc::{self, Receiver, RecvTimeoutError, SyncSender},
     },
     thread,
@@ -239,46 +239,68 @@ impl Ui<'_> {
 
 /// Reads keys on a thread; held while another program has the terminal.
 struct Keyboard {
-    held: std::sync::Arc<std::sync::atomic::AtomicBool>,
+    hold: Arc<(Mutex<Hold>, Condvar)>,
 }
 
-/// How long a key waits for an editor's end to be noticed.
-const HELD_LOOK: Duration = Duration::from_millis(50);
+/// Who reads the terminal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hold {
+    Free,
+    /// Another program is to have it.
+    Asked,
+    Held,
+}
+
+/// Between two looks at whether the terminal is asked for.
+const HOLD_LOOK: Duration = Duration::from_millis(100);
+/// A keyboard that has not answered by then waits for the loop, and reads nothing meanwhile.
+const HOLD_PATIENCE: Duration = Duration::from_secs(1);
 
 impl Keyboard {
     fn listen(to: SyncSender<Msg>) -> Self {
-        let held = std::sync::Arc::<std::sync::atomic::AtomicBool>::default();
-        let seen = std::sync::Arc::clone(&held);
+        let hold = Arc::new((Mutex::new(Hold::Free), Condvar::new()));
+        let seen = Arc::clone(&hold);
         thread::spawn(move || {
-            loop {
-                if seen.load(std::sync::atomic::Ordering::SeqCst) {
-                    thread::sleep(HELD_LOOK);
-                    continue;
-                }
-                match event::poll(Duration::from_secs(1)) {
-                    Ok(false) => continue,
-                    Ok(true) if seen.load(std::sync::atomic::Ordering::SeqCst) => continue,
-                    Ok(true) => {}
-                    Err(_) => return,
-                }
-                let Ok(event) = event::read() else { return };
-                if let Some(message) = message_of(event)
+            while let Ok(event) = next_event(&seen) {
+                if let Some(message) = event.and_then(message_of)
                     && to.send(message).is_err()
                 {
                     return;
                 }
             }
         });
-        Self { held }
+        Self { hold }
     }
 
+    /// Returns once nothing is read here any more, or is again.
     fn hold(&self, held: bool) {
-        self.held.store(held, std::sync::atomic::Ordering::SeqCst);
+        let (state, changed) = &*self.hold;
+        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        *state = if held { Hold::Asked } else { Hold::Free };
+        changed.notify_all();
         if held {
-            // A poll that is under way ends before the other program begins to read.
-            thread::sleep(HELD_LOOK);
+            let is_asked = |state: &mut Hold| *state == Hold::Asked;
+            drop(changed.wait_timeout_while(state, HOLD_PATIENCE, is_asked));
         }
     }
+}
+
+/// The terminal's next event; `None` where there is none yet.
+fn next_event(hold: &(Mutex<Hold>, Condvar)) -> io::Result<Option<Event>> {
+    let (state, changed) = hold;
+    let lock = || state.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut now = lock();
+    if *now == Hold::Asked {
+        // What was typed ahead was not meant for this screen.
+        while event::poll(Duration::ZERO)? {
+            event::read()?;
+        }
+        *now = Hold::Held;
+        changed.notify_all();
+    }
+    drop(changed.wait_while(now, |state| *state == Hold::Held));
+    let is_there = event::poll(HOLD_LOOK)? && *lock() == Hold::Free;
+    is_there.then(event::read).transpose()
 }
 
 fn message_of(event: Event) -> Option<Msg> {

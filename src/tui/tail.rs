@@ -128,8 +128,7 @@ impl Tail<'_> {
             return self.tell_without_log();
         }
         if self.is_told {
-            self.tell(News::Begun)?;
-            self.is_told = false;
+            return self.begin_anew();
         }
         match LogReader::open(&path) {
             Ok(log) => self.log = Some(log),

@@ -54,18 +54,7 @@ pub fn update(app: &mut App, msg: Msg) -> Vec<Effect> {
         }
         Msg::Text { title, text } => {
             let lines = text.lines().map(str::to_owned).collect();
-            let popup = Popup::Text {
-                title,
-                lines,
-                scroll: 0,
-            };
-            // A dialog that is being answered stays.
-            if app.popup.is_some() {
-                app.waiting = Some(popup);
-            } else {
-                app.notice = None;
-                app.popup = Some(popup);
-            }
+            app.present(Popup::text(&title, lines));
             Vec::new()
         }
         Msg::Started(Ok(folder)) => {
@@ -126,7 +115,8 @@ fn draft_news(app: &mut App, msg: Msg) -> Vec<Effect> {
                 root,
                 may_replace,
             };
-            popup::confirm(app, "Replace the file", lines, then)
+            app.present(Popup::confirm("Replace the file", lines, then));
+            Vec::new()
         }
         _ => Vec::new(),
     }
@@ -154,9 +144,11 @@ fn take_news(app: &mut App, news: News) {
     };
     match news {
         News::Begun => {
-            *board = Board::new(board.folder.clone());
+            let folder = board.folder.clone();
+            *board = Board::new(folder.clone());
             app.live.turn();
             app.logs.turn();
+            app.drop_questions(|about| *about == folder);
         }
         News::Records(records) => records.iter().for_each(|record| board.apply(record)),
         News::Output { lines, time } => board.add_output(&lines, time),
@@ -166,31 +158,28 @@ fn take_news(app: &mut App, news: News) {
         News::Held(held) => board.held = held,
         News::Failed(text) => board.failed = Some(text),
         News::Gone => {
-            let name = board.folder.name();
+            let folder = board.folder.clone();
             app.board = None;
             app.live.turn();
             app.logs.turn();
-            app.say(format!("{name} was deleted"));
+            app.say(format!("{} was deleted", folder.name()));
+            app.drop_questions(|about| *about == folder);
         }
     }
 }
 
 fn press(app: &mut App, key: Key) -> Vec<Effect> {
     app.notice = None;
-    if app.popup.is_some() {
-        let effects = popup::press(app, key);
-        if app.popup.is_none() {
-            app.popup = app.waiting.take();
-        }
-        return effects;
-    }
-    if let Some(effects) = typed_into(app, key) {
-        return effects;
-    }
-    match keys::find(app.keys, key, app.screen) {
-        Some(binding) => obey(app, binding),
-        None => Vec::new(),
-    }
+    let effects = if app.popup.is_some() {
+        popup::press(app, key)
+    } else if let Some(effects) = typed_into(app, key) {
+        effects
+    } else {
+        let binding = keys::find(app.keys, key, app.screen);
+        binding.map_or_else(Vec::new, |binding| obey(app, binding))
+    };
+    app.show_waiting();
+    effects
 }
 
 /// A key for a field that is being typed into, where there is one.

@@ -1,6 +1,6 @@
 //! Launch on a real pseudo-terminal: configs that can't be read, files in the way, pastes, `$EDITOR`.
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{fs, os::unix::fs::PermissionsExt, thread, time::Duration};
 
 use libtest_mimic::{Failed, Trial};
 
@@ -20,6 +20,7 @@ pub fn trials() -> Vec<Trial> {
         Trial::test("launching::a_long_paste_is_one_look", long_paste),
         Trial::test("launching::a_file_in_the_way_is_asked_about", written),
         Trial::test("launching::an_edited_text_is_never_lost", edited),
+        Trial::test("launching::an_editor_has_the_keys_to_itself", typed_ahead),
     ]
 }
 
@@ -118,17 +119,21 @@ fn written() -> Result<(), Failed> {
     check(text.contains("\"name\": \"tiny\""), text)
 }
 
-fn edited() -> Result<(), Failed> {
+/// A workplace with a file that its editor, a script, may write to.
+fn with_editor(script: impl Fn(&str) -> String) -> Result<(Workplace, std::path::PathBuf), Failed> {
     let place = Workplace::new("well")?;
     let editor = place.folder().join("editor");
     let seen = place.folder().join("seen");
-    let script = format!(
-        "#!/bin/sh\ncat \"$1\" >> {seen}\nprintf 'half a te' > \"$1\"\n",
-        seen = seen.display()
-    );
-    fs::write(&editor, script)?;
+    let script = script(&seen.display().to_string());
+    fs::write(&editor, format!("#!/bin/sh\n{script}\n"))?;
     fs::set_permissions(&editor, fs::Permissions::from_mode(0o755))?;
     let place = place.with("VISUAL", &editor.display().to_string());
+    Ok((place, seen))
+}
+
+fn edited() -> Result<(), Failed> {
+    let (place, seen) =
+        with_editor(|seen| format!("cat \"$1\" >> {seen}\nprintf 'half a te' > \"$1\""))?;
     let mut ui = ready(&place)?;
     ui.press("E")?;
     ui.until("That text is no config")?;
@@ -142,4 +147,31 @@ fn edited() -> Result<(), Failed> {
     check(ui.end()? == 0, "q leaves with 0")?;
     let seen = fs::read_to_string(seen)?;
     check(seen.ends_with("half a te"), seen)
+}
+
+/// Keys that come at once and all along; none is read, and obeyed, behind the editor's back.
+fn typed_ahead() -> Result<(), Failed> {
+    const KEYS: &str = "561236LwqLwq";
+    const TIMES: usize = 4;
+    let (place, seen) = with_editor(|seen| {
+        let n = KEYS.len();
+        format!(
+            "stty raw -echo\nprintf 'the editor'\ndd bs=1 count={n} >> {seen} 2>/dev/null\nstty sane\nprintf '\\033[2J'"
+        )
+    })?;
+    let mut ui = ready(&place)?;
+    for _ in 0..TIMES {
+        ui.press("E")?;
+        ui.until("the editor")?;
+        for key in KEYS.chars() {
+            ui.press(&key.to_string())?;
+            thread::sleep(Duration::from_millis(20));
+        }
+        ui.until("New run: ready")?;
+    }
+    ui.press("q")?;
+    check(ui.end()? == 0, "q leaves with 0")?;
+    let seen = fs::read_to_string(seen)?;
+    check(seen == KEYS.repeat(TIMES), seen)?;
+    check(!place.run("tiny").exists(), "nothing was launched")
 }

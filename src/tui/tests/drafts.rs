@@ -303,6 +303,98 @@ fn an_edited_text_is_kept_whatever_is_wrong_with_it() {
 }
 
 #[test]
+fn relative_paths_of_a_file_with_problems_start_from_its_folder() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let real = fs::canonicalize(folder.path()).expect("a folder");
+    let path = real.join("bad.json");
+    let text = |global: &str| {
+        format!(
+            r#"{{ "model": {{ "gpt": {{ "preset": "gpt-nano" }} }}, "data": {{ "text": {{ "path": "own.txt" }} }},
+            "batch": {{ "global": {global} }}, "stop": {{ "steps": 10 }} }}"#
+        )
+    };
+    fs::write(&path, text("\"many\"")).expect("written");
+    let own = |app: &App| app.launch.draft.root["data"]["text"]["path"].clone();
+    let mut app = launch();
+    app.launch.open(&path).expect("a draft");
+    assert_eq!(own(&app), json!(real.join("own.txt")));
+    // Also where the text was opened again and again before it was right.
+    for edited in [text("-1"), "{ \"model\": ".to_owned(), text("8")] {
+        assert!(matches!(press(&mut app, "E")[..], [Effect::Edit(_)]));
+        update(&mut app, Msg::Edited(Ok(edited)));
+        key(&mut app, Key::Esc);
+        assert_eq!(own(&app), json!(real.join("own.txt")));
+    }
+    assert!(app.launch.draft.config().is_ok());
+    // What is typed into a config that was read starts from where the user is.
+    update(&mut app, Msg::Edited(Ok(text("8"))));
+    let here = std::env::current_dir().expect("a folder");
+    assert_eq!(own(&app), json!(here.join("own.txt")));
+}
+
+#[test]
+fn an_answer_waits_for_the_question_that_is_open() {
+    let mut app = launch();
+    press(&mut app, "L");
+    let question = app.popup.clone();
+    update(
+        &mut app,
+        Msg::Exists {
+            path: "/tmp/hello.json".into(),
+            root: Value::Null,
+        },
+    );
+    let thorough = Checked {
+        is_thorough: true,
+        head: Some("To be".to_owned()),
+        ..verdict(&app)
+    };
+    app.launch.draft.thorough = true;
+    update(&mut app, Msg::Checked(Box::new(thorough)));
+    assert_eq!(app.popup, question);
+    assert!(matches!(press(&mut app, "y")[..], [Effect::Launch(_)]));
+    let shown = text(&picture(&app, 80, 24));
+    assert!(shown.contains("is there already"), "{shown}");
+    press(&mut app, "n");
+    let shown = text(&picture(&app, 80, 24));
+    assert!(shown.contains("the data begins:"), "{shown}");
+    key(&mut app, Key::Esc);
+    assert!(app.popup.is_none());
+    // Nor does it take the keys of what is being typed.
+    go_to(&mut app, "name");
+    key(&mut app, Key::Enter);
+    let (title, words) = ("Sample".to_owned(), "To be".to_owned());
+    update(&mut app, Msg::Text { title, text: words });
+    press(&mut app, "q");
+    assert!(app.popup.is_none());
+    key(&mut app, Key::Enter);
+    assert_eq!(app.launch.draft.root["name"], "helloq");
+    assert!(app.popup.is_some());
+}
+
+#[test]
+fn a_check_that_was_asked_for_is_answered() {
+    let mut app = launch();
+    press(&mut app, "d");
+    // An answer to a question before it.
+    judge(&mut app);
+    assert!(app.popup.is_none());
+    let thorough = Checked {
+        is_thorough: true,
+        ..verdict(&app)
+    };
+    update(&mut app, Msg::Checked(Box::new(thorough.clone())));
+    let shown = text(&picture(&app, 80, 24));
+    assert!(
+        shown.contains("Checks; nothing was started") && !shown.contains("the data begins"),
+        "{shown}"
+    );
+    key(&mut app, Key::Esc);
+    update(&mut app, Msg::Checked(Box::new(thorough)));
+    assert!(app.popup.is_none(), "once");
+}
+
+#[test]
 fn a_file_with_problems_opens_and_can_not_be_launched() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("bad.json");

@@ -18,7 +18,7 @@ use crate::{
     event::{Control, Event, LogWriter},
     launch::{RunFolder, lock::RunLock},
     tui::{
-        app::{App, Effect, Msg, News, Screen},
+        app::{App, Effect, Msg, News, Popup, Screen},
         keys::Key,
         recording,
         tail::tail,
@@ -181,6 +181,62 @@ fn a_run_without_a_log_is_shown_as_written_down_and_can_be_opened_again() {
     assert!(failed(&app).is_some_and(|text| text.contains("events.jsonl is gone")));
     let again = app.watch(followed.folder.clone());
     assert!(matches!(again[..], [Effect::Watch(_)]), "{again:?}");
+}
+
+#[test]
+fn a_log_that_appears_late_is_read_with_all_that_belongs_to_it() {
+    let followed = Followed::new(|folder| {
+        let text = serde_json::to_vec(&crate::store::RunState::default()).expect("a state");
+        fs::write(folder.state(), text).expect("written");
+        add(folder.worker_log(), "said by the worker\n");
+    });
+    let _lock = RunLock::acquire(&followed.folder).expect("free");
+    let mut app = followed.app();
+    followed.until(&mut app, |app| {
+        let board = app.board.as_ref();
+        board.is_some_and(|board| board.held && board.failed.is_some())
+    });
+    paused(&followed.folder, &[7]);
+    followed.until(&mut app, |app| step(app) == 7 && is_read(app));
+    let is_whole = |app: &App| {
+        let board = app.board.as_ref().expect("a board");
+        board.held && board.entries.len() == 2
+    };
+    followed.until(&mut app, is_whole);
+}
+
+#[test]
+fn a_question_about_a_run_does_not_outlive_it() {
+    for (keys, news) in [
+        ("K", News::Begun),
+        ("K", News::Gone),
+        ("S", News::Begun),
+        ("S", News::Gone),
+    ] {
+        let mut app = watching(COLOR, 0.5);
+        show(&mut app, Screen::Live);
+        press(&mut app, keys);
+        assert!(app.popup.is_some(), "{keys} asks");
+        app.present(Popup::text("Sample", vec!["To be".to_owned()]));
+        let root = PathBuf::from("recording");
+        update(&mut app, Msg::Watched { root, news });
+        let notice = app.notice.as_ref().map_or("", |notice| &notice.text);
+        assert!(notice.contains("recording is not the run"), "{notice}");
+        assert!(
+            matches!(app.popup, Some(Popup::Text { .. })),
+            "what waited shows"
+        );
+        assert!(update(&mut app, Msg::Key(Key::Enter)).is_empty());
+        assert!(app.popup.is_none());
+    }
+    let mut app = watching(COLOR, 0.5);
+    show(&mut app, Screen::Runs);
+    press(&mut app, "jD");
+    assert!(app.popup.is_some());
+    let root = PathBuf::from("recording");
+    let news = News::Begun;
+    update(&mut app, Msg::Watched { root, news });
+    assert!(app.popup.is_some(), "one about another run stays");
 }
 
 #[test]
