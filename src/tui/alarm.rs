@@ -5,8 +5,12 @@ use super::{
     board::Board,
     draw::{ago, cut},
     keys::Action,
+    live::now,
 };
-use crate::{base::text::printable, event::Outcome};
+use crate::{
+    base::text::{columns, printable},
+    event::Outcome,
+};
 
 /// Rows of a screen that an alarm takes at most.
 const MOST_ROWS: usize = 2;
@@ -50,8 +54,8 @@ impl Alarm {
 fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut rows = vec![String::new()];
     for word in text.split_inclusive(' ') {
-        let row = rows.last().map_or(0, |row| row.chars().count());
-        if row > 1 && row + word.trim_end().chars().count() > width {
+        let row = rows.last().map_or(0, |row| columns(row));
+        if row > 1 && row + columns(word.trim_end()) > width {
             rows.push("   ".to_owned());
         }
         if let Some(row) = rows.last_mut() {
@@ -96,7 +100,7 @@ pub fn of(app: &App, board: &Board) -> Option<Alarm> {
             let what = format!(
                 "interrupted after step {} ({}): {cause}{}",
                 state.step,
-                age(app.now, state.updated),
+                age(now(app), state.updated),
                 lost(board)
             );
             let remedy = resumes.unwrap_or_else(|| "it left no checkpoint".to_owned());
@@ -164,7 +168,7 @@ pub fn well(app: &App, board: &Board) -> String {
     let saved = match (state.newest_checkpoint(), board.saved_at) {
         (Some(checkpoint), Some(at)) => {
             let width = state.total_steps.unwrap_or(0).to_string().len();
-            let (step, age) = (checkpoint.step, age(app.now, at));
+            let (step, age) = (checkpoint.step, age(now(app), at));
             format!("checkpoint step {step:>width$} saved {age}")
         }
         _ => "no checkpoint yet".to_owned(),

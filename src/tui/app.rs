@@ -19,8 +19,10 @@ use super::{
     picker::{Asked, Looked, Picker},
     runs::{Details, RunRow, Runs},
     splits::Splits,
+    written::Replaces,
 };
 use crate::{
+    base::text::columns,
     event::{Control, Record},
     launch::RunFolder,
     store::RunState,
@@ -93,6 +95,8 @@ pub struct App {
     pub rows: usize,
     pub runs: Runs,
     pub board: Option<Board>,
+    /// Runs that were turned to, also when it was the same again.
+    watches: u64,
     pub live: Live,
     pub logs: Logs,
     pub launch: Launch,
@@ -203,7 +207,8 @@ pub enum Msg {
     Details(Box<Details>),
     /// News of the watched run.
     Watched {
-        root: PathBuf,
+        /// That of the effect.
+        watch: u64,
         news: News,
     },
     /// An effect's outcome in words.
@@ -215,6 +220,8 @@ pub enum Msg {
     /// A run that was started, or gone on with, here.
     Started(Result<RunFolder, String>),
     Checked(Box<Checked>),
+    /// What a check waits for.
+    Checking(String),
     Looked(Box<Looked>),
     /// The names that a path may go on with, and what they have in common.
     Completed {
@@ -276,7 +283,8 @@ pub enum Effect {
     Redraw,
     Copy(String),
     Mouse(bool),
-    Watch(RunFolder),
+    /// The number is that of what comes of it.
+    Watch(RunFolder, u64),
     /// The recording, from its beginning.
     Play,
     Control(RunFolder, Control),
@@ -303,11 +311,11 @@ pub enum Effect {
     },
     /// Reads a config to begin with.
     OpenFile(PathBuf),
-    /// Writes a config; over another file only where that was agreed to.
+    /// Writes a config.
     Write {
         path: PathBuf,
         root: Value,
-        may_replace: bool,
+        replaces: Replaces,
     },
     Edit(String),
     Launch(Box<Draft>),
@@ -344,6 +352,7 @@ impl App {
             rows: 10,
             runs: Runs::default(),
             board: None,
+            watches: 0,
             live: Live::default(),
             logs: Logs::default(),
             launch: Launch::default(),
@@ -429,6 +438,17 @@ impl App {
         }
     }
 
+    /// As [`Self::complain`], in full where the last line has no room for it.
+    pub fn refuse(&mut self, title: &str, text: &str) {
+        let has_room = columns(text) + 3 <= usize::from(self.size.0);
+        if has_room && !text.contains('\n') {
+            self.complain(text);
+        } else {
+            let lines = text.lines().map(str::to_owned).collect();
+            self.present(Popup::text(title, lines));
+        }
+    }
+
     /// Goes to a screen; Esc comes back.
     pub fn show(&mut self, screen: Screen) {
         if self.screen != screen {
@@ -449,10 +469,13 @@ impl App {
         if is_same {
             return Vec::new();
         }
-        self.board = Some(Board::new(folder.clone()));
+        let mut board = Board::new(folder.clone());
+        self.watches += 1;
+        board.watch = self.watches;
+        self.board = Some(board);
         self.live.turn();
         self.logs.turn();
-        vec![Effect::Watch(folder)]
+        vec![Effect::Watch(folder, self.watches)]
     }
 
     /// The wall clock's time of an event, `14:03:12`.

@@ -41,6 +41,8 @@ pub struct LogLine {
 #[derive(Clone)]
 pub struct Board {
     pub folder: RunFolder,
+    /// What is told of it has this number.
+    pub watch: u64,
     pub state: RunState,
     /// Whether a supervisor holds it.
     pub held: bool,
@@ -79,6 +81,7 @@ impl Board {
     pub fn new(folder: RunFolder) -> Self {
         Self {
             folder,
+            watch: 0,
             state: RunState::default(),
             held: false,
             reading: None,
@@ -102,6 +105,13 @@ impl Board {
             restarted_at: None,
             dropped: 0,
         }
+    }
+
+    /// Another run in the place of this one, followed by the same.
+    pub fn anew(&self) -> Self {
+        let mut board = Self::new(self.folder.clone());
+        board.watch = self.watch;
+        board
     }
 
     /// Takes in one record; records come in the log's order.

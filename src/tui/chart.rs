@@ -56,7 +56,11 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, look: Look, plot: &Plot<'_>) {
         (true, ..60) => " ^",
         (true, _) => "  first steps clipped",
     };
-    let log = if plot.is_log { "  log" } else { "" };
+    let log = match (plot.is_log, scale.is_log) {
+        (false, _) => "",
+        (true, true) => "  log",
+        (true, false) => "  not log: a value is not above 0",
+    };
     let block = block.title(format!(" {}{log}{clipped} ", plot.title));
     let columns = usize::from(area.width.saturating_sub(8)).max(1);
     // A line to a point far outside would be followed cell by cell.
@@ -145,13 +149,12 @@ impl Scale {
     }
 
     fn label(&self, share: f64) -> String {
-        let place = self.y.0 + (self.y.1 - self.y.0) * share;
-        let value = if self.is_log {
-            10f64.powf(place)
-        } else {
-            place
-        };
-        number(value)
+        let room = self.y.1 - self.y.0;
+        let place = self.y.0 + room * share;
+        match self.is_log {
+            true => number(10f64.powf(place)),
+            false => number_of(place, room / 2.0),
+        }
     }
 }
 
@@ -212,6 +215,23 @@ fn x_axis(scale: &Scale, height: u16) -> Axis<'static> {
     }
     let middle = (scale.x.0 + scale.x.1) / 2.0;
     axis.labels([scale.x.0, middle, scale.x.1].map(|x| units::count(x.round())))
+}
+
+/// As [`number`], with as many digits as tell values apart that lie `step` from each other.
+fn number_of(value: f64, step: f64) -> String {
+    let short = number(value);
+    let read = |text: &str| text.parse::<f64>().ok();
+    let is_near = |text: &str| read(text).is_none_or(|shown| (shown - value).abs() < step / 20.0);
+    if step <= 0.0 || is_near(&short) {
+        return short;
+    }
+    let digits = 1..=9;
+    let longer = digits.map(|digits| match value.abs() < 0.01 {
+        true => format!("{value:.digits$e}"),
+        false => format!("{value:.digits$}"),
+    });
+    let mut longer = longer.filter(|text| is_near(text));
+    longer.next().unwrap_or(short)
 }
 
 /// A value of a scale, in about five characters.
@@ -315,6 +335,22 @@ mod tests {
                 end >= f64::from(last) && end <= f64::from(last) + room + 1.0,
                 "{last} {end}"
             );
+        }
+    }
+
+    #[test]
+    fn labels_tell_their_values_apart() {
+        for (value, step, label) in [
+            (1.5e-4, 1.5e-4, "1.5e-4"),
+            (2.5e-4, 1.25e-4, "2.5e-4"),
+            (3e-4, 1.5e-4, "3e-4"),
+            (2.3015, 0.0005, "2.3015"),
+            (2.5, 0.5, "2.50"),
+            (123.25, 0.25, "123.25"),
+            (25_000.0, 12_500.0, "25.0k"),
+            (0.0, 1.0, "0"),
+        ] {
+            assert_eq!(number_of(value, step), label);
         }
     }
 

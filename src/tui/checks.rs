@@ -1,6 +1,11 @@
 //! What a draft would do on this machine; reads data, so it has a thread of its own.
 
-use std::path::PathBuf;
+use std::{
+    fs::Metadata,
+    path::{Path, PathBuf},
+    sync::Mutex,
+    time::{Duration, Instant, SystemTime},
+};
 
 use serde_json::Value;
 
@@ -22,6 +27,9 @@ const MOST_DEVICES: usize = 32;
 const MOST_MOMENTS: usize = 2;
 /// Tokens of data that can't be read, so that the rest of a config can be judged.
 const STAND_IN_TOKENS: u64 = 1 << 40;
+
+/// Between two words about a preparation.
+const TELL_EVERY: Duration = Duration::from_millis(500);
 
 /// What was found out about a draft.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -66,17 +74,26 @@ pub struct SplitRow {
 pub struct Checker {
     runs_dir: PathBuf,
     machine: Option<Machine>,
-    /// The data that was read last, by its part of the config.
-    data: Option<(Value, Result<DataSummary, String>)>,
+    /// Runs of the folder that were running at the last look at it.
+    running: Vec<String>,
+    /// The data that was read last, by its part of the config and its files as they were.
+    data: Option<(Value, Stamps, Result<DataSummary, String>)>,
+    /// What is told of a preparation that takes a while.
+    tell: Box<dyn Fn(String) + Send + Sync>,
 }
 
+/// When each path of a config was written last, and its size; none where it is not there.
+type Stamps = Vec<Option<(SystemTime, u64)>>;
+
 impl Checker {
-    /// Nothing is looked at before the first draft.
-    pub const fn new(runs_dir: PathBuf) -> Self {
+    /// Nothing is looked at before the first draft; `tell` hears how far data is that takes a while.
+    pub fn new(runs_dir: PathBuf, tell: impl Fn(String) + Send + Sync + 'static) -> Self {
         Self {
             runs_dir,
             machine: None,
+            running: Vec::new(),
             data: None,
+            tell: Box::new(tell),
         }
     }
 
@@ -103,9 +120,14 @@ impl Checker {
 
     /// All that can be said about a draft.
     pub fn check(&mut self, draft: &Draft) -> Checked {
-        if draft.thorough {
+        let running = running(&self.runs_dir);
+        if draft.thorough || running != self.running {
             // Others may have begun, or ended, to use its cards.
             self.machine = None;
+            self.running = running;
+        }
+        if draft.thorough {
+            self.data = None;
         }
         let Read {
             config, problems, ..
@@ -168,17 +190,26 @@ impl Checker {
 
     fn data(&mut self, config: &RunConfig) -> Result<DataSummary, String> {
         let key = serde_json::to_value(&config.data).unwrap_or_default();
-        if let Some((known, summary)) = &self.data
-            && *known == key
+        let stamps = stamps(&key);
+        if let Some((known, at, summary)) = &self.data
+            && (known, at) == (&key, &stamps)
         {
             return summary.clone();
         }
-        let prepared = data::prepare(&config.data, &dirs::cache_dir(), &|_| {});
+        let told = Mutex::new(Instant::now());
+        let prepared = data::prepare(&config.data, &dirs::cache_dir(), &|progress| {
+            let Ok(mut last) = told.lock() else { return };
+            if last.elapsed() >= TELL_EVERY {
+                *last = Instant::now();
+                let share = 100.0 * progress.done as f64 / progress.total.max(1) as f64;
+                (self.tell)(format!("{} {share:.0} %", progress.what));
+            }
+        });
         let summary = match &prepared {
             Ok(prepared) => Ok(DataSummary::from(prepared)),
             Err(error) => Err(in_full(error).replace('\n', "; ")),
         };
-        self.data = Some((key, summary.clone()));
+        self.data = Some((key, stamps, summary.clone()));
         summary
     }
 
@@ -206,15 +237,10 @@ impl Checker {
             let text = format!("name: {} is taken, the run will be {name}", config.name);
             checks.push((true, text));
         }
-        let others: Vec<String> = runs::all(&self.runs_dir)
-            .iter()
-            .filter(|folder| lock::is_held(folder))
-            .map(crate::launch::RunFolder::name)
-            .collect();
-        if others.is_empty() {
+        if self.running.is_empty() {
             checks.push((true, "no other run of this folder is running".to_owned()));
         } else {
-            let text = format!("running beside it, slower: {}", others.join(", "));
+            let text = format!("running beside it, slower: {}", self.running.join(", "));
             checks.push((false, text));
         }
         checks.extend(plan.notes.iter().map(|note| (false, note.clone())));
@@ -231,6 +257,25 @@ impl Checker {
             }
             Err(error) => in_full(&error),
         }
+    }
+}
+
+/// The folder's runs that are running.
+fn running(runs_dir: &Path) -> Vec<String> {
+    let runs = runs::all(runs_dir);
+    let held = runs.iter().filter(|folder| lock::is_held(folder));
+    held.map(crate::launch::RunFolder::name).collect()
+}
+
+/// How every file stands that a part of a config names.
+fn stamps(config: &Value) -> Stamps {
+    match config {
+        Value::String(path) => {
+            let stamp = |meta: Metadata| Some((meta.modified().ok()?, meta.len()));
+            vec![std::fs::metadata(path).ok().and_then(stamp)]
+        }
+        Value::Object(object) => object.values().flat_map(stamps).collect(),
+        _ => Vec::new(),
     }
 }
 
@@ -496,9 +541,28 @@ mod tests {
     }
 
     fn checker(runs_dir: &std::path::Path, machine: Machine) -> Checker {
-        let mut checker = Checker::new(runs_dir.to_owned());
+        let mut checker = Checker::new(runs_dir.to_owned(), |_| {});
         checker.machine = Some(machine);
         checker
+    }
+
+    #[test]
+    fn data_that_appears_is_read_without_another_edit() {
+        let runs = tempfile::tempdir().expect("a folder");
+        let path = runs.path().join("a.txt");
+        let draft = draft(&[(
+            "data",
+            json!({ "text": { "path": path, "tokenizer": "bytes" } }),
+        )]);
+        let mut checker = checker(runs.path(), machine(0));
+        let told = |checked: Checked| {
+            let mut problems = checked.problems.into_iter();
+            problems.find(|(at, _)| at == "data").map(|(_, text)| text)
+        };
+        let absent = told(checker.check(&draft));
+        assert!(absent.is_some_and(|text| text.contains("no such file")));
+        std::fs::write(&path, "some text to train on\n".repeat(5_000)).expect("written");
+        assert_eq!(told(checker.check(&draft)), None);
     }
 
     #[test]

@@ -7,7 +7,15 @@ use ratatui::{
     widgets::{Block, Paragraph},
 };
 
-use super::{app::App, board::Board, curves::LOOKS, draw::cut, keys::Action, look::Look};
+use super::{
+    app::App,
+    board::Board,
+    curves::LOOKS,
+    draw::cut,
+    keys::Action,
+    live::{self, Panel},
+    look::Look,
+};
 use crate::{
     base::units,
     event::{GpuReading, RankStep, Reading},
@@ -39,12 +47,25 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
         }
         None => vec![host.clone(), " plan.json: n/a".to_owned()],
     };
-    if lines.len() > rows && rows > 0 {
-        let hidden = lines.len() - rows + 1;
-        lines.truncate(rows - 1);
-        let key = app.key(Action::Expand);
-        lines.push(format!(" ... {hidden} more rank(s): {key} expands"));
-    } else if lines.first() != Some(&host) {
+    let is_table = lines.first() != Some(&host);
+    if lines.len() > rows && rows > 1 {
+        // The heading, or the host, stays; the last row tells how many there are.
+        let ranks = lines.len() - 1;
+        let shown = rows.saturating_sub(2);
+        let first = app.live.offset(Panel::Devices).min(ranks - shown);
+        lines.drain(1..=first);
+        lines.truncate(1 + shown);
+        let [down, expand] = [Action::Down, Action::Expand].map(|action| app.key(action));
+        let key = match (app.live.panel == Panel::Devices, app.live.expanded) {
+            (true, true) => format!("{down} scrolls"),
+            (true, false) => format!("{down} scrolls, {expand} expands"),
+            (false, _) => format!("{} turns to them", app.key(Action::NextPanel)),
+        };
+        lines.push(format!(
+            " ranks {first} to {} of {ranks}: {key}",
+            first + shown.saturating_sub(1)
+        ));
+    } else if is_table {
         lines.push(host);
     }
     let lines: Vec<Line<'_>> = lines.into_iter().map(|line| styled(app, line)).collect();
@@ -82,7 +103,7 @@ pub fn sensors<'a>(app: &App, board: &'a Board) -> Option<&'a Reading> {
 
 fn now(app: &App, board: &Board) -> f64 {
     if board.held {
-        app.now.max(board.state.updated)
+        live::now(app).max(board.state.updated)
     } else {
         board.state.updated
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::fields;
+use super::{fields, written::text_of};
 use crate::config::{self, Assignment, ConfigError, RunConfig};
 
 /// The job that ships with the program, which a first run trains.
@@ -54,9 +54,7 @@ impl Default for Draft {
 impl Draft {
     /// The config as a file holds it.
     pub fn text(&self) -> String {
-        let mut text = serde_json::to_string_pretty(&self.root).unwrap_or_default();
-        text.push('\n');
-        text
+        text_of(&self.root)
     }
 
     /// The draft as a config, with everything in it that has not the right shape.

@@ -149,7 +149,7 @@ fn draw_last(frame: &mut Frame<'_>, area: Rect, app: &App) {
     }
     if let Some(popup) = &app.popup {
         let keys = cut(
-            &format!(" {}", popup::footer(popup)),
+            &format!(" {}", popup::footer(app, popup)),
             usize::from(area.width),
         );
         frame.render_widget(Paragraph::new(keys), area);

@@ -73,7 +73,7 @@ impl Doer {
             Effect::Play => {
                 thread::spawn(move || recording::play(&to));
             }
-            Effect::Watch(folder) => self.watch(folder),
+            Effect::Watch(folder, watch) => self.watch(folder, watch),
             Effect::Check(draft) => {
                 let _ = self.checks.send(Work::Check(draft));
             }
@@ -129,8 +129,8 @@ impl Doer {
             Effect::Write {
                 path,
                 root,
-                may_replace,
-            } => self.spawn(move || written::write(path, root, may_replace)),
+                replaces,
+            } => self.spawn(move || written::write(path, root, replaces)),
             Effect::Suspend
             | Effect::Redraw
             | Effect::Copy(_)
@@ -147,11 +147,11 @@ impl Doer {
         });
     }
 
-    fn watch(&mut self, folder: RunFolder) {
+    fn watch(&mut self, folder: RunFolder, watch: u64) {
         self.stop_tail.store(true, Ordering::Relaxed);
         self.stop_tail = Arc::default();
         let (stop, to) = (Arc::clone(&self.stop_tail), self.to.clone());
-        thread::spawn(move || tail(&folder, &stop, &to));
+        thread::spawn(move || tail(&folder, watch, &stop, &to));
     }
 
     /// Only the newest question is answered: a long log takes seconds.
@@ -168,21 +168,31 @@ impl Doer {
 }
 
 fn check_all(runs_dir: &Path, work: &mpsc::Receiver<Work>, to: &SyncSender<Msg>) {
-    let mut checker = Checker::new(runs_dir.to_owned());
+    let news = to.clone();
+    let mut checker = Checker::new(runs_dir.to_owned(), move |text| {
+        // Nobody listens where the UI has left.
+        let _ = news.send(Msg::Checking(text));
+    });
     while let Ok(mut next) = work.recv() {
-        // Only the newest of several drafts matters.
-        while let Work::Check(_) = next {
+        // Only the newest of several drafts matters; a launch behind them is of its own.
+        let mut launched = None;
+        while let (Work::Check(_), None) = (&next, &launched) {
             match work.try_recv() {
+                Ok(Work::Launch(draft)) => launched = Some(draft),
                 Ok(newer) => next = newer,
                 Err(_) => break,
             }
         }
-        let said = match next {
-            Work::Check(draft) => Msg::Checked(Box::new(checker.check(&draft))),
-            Work::Launch(draft) => Msg::Started(launch(runs_dir, &mut checker, &draft)),
-        };
-        if to.send(said).is_err() {
-            return;
+        let mut todo = vec![next];
+        todo.extend(launched.map(Work::Launch));
+        for work in todo {
+            let said = match work {
+                Work::Check(draft) => Msg::Checked(Box::new(checker.check(&draft))),
+                Work::Launch(draft) => Msg::Started(launch(runs_dir, &mut checker, &draft)),
+            };
+            if to.send(said).is_err() {
+                return;
+            }
         }
     }
 }

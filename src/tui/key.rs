@@ -28,6 +28,10 @@ impl Key {
     /// What the terminal reported; `None` for keys that nothing uses.
     pub fn of(event: KeyEvent) -> Option<Self> {
         let ctrl = event.modifiers.contains(KeyModifiers::CONTROL);
+        // A letter with Alt is another key than the letter.
+        if event.modifiers.contains(KeyModifiers::ALT) && matches!(event.code, KeyCode::Char(_)) {
+            return None;
+        }
         Some(match event.code {
             KeyCode::Char(c) if ctrl => Self::Ctrl(c.to_ascii_lowercase()),
             KeyCode::Char(c) => Self::Char(c),

@@ -69,6 +69,28 @@ impl Action {
         }
         name
     }
+
+    /// Whether it asks before it does something.
+    pub const fn asks(self) -> bool {
+        matches!(
+            self,
+            Self::Launch | Self::Write | Self::Stop | Self::Kill | Self::Delete
+        )
+    }
+
+    /// The place in a list that ends at `last`; `None` where the action moves nothing.
+    pub fn moved(self, place: usize, last: usize, page: usize) -> Option<usize> {
+        let to = match self {
+            Self::Up => place.saturating_sub(1),
+            Self::Down => place + 1,
+            Self::PageUp => place.saturating_sub(page),
+            Self::PageDown => place + page,
+            Self::First => 0,
+            Self::Last => last,
+            _ => return None,
+        };
+        Some(to.min(last))
+    }
 }
 
 /// Whether a key may change something outside the screen.

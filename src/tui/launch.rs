@@ -1,29 +1,26 @@
 //! Launch (1): what will I run, will it fit, what is wrong?
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde_json::Value;
 
 use super::{
     app::{App, Effect, Popup},
     checks::Checked,
-    draft::{Draft, Problem, field_of, working_folder},
+    draft::{Draft, field_of, working_folder},
     fields::{self, Field, Kind},
     keys::{Action, Key},
     line::Line,
     opener::{self, Opener},
+    origin::Origin,
     picker::{self, Asked, Looked},
     popup::confirm,
     sources::at_home,
     splits,
 };
 use crate::{
-    base::{fs::absolute, text::shell_quoted, units},
-    config::ConfigError,
-    launch::{RunFolder, names},
+    base::units,
+    launch::RunFolder,
     plan::{RunPlan, StopPlan},
 };
 
@@ -39,26 +36,15 @@ pub struct Launch {
     /// The filter is being typed.
     pub filtering: bool,
     pub checked: Option<Checked>,
+    /// What the check that goes on waits for.
+    pub checking: Option<String>,
     /// The beginning of the draft's data.
     pub looked: Option<Looked>,
-    /// The file that holds a config, and which.
-    pub saved: Option<(PathBuf, Value)>,
-    /// The draft as it was begun or saved last; `None`: as the program begins it.
-    kept: Option<Value>,
-    rough: Option<Rough>,
+    pub origin: Origin,
     /// By path and choice, the settings of choices that were left.
     pub left: BTreeMap<(String, String), Value>,
     /// The folder of runs, where commands must name it.
     pub elsewhere: Option<PathBuf>,
-}
-
-/// A text that is no config, and the draft's revision beside it.
-#[derive(Debug)]
-struct Rough {
-    revision: u64,
-    text: String,
-    /// Where its relative paths start from.
-    folder: PathBuf,
 }
 
 impl Launch {
@@ -70,88 +56,21 @@ impl Launch {
         fields
     }
 
-    /// Begins with a file's config, which may have problems.
-    ///
-    /// # Errors
-    /// An unreadable file; a text that is no JSON object.
-    pub fn open(&mut self, path: &Path) -> Result<(), ConfigError> {
-        let unreadable = |source| ConfigError::Unreadable {
-            path: path.to_owned(),
-            source,
-        };
-        let text = std::fs::read_to_string(path).map_err(unreadable)?;
-        self.open_text(path, text)
-    }
-
-    /// Begins with the text of a file's config.
-    ///
-    /// # Errors
-    /// The text is no JSON object.
-    pub fn open_text(&mut self, path: &Path, text: String) -> Result<(), ConfigError> {
-        let whole = absolute(&working_folder(), path);
-        let real = std::fs::canonicalize(&whole).unwrap_or(whole);
-        let folder = real.parent().map(Path::to_owned).unwrap_or_default();
-        let root = self
-            .draft
-            .parse(&text, &path.display().to_string(), &folder)?;
-        self.begin(root, text, folder);
-        self.saved = Some((path.to_owned(), self.draft.root.clone()));
-        Ok(())
-    }
-
-    /// Takes another draft, of this text.
-    fn begin(&mut self, root: Value, text: String, folder: PathBuf) {
-        self.draft.replace(root);
-        let is_config = self.draft.config().is_ok();
-        self.rough = (!is_config).then(|| self.rough(text, folder));
-        self.kept = Some(self.draft.root.clone());
-        self.left.clear();
-        self.cursor = 0;
-        self.filter.clear();
-    }
-
-    fn rough(&self, text: String, folder: PathBuf) -> Rough {
-        Rough {
-            revision: self.draft.revision,
-            text,
-            folder,
-        }
-    }
-
-    /// The text that stands for the draft, where it could not be read.
-    fn rough_text(&self) -> Option<&Rough> {
-        let revision = self.draft.revision;
-        self.rough
-            .as_ref()
-            .filter(|rough| rough.revision == revision)
-    }
-
-    /// The draft is what a file holds now.
-    pub fn keep(&mut self, path: PathBuf, root: Value) {
-        self.kept = Some(root.clone());
-        self.saved = Some((path, root));
-    }
-
-    /// Whether something would be lost with the draft.
-    pub fn is_changed(&self) -> bool {
-        match &self.kept {
-            Some(kept) => *kept != self.draft.root,
-            None => Draft::default().root != self.draft.root,
-        }
-    }
-
-    /// What `$EDITOR` is given: a text that could not be read, else the draft.
-    pub fn text(&self) -> String {
-        self.rough_text()
-            .map_or_else(|| self.draft.text(), |rough| rough.text.clone())
-    }
-
     /// The verdict on the draft as it stands; `None` while it is being checked.
     pub fn verdict(&self) -> Option<&Checked> {
         let revision = self.draft.revision;
         self.checked
             .as_ref()
             .filter(|checked| checked.revision == revision)
+    }
+
+    /// That the draft is being checked, and what that waits for.
+    pub fn checking_words(&self) -> String {
+        let waits = self.checking.as_ref();
+        waits.map_or_else(
+            || "checking ...".to_owned(),
+            |text| format!("checking: {text}"),
+        )
     }
 
     /// The draft's data, to be looked at.
@@ -181,31 +100,6 @@ impl Launch {
             || "looking at the machine ...".to_owned(),
             |checked| checked.machine.clone(),
         )
-    }
-
-    /// The command that does the same without a screen.
-    pub fn command(&self) -> String {
-        let file = match &self.saved {
-            Some((path, root)) if *root == self.draft.root => path.clone(),
-            _ => self.file_name().into(),
-        };
-        let mut command = format!("capstan train {}", shell_quoted(&file.to_string_lossy()));
-        if let Some(runs_dir) = &self.elsewhere {
-            let runs_dir = runs_dir.to_string_lossy();
-            command = format!("{command} --runs-dir {}", shell_quoted(&runs_dir));
-        }
-        command
-    }
-
-    /// Whether the command's file holds the draft as it stands.
-    pub fn is_saved(&self) -> bool {
-        let root = &self.draft.root;
-        self.saved.as_ref().is_some_and(|(_, saved)| saved == root)
-    }
-
-    /// The file that the draft would be written to.
-    fn file_name(&self) -> String {
-        format!("{}.json", names::cleaned(&self.draft.name()))
     }
 
     /// What a choice is set to: its settings as they were left, else `made`.
@@ -244,14 +138,11 @@ pub fn act(app: &mut App, action: Action) -> Vec<Effect> {
     let fields = app.launch.fields();
     let last = fields.len().saturating_sub(1);
     let place = app.launch.cursor.min(last);
-    let page = app.rows.max(1);
+    if let Some(place) = action.moved(place, last, app.rows.max(1)) {
+        app.launch.cursor = place;
+        return Vec::new();
+    }
     match action {
-        Action::Up => app.launch.cursor = place.saturating_sub(1),
-        Action::Down => app.launch.cursor = (place + 1).min(last),
-        Action::PageUp => app.launch.cursor = place.saturating_sub(page),
-        Action::PageDown => app.launch.cursor = (place + page).min(last),
-        Action::First => app.launch.cursor = 0,
-        Action::Last => app.launch.cursor = last,
         Action::NextPanel => app.launch.cursor = next_group(&fields, place, true),
         Action::PreviousPanel => app.launch.cursor = next_group(&fields, place, false),
         Action::Left | Action::Right => {
@@ -267,7 +158,7 @@ pub fn act(app: &mut App, action: Action) -> Vec<Effect> {
             return check(app);
         }
         Action::Write => {
-            let path = Line::new(app.launch.file_name());
+            let path = Line::new(app.launch.target());
             app.popup = Some(Popup::WriteTo { path });
         }
         Action::Edit => return vec![Effect::Edit(app.launch.text())],
@@ -518,7 +409,8 @@ fn at_home_in(app: &mut App, field: &Field) {
 fn launch(app: &mut App) -> Vec<Effect> {
     let Some(checked) = app.launch.verdict() else {
         let key = app.key(Action::Launch);
-        app.complain(format!("still checking; press {key} again in a moment"));
+        let waits = app.launch.checking_words();
+        app.complain(format!("still {waits}; press {key} again in a moment"));
         return Vec::new();
     };
     if let Some((path, problem)) = checked.problems.first() {
@@ -579,13 +471,14 @@ pub fn all_lines(launch: &Launch) -> Vec<String> {
 fn all_checks(app: &mut App) {
     let mut lines = all_lines(&app.launch);
     if lines.is_empty() {
-        lines.push("still checking".to_owned());
+        lines.push(format!("still {}", app.launch.checking_words()));
     }
     app.popup = Some(Popup::text("Checks", lines));
 }
 
 /// Takes in a verdict; one on an older draft is history.
 pub fn checked(app: &mut App, checked: Checked) {
+    app.launch.checking = None;
     if checked.revision < app.launch.draft.revision {
         return;
     }
@@ -613,69 +506,5 @@ fn base_of<'a>(app: &App, name: &'a str) -> &'a str {
     match name.rsplit_once('-') {
         Some((base, n)) if n.parse::<u32>().is_ok() && is_run(base) => base,
         _ => name,
-    }
-}
-
-/// Takes in what was opened: a file's text, or a past run's, which no file of the user's holds.
-pub fn opened(app: &mut App, from: Option<PathBuf>, text: Result<String, String>) -> Vec<Effect> {
-    let taken = text.and_then(|text| match &from {
-        Some(path) => app
-            .launch
-            .open_text(path, text)
-            .map_err(|error| error.to_string()),
-        None => {
-            let folder = working_folder();
-            let root = app.launch.draft.parse(&text, "config", &folder);
-            let root = root.map_err(|error| error.to_string())?;
-            app.launch.begin(root, text, folder);
-            Ok(())
-        }
-    });
-    match taken {
-        Ok(()) => check(app),
-        Err(text) => {
-            app.complain(format!("the config stays as it was: {text}"));
-            Vec::new()
-        }
-    }
-}
-
-/// Takes in the text that `$EDITOR` left. One that can't be read is kept: nobody types it a second time.
-pub fn edited(app: &mut App, text: Result<String, String>) -> Vec<Effect> {
-    let text = match text {
-        Ok(text) => text,
-        Err(problem) => {
-            app.complain(format!("the config stays as it was: {problem}"));
-            return Vec::new();
-        }
-    };
-    let given = app.launch.rough_text();
-    let folder = given.map_or_else(working_folder, |rough| rough.folder.clone());
-    let parsed = app.launch.draft.parse(&text, "config", &folder);
-    let key = app.key(Action::Edit);
-    match parsed {
-        Ok(root) => {
-            let launch = &mut app.launch;
-            launch.draft.replace(root);
-            let problems: Vec<Problem> = launch.draft.read().problems;
-            launch.rough = (!problems.is_empty()).then(|| launch.rough(text, folder));
-            launch.cursor = 0;
-            if !problems.is_empty() {
-                let n = problems.len();
-                app.complain(format!("{n} problem(s); {key} opens the same text again"));
-            }
-            check(app)
-        }
-        Err(error) => {
-            app.launch.rough = Some(app.launch.rough(text, folder));
-            let lines = error.to_string();
-            let mut lines: Vec<String> = lines.lines().map(str::to_owned).collect();
-            lines.extend([
-                String::new(),
-                format!("The config stays as it was; {key} opens the edited text again."),
-            ]);
-            app.present(Popup::text("That text is no config", lines));
-            Vec::new()
-        }
     }
 }

@@ -134,7 +134,7 @@ fn check_line<'a>(app: &App, line: &str) -> Line<'a> {
 /// Whether the draft can be launched, and what is to be known before.
 fn state(app: &App) -> String {
     let Some(checked) = app.launch.verdict() else {
-        return "checking ...".to_owned();
+        return app.launch.checking_words();
     };
     let warnings = checked.checks.iter().filter(|(is_well, _)| !is_well);
     match (checked.problems.len(), warnings.count()) {
@@ -266,7 +266,7 @@ fn draw_outlook(frame: &mut Frame<'_>, area: Rect, app: &App) {
         .as_ref()
         .and_then(|checked| checked.plan.as_ref());
     match plan {
-        None if app.launch.verdict().is_none() => lines.push("checking ...".to_owned()),
+        None if app.launch.verdict().is_none() => lines.push(app.launch.checking_words()),
         None => lines.push("nothing: the config has problems".to_owned()),
         Some(plan) => {
             let memory = plan.memory;
@@ -319,7 +319,10 @@ fn draw_checks(frame: &mut Frame<'_>, area: Rect, app: &App) {
     };
     let mut lines: Vec<Line<'_>> = lines.iter().map(|line| check_line(app, line)).collect();
     if lines.is_empty() {
-        lines.push(Line::from(Span::styled("checking ...", app.look.dim())));
+        lines.push(Line::from(Span::styled(
+            app.launch.checking_words(),
+            app.look.dim(),
+        )));
     }
     let paragraph = Paragraph::new(lines)
         .wrap(Wrap { trim: false })

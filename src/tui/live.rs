@@ -46,7 +46,14 @@ pub struct Live {
     /// Lines of the panel in focus that lie above it.
     offset: usize,
     /// The picture when it was frozen.
-    pub frozen: Option<Box<Board>>,
+    pub frozen: Option<Box<Frozen>>,
+}
+
+/// A picture that stands still.
+pub struct Frozen {
+    board: Board,
+    /// Unix seconds at which it was frozen.
+    now: f64,
 }
 
 impl Live {
@@ -65,7 +72,14 @@ impl Live {
 
 /// The run as it is shown: frozen, or as it is.
 pub fn shown(app: &App) -> Option<&Board> {
-    app.live.frozen.as_deref().or(app.board.as_ref())
+    let frozen = app.live.frozen.as_ref().map(|frozen| &frozen.board);
+    frozen.or(app.board.as_ref())
+}
+
+/// The time of the run as it is shown.
+pub fn now(app: &App) -> f64 {
+    let frozen = app.live.frozen.as_ref();
+    frozen.map_or(app.now, |frozen| frozen.now)
 }
 
 /// The item of a list that lies `by` after the present one, over its ends.
@@ -78,8 +92,7 @@ pub fn turned<T: Copy + PartialEq>(list: &[T], present: T, by: isize) -> T {
 /// Lines that the panel in focus has.
 fn lines(app: &App) -> usize {
     shown(app).map_or(0, |board| match app.live.panel {
-        Panel::Devices => board.state.sensors.as_ref().map_or(0, |it| it.gpus.len()),
-        Panel::Anatomy => board.state.world,
+        Panel::Devices | Panel::Anatomy => board.state.world,
         Panel::Checkpoints => board.state.checkpoints.len(),
         Panel::Events => board.events().count(),
         Panel::Loss | Panel::Metric => 0,
@@ -94,18 +107,8 @@ fn scroll(app: &mut App, action: Action) {
         app.say(format!("nothing to move in; {key} turns to the next panel"));
         return;
     }
-    let last = n - 1;
-    let by = app.rows / 2;
-    let offset = app.live.offset;
-    app.live.offset = match action {
-        Action::Up => offset.saturating_sub(1),
-        Action::Down => offset + 1,
-        Action::PageUp => offset.saturating_sub(by),
-        Action::PageDown => offset + by,
-        Action::Last => last,
-        _ => 0,
-    }
-    .min(last);
+    let moved = action.moved(app.live.offset, n - 1, app.rows / 2);
+    app.live.offset = moved.unwrap_or(app.live.offset);
 }
 
 fn focus(live: &mut Live, by: isize) {
@@ -151,7 +154,10 @@ pub fn act(app: &mut App, action: Action) -> Vec<Effect> {
 /// Freezes the picture, or lets it go on; the run goes on either way.
 pub fn freeze(app: &mut App) {
     app.live.frozen = match (app.live.frozen.take(), &app.board) {
-        (None, Some(board)) => Some(Box::new(board.clone())),
+        (None, Some(board)) => Some(Box::new(Frozen {
+            board: board.clone(),
+            now: app.now,
+        })),
         _ => None,
     };
 }
@@ -181,7 +187,8 @@ fn pause(app: &mut App) -> Vec<Effect> {
     order(app, control)
 }
 
-fn ask_stop(app: &mut App) -> Vec<Effect> {
+/// Asks before a stop.
+pub fn ask_stop(app: &mut App) -> Vec<Effect> {
     let effects = order(app, Control::Stop);
     let Some(then) = effects.into_iter().next() else {
         return Vec::new();

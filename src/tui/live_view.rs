@@ -16,7 +16,7 @@ use super::{
     devices,
     draw::cut,
     keys::Action,
-    live::{Panel, shown},
+    live::{Panel, now, shown},
     logs_view::entry_line,
     metric::Metric,
 };
@@ -208,7 +208,7 @@ fn draw_progress(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
         text = format!("{text}  ETA {left:>7}");
         let is_moving = area.width >= 100 && state.status != Status::Paused;
         if let Some(seconds) = state.remaining_s().filter(|_| is_moving) {
-            text = format!("{text} ({})", app.clock(app.now + seconds));
+            text = format!("{text} ({})", app.clock(now(app) + seconds));
         }
     }
     text = format!("{text}  up {:>7}", units::seconds(state.elapsed_s()));
@@ -321,6 +321,8 @@ fn draw_checkpoints(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board)
         && every > 0
     {
         let next = (state.step / every).saturating_add(1).saturating_mul(every);
+        // The last step saves too.
+        let next = next.min(state.total_steps.unwrap_or(next)).max(state.step);
         let wait = units::seconds((next - state.step) as f64 * seconds);
         lines.insert(
             0,

@@ -101,17 +101,12 @@ pub fn act(app: &mut App, action: Action) -> Vec<Effect> {
     let lines = visible(app);
     let last = lines.len().saturating_sub(1);
     let place = place(app, &lines);
-    let page = app.rows.max(1);
-    let to = match action {
-        Action::Up => Some(place.saturating_sub(1)),
-        Action::Down => Some(place + 1),
-        Action::PageUp => Some(place.saturating_sub(page)),
-        Action::PageDown => Some(place + page),
-        Action::First => Some(0),
-        _ => None,
-    };
-    if let Some(to) = to {
-        app.logs.at = lines.get(to.min(last)).map(|line| line.number);
+    // The last line is followed.
+    let moved = action
+        .moved(place, last, app.rows.max(1))
+        .filter(|_| action != Action::Last);
+    if let Some(to) = moved {
+        app.logs.at = lines.get(to).map(|line| line.number);
         return Vec::new();
     }
     match action {
@@ -130,8 +125,8 @@ pub fn act(app: &mut App, action: Action) -> Vec<Effect> {
         Action::Wrap => app.logs.wrap = !app.logs.wrap,
         Action::Freeze => freeze(app),
         Action::Filter => app.logs.typing = true,
-        Action::NextMatch => find(app, true),
-        Action::PreviousMatch => find(app, false),
+        Action::NextMatch => find(app, true, 1),
+        Action::PreviousMatch => find(app, false, 1),
         Action::Open => app.popup = lines.get(place).map(|line| detail(app, line)),
         Action::Copy => {
             let line = lines.get(place).map(|line| line.entry.text.clone());
@@ -190,12 +185,12 @@ fn next_rank(app: &mut App) {
     app.logs.at = None;
 }
 
-/// Goes to the next line that matches, around the end.
-fn find(app: &mut App, forward: bool) {
+/// Goes to the next line that matches, from `from` lines further on and around the end.
+fn find(app: &mut App, forward: bool, from: usize) {
     let lines = visible(app);
     let n = lines.len();
     let place = place(app, &lines);
-    let mut order = (1..=n).map(|by| {
+    let mut order = (from..from + n).map(|by| {
         if forward {
             (place + by) % n
         } else {
@@ -221,7 +216,7 @@ pub fn type_search(app: &mut App, key: Key) -> Vec<Effect> {
     let over = app.logs.filter.type_key(key);
     app.logs.typing = over.is_none();
     if over == Some(true) && app.logs.filter.searches() {
-        find(app, false);
+        find(app, false, 0);
     }
     Vec::new()
 }

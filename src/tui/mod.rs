@@ -30,6 +30,7 @@ mod logs_view;
 mod look;
 mod metric;
 mod opener;
+mod origin;
 mod palette;
 mod picker;
 mod popup;

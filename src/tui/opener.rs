@@ -17,7 +17,7 @@ use super::{
     launch,
     launch_view::recent_line,
     line::Line,
-    popup::{confirm, draw_list, frame_of},
+    popup::{PAGE, confirm, draw_list, frame_of},
     sources::at_home,
 };
 use crate::{base::fs::absolute, launch::RunFolder};
@@ -71,10 +71,17 @@ pub fn press(app: &mut App, mut opener: Opener, key: Key) -> Vec<Effect> {
                 return folder.map_or_else(Vec::new, |folder| launch::reopen(app, folder));
             }
         },
-        key => match opener.typed.press(key) {
-            Some(_) => return Vec::new(),
-            None => opener.chosen = 0,
-        },
+        Key::PageUp => opener.chosen = opener.chosen.saturating_sub(PAGE),
+        Key::PageDown => opener.chosen = (opener.chosen + PAGE).min(opener.folders.len()),
+        key => {
+            let typed = opener.typed.to_string();
+            if opener.typed.press(key).is_some() {
+                return Vec::new();
+            }
+            if *opener.typed != *typed {
+                opener.chosen = 0;
+            }
+        }
     }
     app.popup = Some(Popup::Open(opener));
     effects

@@ -15,7 +15,7 @@ use super::{
     keys::Key,
     launch,
     line::Line as Typed,
-    popup::frame_of,
+    popup::{PAGE, frame_of},
 };
 use crate::{base::text::printable, base::units, data::Preview};
 
@@ -117,6 +117,8 @@ pub fn press(app: &mut App, mut picker: Picker, key: Key) -> Vec<Effect> {
     match key {
         Key::Up | Key::BackTab => picker.chosen = picker.chosen.saturating_sub(1),
         Key::Down => picker.chosen = (picker.chosen + 1).min(picker.known.len()),
+        Key::PageUp => picker.chosen = picker.chosen.saturating_sub(PAGE),
+        Key::PageDown => picker.chosen = (picker.chosen + PAGE).min(picker.known.len()),
         Key::Tab => {
             picker.chosen = 0;
             effects.push(Effect::Complete(picker.typed.to_string()));

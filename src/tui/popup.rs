@@ -4,20 +4,20 @@ use ratatui::{
     Frame,
     layout::{Constraint, Layout, Rect},
     text::{Line, Span},
-    widgets::{Block, Clear, Paragraph, Wrap},
+    widgets::{Block, Clear, Paragraph},
 };
 
 use super::{
     app::{App, Effect, Popup, Screen},
-    draw::body_of,
+    draw::{body_of, wrap},
     keys::{Action, Binding, Class, Key},
     line, live, opener, picker, splits,
-    update::{choose, edit_line, order, palette_of},
+    update::{choose, edit_line, palette_of},
 };
-use crate::{base::text::columns, event::Control};
+use crate::base::text::columns;
 
-/// Lines of help, at most.
-const MOST_HELP: usize = 100;
+/// Lines that a page key moves a list or a text by.
+pub const PAGE: usize = 10;
 /// Columns in which a question can be read.
 const LEAST_WIDTH: u16 = 20;
 const YES_OR_NO: &str = "y or Enter: yes   n or Esc: no";
@@ -61,10 +61,10 @@ pub fn press(app: &mut App, key: Key) -> Vec<Effect> {
         } => (press_help(app, filter, typing, scroll, key), Vec::new()),
         Popup::Palette { query, chosen } => return press_palette(app, query, *chosen, key),
         Popup::Confirm {
+            title,
             lines,
             then,
             scroll,
-            ..
         } => match key {
             Key::Char('y') | Key::Enter if !shows(app, &[YES_OR_NO.to_owned()]) => {
                 (true, Vec::new())
@@ -72,20 +72,22 @@ pub fn press(app: &mut App, key: Key) -> Vec<Effect> {
             Key::Char('y') | Key::Enter => (false, vec![(**then).clone()]),
             Key::Char('n' | 'q') | Key::Esc | Key::Ctrl('c') => (false, Vec::new()),
             key => {
-                scrolled(app, scroll, lines.len(), key);
+                let most = laid_out(app, title, lines, &[YES_OR_NO.to_owned()]).hidden;
+                scrolled(app, scroll, most, key);
                 (true, Vec::new())
             }
         },
         Popup::TypeName {
+            title,
             name,
             typed,
             then,
             lines,
             scroll,
-            ..
         } => match key {
             Key::Up | Key::Down | Key::PageUp | Key::PageDown => {
-                scrolled(app, scroll, lines.len(), key);
+                let most = laid_out(app, title, lines, &name_question(name, typed)).hidden;
+                scrolled(app, scroll, most, key);
                 (true, Vec::new())
             }
             Key::Enter if !shows(app, &name_question(name, typed)) => (true, Vec::new()),
@@ -99,8 +101,12 @@ pub fn press(app: &mut App, key: Key) -> Vec<Effect> {
             },
         },
         Popup::Interrupt => return press_interrupt(app, key),
-        Popup::Text { scroll, lines, .. } => {
-            let most = lines.len().saturating_sub(1);
+        Popup::Text {
+            title,
+            lines,
+            scroll,
+        } => {
+            let most = laid_out(app, title, lines, &[]).hidden;
             (scrolled(app, scroll, most, key), Vec::new())
         }
         Popup::Splits(splits) => return splits::press(app, std::mem::take(splits), key),
@@ -139,10 +145,7 @@ pub fn paste(app: &mut App, text: &str) -> Vec<Effect> {
 /// Complains where the window is too small for a question: nobody agrees to what can't be read.
 fn shows(app: &mut App, question: &[String]) -> bool {
     let area = body_of(app.size);
-    let rows: usize = question
-        .iter()
-        .map(|line| rows_of(line, usize::from(area.width)))
-        .sum();
+    let rows = in_rows(question, usize::from(area.width).saturating_sub(MARGINS)).len();
     let is_shown = rows + 2 <= usize::from(area.height) && area.width >= LEAST_WIDTH;
     if !is_shown {
         app.complain("enlarge the window to answer; Esc: no");
@@ -157,14 +160,10 @@ fn press_write(app: &mut App, path: &mut line::Line, key: Key) -> (bool, Vec<Eff
     match path.press(key) {
         Some(true) if !path.trim().is_empty() => {
             let path = opener::path_of(path);
-            let held = app.launch.saved.as_ref().map(|(held, _)| held);
-            let may_replace =
-                held.is_some_and(|held| opener::path_of(&held.to_string_lossy()) == path);
-            let root = app.launch.draft.root.clone();
             let write = Effect::Write {
+                replaces: app.launch.replaces(&path),
                 path,
-                root,
-                may_replace,
+                root: app.launch.draft.root.clone(),
             };
             (false, vec![write])
         }
@@ -194,24 +193,25 @@ fn press_help(
         Some(Action::Filter) => *typing = true,
         Some(Action::Back) if !filter.is_empty() => filter.clear(),
         Some(Action::Help) => return false,
-        _ => return scrolled(app, scroll, MOST_HELP, key),
+        _ => {
+            let (title, lines) = help(app, filter, false);
+            let most = laid_out(app, &title, &lines, &[]).hidden;
+            return scrolled(app, scroll, most, key);
+        }
     }
     true
 }
 
 /// Moves a text; false where the key closes it.
 fn scrolled(app: &App, scroll: &mut usize, most: usize, key: Key) -> bool {
-    match action_of(app, key) {
-        Some(Action::Down) => *scroll += 1,
-        Some(Action::Up) => *scroll = scroll.saturating_sub(1),
-        Some(Action::PageDown) => *scroll += 10,
-        Some(Action::PageUp) => *scroll = scroll.saturating_sub(10),
-        Some(Action::First) => *scroll = 0,
-        Some(Action::Last) => *scroll = most,
-        Some(Action::Back | Action::Leave | Action::Interrupt | Action::Open) => return false,
-        _ => {}
+    let action = action_of(app, key);
+    if let Some(Action::Back | Action::Leave | Action::Interrupt | Action::Open) = action {
+        return false;
     }
-    *scroll = (*scroll).min(most);
+    let here = (*scroll).min(most);
+    *scroll = action
+        .and_then(|action| action.moved(here, most, PAGE))
+        .unwrap_or(here);
     true
 }
 
@@ -242,31 +242,40 @@ fn press_palette(app: &mut App, query: &mut String, chosen: usize, key: Key) -> 
 /// The place in a list of `n` lines after a key; `None` where the key closes it.
 pub fn moved(app: &App, chosen: usize, n: usize, key: Key) -> Option<usize> {
     let last = n.saturating_sub(1);
-    Some(match action_of(app, key) {
-        Some(Action::Down) => (chosen + 1).min(last),
-        Some(Action::Up) => chosen.saturating_sub(1),
-        Some(Action::PageDown) => (chosen + 10).min(last),
-        Some(Action::PageUp) => chosen.saturating_sub(10),
-        Some(Action::First) => 0,
-        Some(Action::Last) => last,
-        Some(Action::Back | Action::Leave | Action::Interrupt) => return None,
-        _ => chosen,
-    })
+    match action_of(app, key) {
+        Some(Action::Back | Action::Leave | Action::Interrupt) => None,
+        Some(action) => Some(action.moved(chosen, last, PAGE).unwrap_or(chosen)),
+        None => Some(chosen),
+    }
 }
 
 fn press_interrupt(app: &mut App, key: Key) -> Vec<Effect> {
-    let refused = app.readonly || app.recording;
     match key {
         Key::Char('l') | Key::Enter | Key::Ctrl('c') => app.leaving = Some(0),
-        Key::Char('s' | 'k') if refused => {
-            app.complain("nothing can be steered here");
-        }
-        Key::Char('s') => return order(app, Control::Stop),
-        Key::Char('k') => return live::ask_kill(app),
+        Key::Char('s') if steered(app).is_some() => return live::ask_stop(app),
+        Key::Char('k') if steered(app).is_some() => return live::ask_kill(app),
         Key::Esc | Key::Char('q') => {}
         _ => app.popup = Some(Popup::Interrupt),
     }
     Vec::new()
+}
+
+/// The name of the run that can be stopped or killed.
+fn steered(app: &App) -> Option<String> {
+    let is_refused = app.readonly || app.recording;
+    let board = app.board.as_ref().filter(|board| board.held && !is_refused);
+    board.map(|board| board.folder.name())
+}
+
+/// What Ctrl-C offers.
+fn interrupt_lines(app: &App) -> Vec<String> {
+    let mut lines = vec!["l  leave (Enter); runs go on".to_owned()];
+    if let Some(name) = steered(app) {
+        lines.push(format!("s  stop {name} after a checkpoint: asks"));
+        lines.push(format!("k  kill {name}: asks for its name"));
+    }
+    lines.push("Esc  nothing".to_owned());
+    lines
 }
 
 /// Draws the popup over `area`.
@@ -277,7 +286,10 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
             filter,
             typing,
             scroll,
-        }) => draw_help(frame, area, app, filter, *typing, *scroll),
+        }) => {
+            let (title, lines) = help(app, filter, *typing);
+            boxed(frame, area, app, &title, &lines, *scroll);
+        }
         Some(Popup::Palette { query, chosen }) => draw_palette(frame, area, app, query, *chosen),
         Some(Popup::Confirm {
             title,
@@ -305,13 +317,7 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
             question(frame, area, app, title, lines, &asked, *scroll);
         }
         Some(Popup::Interrupt) => {
-            let lines = [
-                "l  leave (Enter); runs go on".to_owned(),
-                "s  stop the run after a checkpoint".to_owned(),
-                "k  kill the run: asks for its name".to_owned(),
-                "Esc  nothing".to_owned(),
-            ];
-            boxed(frame, area, app, "Ctrl-C", &lines, 0);
+            boxed(frame, area, app, "Ctrl-C", &interrupt_lines(app), 0);
         }
         Some(Popup::Text {
             title,
@@ -342,30 +348,35 @@ fn name_question(name: &str, typed: &str) -> Vec<String> {
 }
 
 /// What the popup's keys do, for the last line.
-pub fn footer(popup: &Popup) -> &'static str {
-    match popup {
+pub fn footer(app: &App, popup: &Popup) -> String {
+    let [filter, back, up, down] =
+        [Action::Filter, Action::Back, Action::Up, Action::Down].map(|action| app.key(action));
+    let fixed = match popup {
         Popup::Help { typing: true, .. } => "type to filter   Enter keeps   Esc ends",
-        Popup::Help { .. } => "/ filter   ↑↓ scroll   Esc closes",
+        Popup::Help { .. } => {
+            return format!("{filter} filter   {up}{down} scroll   {back} closes");
+        }
+        Popup::Text { .. } => return format!("{up}{down} scroll   {back} closes"),
+        Popup::Splits(_) => {
+            let [left, right, open] =
+                [Action::Left, Action::Right, Action::Open].map(|action| app.key(action));
+            let moves = format!("{up}{down} choose   {left}{right} change an axis");
+            return format!("{moves}   {open} takes it   {back} closes");
+        }
         Popup::Palette { .. } => "type a name   ↑↓ choose   Enter does it   Esc closes",
-        Popup::Confirm { .. } => "y yes   n no   ↑↓ scroll",
+        Popup::Confirm { .. } => return format!("y yes   n no   {up}{down} scroll"),
         Popup::TypeName { .. } => "type the name   Enter agrees   Esc no",
-        Popup::Interrupt => "l leave   s stop   k kill   Esc nothing",
-        Popup::Text { .. } => "↑↓ scroll   Esc closes",
-        Popup::Splits(_) => "↑↓ choose   ←→ change an axis   Enter takes it   Esc closes",
+        Popup::Interrupt if steered(app).is_some() => "l leave   s stop   k kill   Esc nothing",
+        Popup::Interrupt => "l leave   Esc nothing",
         Popup::Data(_) => "↑↓ choose   Tab completes   Enter takes it   Esc closes",
         Popup::Open(_) => "↑↓ choose   Tab completes   Enter opens   Esc closes",
         Popup::WriteTo { .. } => "Enter writes   Tab completes   Esc no",
-    }
+    };
+    fixed.to_owned()
 }
 
-fn draw_help(
-    frame: &mut Frame<'_>,
-    area: Rect,
-    app: &App,
-    filter: &str,
-    typing: bool,
-    scroll: usize,
-) {
+/// Title and lines of the help.
+fn help(app: &App, filter: &str, typing: bool) -> (String, Vec<String>) {
     let mut lines = Vec::new();
     for (class, heading) in [
         (Class::Act, "ACT (asks first, or only starts or writes)"),
@@ -387,10 +398,10 @@ fn draw_help(
     lines.extend(notes(app));
     let cursor = if typing { "_" } else { "" };
     let title = match (filter, typing) {
-        ("", false) => format!("Help: {}   / filter   Esc closes", app.screen.title()),
+        ("", false) => format!("Help: {}", app.screen.title()),
         (filter, _) => format!("Help: {}   / {filter}{cursor}", app.screen.title()),
     };
-    boxed(frame, area, app, &title, &lines, scroll);
+    (title, lines)
 }
 
 /// What a screen shows that its keys do not say.
@@ -456,9 +467,7 @@ fn draw_palette(frame: &mut Frame<'_>, area: Rect, app: &App, query: &str, chose
         let style = if index == chosen {
             app.look.selected()
         } else {
-            app.look
-                .dim()
-                .remove_modifier(ratatui::style::Modifier::DIM)
+            ratatui::style::Style::new()
         };
         lines.push(Line::from(Span::styled(text, style)));
     }
@@ -537,41 +546,65 @@ fn question(
     asked: &[String],
     scroll: usize,
 ) {
-    let both = lines.iter().chain(asked);
-    let widest = both
-        .map(|line| columns(line))
-        .chain([columns(title) + 2])
-        .max()
-        .unwrap_or(0);
-    let all = |lines: &[String]| -> usize {
-        let rows = lines
-            .iter()
-            .map(|line| rows_of(line, usize::from(area.width)));
-        rows.sum()
-    };
-    let (rows, pinned) = (all(lines), all(asked));
-    let gap = usize::from(pinned > 0);
-    let width = u16::try_from(widest + 4).unwrap_or(u16::MAX);
-    let height = u16::try_from(rows + gap + pinned + 2).unwrap_or(u16::MAX);
-    let inner = frame_of(frame, area, app, title, width, height);
-    let pinned = u16::try_from(pinned).unwrap_or(u16::MAX);
+    let laid = laid_out_in(area, title, lines, asked);
+    let inner = frame_of(frame, area, app, title, laid.width, laid.height);
+    let pinned = u16::try_from(laid.asked.len()).unwrap_or(u16::MAX);
     let [above, below] =
         Layout::vertical([Constraint::Min(0), Constraint::Length(pinned)]).areas(inner);
-    let shown = usize::from(above.height);
-    let hidden = rows.saturating_sub(shown);
-    let paragraph = |lines: &[String]| {
-        let text = lines.iter().map(|line| Line::from(format!(" {line}")));
-        Paragraph::new(text.collect::<Vec<_>>()).wrap(Wrap { trim: false })
+    let paragraph = |rows: Vec<&str>| {
+        let rows = rows.into_iter().map(|row| Line::from(format!(" {row}")));
+        Paragraph::new(rows.collect::<Vec<_>>())
     };
-    let scroll = u16::try_from(scroll.min(hidden)).unwrap_or(0);
-    frame.render_widget(paragraph(lines).scroll((scroll, 0)), above);
-    frame.render_widget(paragraph(asked), below);
+    let rows = laid.rows.into_iter().skip(scroll.min(laid.hidden));
+    frame.render_widget(paragraph(rows.collect()), above);
+    frame.render_widget(paragraph(laid.asked), below);
 }
 
-/// Rows that a line takes in a box that fills `width` columns.
-fn rows_of(line: &str, width: usize) -> usize {
-    let most = width.saturating_sub(4).max(1);
-    columns(line).div_ceil(most).max(1)
+/// Columns of a box that no text is in: its frame, and a blank at either side.
+const MARGINS: usize = 4;
+
+/// A text and the question below it, in rows of a box.
+struct LaidOut<'a> {
+    width: u16,
+    height: u16,
+    rows: Vec<&'a str>,
+    asked: Vec<&'a str>,
+    /// Rows of the text that have no place.
+    hidden: usize,
+}
+
+/// As it is drawn over the whole body.
+fn laid_out<'a>(app: &App, title: &str, lines: &'a [String], asked: &'a [String]) -> LaidOut<'a> {
+    laid_out_in(body_of(app.size), title, lines, asked)
+}
+
+fn laid_out_in<'a>(
+    area: Rect,
+    title: &str,
+    lines: &'a [String],
+    asked: &'a [String],
+) -> LaidOut<'a> {
+    let widths = lines.iter().chain(asked).map(|line| columns(line));
+    let widest = widths.chain([columns(title)]).max().unwrap_or(0);
+    let width = (widest + MARGINS).min(usize::from(area.width));
+    let [rows, asked] = [lines, asked].map(|lines| in_rows(lines, width.saturating_sub(MARGINS)));
+    let gap = usize::from(!asked.is_empty());
+    let besides = asked.len() + gap + 2;
+    let height = (rows.len() + besides).min(usize::from(area.height));
+    let narrowed = |length: usize| u16::try_from(length).unwrap_or(u16::MAX);
+    LaidOut {
+        width: narrowed(width),
+        height: narrowed(height),
+        hidden: (rows.len() + besides - gap).saturating_sub(height),
+        rows,
+        asked,
+    }
+}
+
+/// Lines in rows of a width.
+fn in_rows(lines: &[String], width: usize) -> Vec<&str> {
+    let lines = lines.iter();
+    lines.flat_map(|line| wrap(line, width.max(1))).collect()
 }
 
 /// Asks before an effect.

@@ -86,10 +86,7 @@ pub fn paced() -> Vec<(f64, Record)> {
 
 /// Sends the records as they came, faster and with the times of today.
 pub fn play(to: &SyncSender<Msg>) {
-    let tell = |news: News| {
-        let root = "recording".into();
-        to.send(Msg::Watched { root, news }).is_ok()
-    };
+    let tell = |news: News| to.send(Msg::Watched { watch: 0, news }).is_ok();
     if !tell(News::Held(true)) {
         return;
     }

@@ -42,6 +42,8 @@ const INJECTED_PANIC: &str = "tui:key:panic";
 const INJECTED_ERROR: &str = "tui:key:error";
 /// Messages that wait; beyond it their sources wait, so that a long log is not held in memory.
 const MOST_WAITING: usize = 16;
+/// After `$EDITOR` its signals arrive within this time.
+const EDITORS_SIGNALS: Duration = Duration::from_millis(500);
 /// Exit code of a panic.
 const INTERNAL: i32 = 70;
 /// The run that is watched, for a last word after a panic.
@@ -64,6 +66,7 @@ pub fn run(mut app: App, first: Vec<Effect>) -> anyhow::Result<u8> {
         screen: &mut screen,
         doer,
         keyboard,
+        edited: None,
     };
     for effect in first {
         ui.perform(effect)?;
@@ -88,6 +91,8 @@ struct Ui<'a> {
     screen: &'a mut Screen,
     doer: Doer,
     keyboard: Keyboard,
+    /// When `$EDITOR` gave the terminal back last.
+    edited: Option<Instant>,
 }
 
 impl Ui<'_> {
@@ -120,11 +125,12 @@ impl Ui<'_> {
                 Err(RecvTimeoutError::Disconnected) => return Ok(0),
             };
             is_due = true;
-            // What somebody did is shown at once, what happened at the next drawing.
-            if matches!(
+            // What somebody did, and what comes of it, is shown at once; what runs do, at the next drawing.
+            let is_news = matches!(
                 message,
-                Msg::Key(_) | Msg::Wheel(_) | Msg::Resized | Msg::Pasted(_)
-            ) {
+                Msg::Watched { .. } | Msg::Runs(_) | Msg::Details(_) | Msg::Tick(_)
+            );
+            if !is_news {
                 drawn = None;
             }
             self.take(message)?;
@@ -139,6 +145,11 @@ impl Ui<'_> {
             let fault = env::var(INJECT_VARIABLE).unwrap_or_default();
             assert!(fault != INJECTED_PANIC, "planted");
             anyhow::ensure!(fault != INJECTED_ERROR, "planted");
+        }
+        // Ctrl-C in `$EDITOR` is sent to whatever has its terminal.
+        let is_editors = self.edited.is_some_and(|at| at.elapsed() < EDITORS_SIGNALS);
+        if is_editors && matches!(message, Msg::Signal(SIGINT)) {
+            return Ok(());
         }
         self.app.now = unix_seconds();
         for effect in update(&mut self.app, message) {
@@ -186,14 +197,14 @@ impl Ui<'_> {
                     self.perform(effect)?;
                 }
             }
-            Effect::Watch(folder) => {
+            Effect::Watch(folder, watch) => {
                 if let Ok(mut watched) = WATCHED.lock() {
                     *watched = Some(shortly(&self.app.runs_dir, &folder));
                 }
                 if let Some(board) = &mut self.app.board {
                     sources::fill(board);
                 }
-                self.doer.start(Effect::Watch(folder));
+                self.doer.start(Effect::Watch(folder, watch));
             }
             effect => self.doer.start(effect),
         }
@@ -226,6 +237,7 @@ impl Ui<'_> {
             .status();
         let retaken = self.screen.retake();
         self.keyboard.hold(false);
+        self.edited = Some(Instant::now());
         retaken.map_err(words)?;
         let edited = match status {
             Ok(status) if status.success() => fs::read_to_string(&path).map_err(words),

@@ -4,9 +4,12 @@ use std::collections::BTreeSet;
 
 use super::{
     app::{App, Effect, Screen},
+    draw::body_of,
+    fields::shown,
     filter::{Field, Filter, Words},
     keys::{Action, Key},
     popup::ask_name,
+    runs_view,
     series::Series,
 };
 use crate::{
@@ -322,30 +325,28 @@ fn against(app: &App, name: &str) -> Option<RunFolder> {
 
 /// A key of the map.
 pub fn act(app: &mut App, action: Action) -> Vec<Effect> {
-    let last = app.runs.visible().len().saturating_sub(1);
-    let place = app.runs.place();
     let page = app.rows.max(1);
-    let to = |place: usize| Some(place.min(last));
-    let moved = match action {
-        Action::Up => to(place.saturating_sub(1)),
-        Action::Down => to(place + 1),
-        Action::PageUp => to(place.saturating_sub(page)),
-        Action::PageDown => to(place + page),
-        Action::First => Some(0),
-        Action::Last => Some(last),
-        _ => None,
-    };
-    if let Some(place) = moved {
-        if app.runs.in_details {
-            let by = place as i64 - app.runs.place() as i64;
-            app.runs.scroll = app.runs.scroll.saturating_add_signed(by.signum() as isize);
-            return Vec::new();
-        }
+    let details = runs_view::details(app, body_of(app.size));
+    if app.runs.in_details
+        && details.rows > 0
+        && let Some(scroll) = action.moved(app.runs.scroll, details.hidden, page / 2)
+    {
+        app.runs.scroll = scroll;
+        return Vec::new();
+    }
+    let last = app.runs.visible().len().saturating_sub(1);
+    if let Some(place) = action.moved(app.runs.place(), last, page) {
+        app.runs.in_details = false;
         app.runs.selected = app.runs.visible().get(place).map(|row| row.name.clone());
         app.runs.scroll = 0;
         return look_at_chosen(app);
     }
     match action {
+        Action::NextPanel | Action::PreviousPanel | Action::Left | Action::Right
+            if details.rows == 0 =>
+        {
+            app.say("the details have no room in this window");
+        }
         Action::NextPanel | Action::PreviousPanel | Action::Left | Action::Right => {
             app.runs.in_details = !app.runs.in_details;
         }
@@ -506,17 +507,16 @@ fn compare(
             }
         }
         (own, other) if own != other => {
-            lines.push(format!("{path}: {} → {}", shown(other), shown(own)));
+            lines.push(format!("{path}: {} → {}", told(other), told(own)));
         }
         _ => {}
     }
 }
 
-fn shown(value: &serde_json::Value) -> String {
+fn told(value: &serde_json::Value) -> String {
     match value {
-        serde_json::Value::Null => "absent".to_owned(),
-        serde_json::Value::String(text) => text.clone(),
-        value => value.to_string(),
+        serde_json::Value::Object(_) => value.to_string(),
+        value => shown(value),
     }
 }
 

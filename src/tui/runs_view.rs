@@ -27,31 +27,52 @@ const LEAST_DETAILS: u16 = 8;
 
 /// Draws the list and what is known of the selected run. The list takes the rows it needs, the details the rest.
 pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
+    let details = details(app, area);
+    let [filter, list, below, legend] = Layout::vertical([
+        Constraint::Length(1),
+        Constraint::Min(0),
+        Constraint::Length(details.rows),
+        Constraint::Length(1),
+    ])
+    .areas(area);
+    draw_filter(frame, filter, app);
+    draw_list(frame, list, app);
+    draw_details(frame, below, app, details);
+    let text = " ● running  ✓ completed  ↻ resumable  ■ ended  ✗ failed";
+    let text = cut(text, usize::from(legend.width));
+    frame.render_widget(Paragraph::new(Span::styled(text, app.look.dim())), legend);
+}
+
+/// What is known of the selected run, and the room for it.
+pub struct Shown {
+    facts: Vec<String>,
+    /// With its frame; 0: no details are shown.
+    pub rows: u16,
+    /// Facts that have no place.
+    pub hidden: usize,
+}
+
+/// The details as they are drawn in a body of this size.
+pub fn details(app: &App, area: Rect) -> Shown {
     let facts = match app.runs.chosen() {
         Some(row) if area.height >= ROOM_FOR_DETAILS => {
             facts(app, row, usize::from(area.width.saturating_sub(4)))
         }
         _ => Vec::new(),
     };
-    let rows = u16::try_from(app.runs.visible().len() + 1).unwrap_or(u16::MAX);
+    let list = u16::try_from(app.runs.visible().len() + 1).unwrap_or(u16::MAX);
     let room = area.height.saturating_sub(2);
-    let details = match u16::try_from(facts.len() + 2).unwrap_or(u16::MAX) {
+    let rows = match u16::try_from(facts.len() + 2).unwrap_or(u16::MAX) {
         2 => 0,
-        wanted => wanted.min((room / 2).max(room.saturating_sub(rows)).max(LEAST_DETAILS)),
+        wanted => wanted.min((room / 2).max(room.saturating_sub(list)).max(LEAST_DETAILS)),
     };
-    let [filter, list, below, legend] = Layout::vertical([
-        Constraint::Length(1),
-        Constraint::Min(0),
-        Constraint::Length(details),
-        Constraint::Length(1),
-    ])
-    .areas(area);
-    draw_filter(frame, filter, app);
-    draw_list(frame, list, app);
-    draw_details(frame, below, app, facts);
-    let text = " ● running  ✓ completed  ↻ resumable  ■ ended  ✗ failed";
-    let text = cut(text, usize::from(legend.width));
-    frame.render_widget(Paragraph::new(Span::styled(text, app.look.dim())), legend);
+    Shown {
+        hidden: facts
+            .len()
+            .saturating_sub(usize::from(rows.saturating_sub(2))),
+        facts,
+        rows,
+    }
 }
 
 fn draw_filter(frame: &mut Frame<'_>, area: Rect, app: &App) {
@@ -220,7 +241,7 @@ fn kilowatt_hours(joules: f64) -> String {
     format!("{:.3}", joules / 3.6e6)
 }
 
-fn draw_details(frame: &mut Frame<'_>, area: Rect, app: &App, facts: Vec<String>) {
+fn draw_details(frame: &mut Frame<'_>, area: Rect, app: &App, details: Shown) {
     let Some(row) = app.runs.chosen().filter(|_| area.height >= 3) else {
         return;
     };
@@ -228,7 +249,7 @@ fn draw_details(frame: &mut Frame<'_>, area: Rect, app: &App, facts: Vec<String>
     let cursor = if app.runs.in_details { "▶" } else { "" };
     let title = format!(" {cursor}{}  {} ", row.name, row.folder.root().display());
     let title = one_line(&title);
-    let hidden = facts.len().saturating_sub(usize::from(area.height - 2));
+    let Shown { facts, hidden, .. } = details;
     let scroll = app.runs.scroll.min(hidden);
     let mut block = Block::bordered().title(cut(&title, room + 2));
     if hidden > scroll {

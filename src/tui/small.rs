@@ -6,6 +6,7 @@ use super::{
     alarm,
     app::App,
     draw::{LEAST, RECORDING, cut},
+    keys::Action,
 };
 use crate::base::units;
 
@@ -42,7 +43,8 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
         lines.push(Line::from("no run is open"));
     }
     let (width, height) = LEAST;
-    let hint = format!("more from {width}x{height} on; q leaves");
+    let key = app.key(Action::Leave);
+    let hint = format!("more from {width}x{height} on; {key} leaves");
     lines.push(Line::from(
         app.notice
             .as_ref()

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -30,9 +29,12 @@ const BATCH: usize = 2048;
 const OUTPUT_BYTES: u64 = 2 << 20;
 
 /// Tells what happens to a run until told to stop, or until the run is gone.
-pub fn tail(folder: &RunFolder, stop: &Arc<AtomicBool>, to: &SyncSender<Msg>) {
+///
+/// `watch` is the number of all that it tells.
+pub fn tail(folder: &RunFolder, watch: u64, stop: &Arc<AtomicBool>, to: &SyncSender<Msg>) {
     let mut tail = Tail {
         folder,
+        watch,
         stop,
         to,
         log: None,
@@ -48,6 +50,7 @@ pub fn tail(folder: &RunFolder, stop: &Arc<AtomicBool>, to: &SyncSender<Msg>) {
 
 struct Tail<'a> {
     folder: &'a RunFolder,
+    watch: u64,
     stop: &'a AtomicBool,
     to: &'a SyncSender<Msg>,
     log: Option<LogReader>,
@@ -104,9 +107,9 @@ impl Tail<'_> {
     }
 
     fn tell(&self, news: News) -> Option<()> {
-        let root: PathBuf = self.folder.root().to_owned();
         let is_wanted = !self.stop.load(Ordering::Relaxed);
-        (is_wanted && self.to.send(Msg::Watched { root, news }).is_ok()).then_some(())
+        let watch = self.watch;
+        (is_wanted && self.to.send(Msg::Watched { watch, news }).is_ok()).then_some(())
     }
 
     fn look_at_folder(&mut self) -> Option<()> {

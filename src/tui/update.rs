@@ -2,12 +2,12 @@
 
 use super::{
     app::{App, Effect, Msg, News, Popup, Screen},
-    board::Board,
     keys::{self, Action, Binding, Class, Key},
     launch,
     line::Line,
-    live, logs, palette, picker, popup,
+    live, logs, origin, palette, picker, popup,
     runs::{self, RunRow},
+    written::Replaces,
 };
 use crate::event::Control;
 
@@ -34,12 +34,8 @@ pub fn update(app: &mut App, msg: Msg) -> Vec<Effect> {
             runs::take_details(app, *details);
             Vec::new()
         }
-        Msg::Watched { root, news } => {
-            if app
-                .board
-                .as_ref()
-                .is_some_and(|board| board.folder.root() == root)
-            {
+        Msg::Watched { watch, news } => {
+            if app.board.as_ref().is_some_and(|board| board.watch == watch) {
                 take_news(app, news);
             }
             Vec::new()
@@ -49,7 +45,7 @@ pub fn update(app: &mut App, msg: Msg) -> Vec<Effect> {
             Vec::new()
         }
         Msg::Said(Err(text)) => {
-            app.complain(text);
+            app.refuse("Not done", &text);
             Vec::new()
         }
         Msg::Text { title, text } => {
@@ -58,14 +54,19 @@ pub fn update(app: &mut App, msg: Msg) -> Vec<Effect> {
             Vec::new()
         }
         Msg::Started(Ok(folder)) => {
-            app.say(format!("{} is running", folder.name()));
             // Its log goes on, or begins: it is read anew.
             app.board = None;
-            app.show(Screen::Live);
+            if app.popup.is_some() || app.is_typing() {
+                let key = app.key(Action::Show(Screen::Live));
+                app.say(format!("{} is running: {key} shows it", folder.name()));
+            } else {
+                app.say(format!("{} is running", folder.name()));
+                app.show(Screen::Live);
+            }
             app.watch(folder)
         }
         Msg::Started(Err(text)) => {
-            app.complain(text);
+            app.refuse("Not started", &text);
             Vec::new()
         }
         Msg::Signal(signal) => {
@@ -83,6 +84,10 @@ fn draft_news(app: &mut App, msg: Msg) -> Vec<Effect> {
             launch::checked(app, *checked);
             Vec::new()
         }
+        Msg::Checking(text) => {
+            app.launch.checking = Some(text);
+            Vec::new()
+        }
         Msg::Looked(looked) => {
             picker::take(app, *looked);
             Vec::new()
@@ -92,15 +97,17 @@ fn draft_news(app: &mut App, msg: Msg) -> Vec<Effect> {
             whole,
             names,
         } => picker::complete(app, &typed, whole, &names),
-        Msg::Edited(text) => launch::edited(app, text),
-        Msg::Opened { from, text } => launch::opened(app, from, text),
+        Msg::Edited(text) => origin::edited(app, text),
+        Msg::Opened { from, text } => origin::opened(app, from, text),
         Msg::Written { path, root, done } => {
             match done {
                 Ok(()) => {
                     app.say(format!("wrote {}", path.display()));
                     app.launch.keep(path, root);
                 }
-                Err(problem) => app.complain(format!("{}: {problem}", path.display())),
+                Err(problem) => {
+                    app.refuse("Not written", &format!("{}: {problem}", path.display()))
+                }
             }
             Vec::new()
         }
@@ -109,11 +116,11 @@ fn draft_news(app: &mut App, msg: Msg) -> Vec<Effect> {
                 format!("{} is there already.", path.display()),
                 "Its text is lost with this config in its place.".to_owned(),
             ];
-            let may_replace = true;
+            let replaces = Replaces::Anything;
             let then = Effect::Write {
                 path,
                 root,
-                may_replace,
+                replaces,
             };
             app.present(Popup::confirm("Replace the file", lines, then));
             Vec::new()
@@ -145,7 +152,7 @@ fn take_news(app: &mut App, news: News) {
     match news {
         News::Begun => {
             let folder = board.folder.clone();
-            *board = Board::new(folder.clone());
+            *board = board.anew();
             app.live.turn();
             app.logs.turn();
             app.drop_questions(|about| *about == folder);
@@ -209,7 +216,7 @@ fn paste(app: &mut App, text: &str) -> Vec<Effect> {
     for c in text.chars() {
         match typed_into(app, Key::Char(c)) {
             // Each is about the text so far: the last is about the whole.
-            Some(more) => effects = more,
+            Some(more) => effects = newest(effects, more),
             None => {
                 app.say("nothing is being typed here, so nothing was pasted");
                 break;
@@ -267,10 +274,7 @@ pub fn obey(app: &mut App, binding: &Binding) -> Vec<Effect> {
         }
         Action::Suspend => vec![Effect::Suspend],
         Action::Redraw => vec![Effect::Redraw],
-        Action::Back => {
-            back(app);
-            Vec::new()
-        }
+        Action::Back => back(app),
         Action::Mouse => {
             app.mouse = !app.mouse;
             let word = if app.mouse {
@@ -298,9 +302,14 @@ pub fn obey(app: &mut App, binding: &Binding) -> Vec<Effect> {
 }
 
 /// Clears the filter, else collapses, else goes back: never more.
-fn back(app: &mut App) {
+fn back(app: &mut App) -> Vec<Effect> {
+    let mut effects = Vec::new();
     let is_done = match app.screen {
-        Screen::Runs => runs::back(app),
+        Screen::Runs => {
+            let is_done = runs::back(app);
+            effects = runs::arrive(app);
+            is_done
+        }
         Screen::Logs => logs::back(app),
         Screen::Live => live::back(app),
         Screen::Launch => launch::back(app),
@@ -308,7 +317,9 @@ fn back(app: &mut App) {
     };
     if !is_done && let Some(screen) = app.before.pop() {
         app.screen = screen;
+        effects = runs::arrive(app);
     }
+    effects
 }
 
 fn pace(app: &mut App, by: isize) -> Vec<Effect> {
@@ -326,19 +337,49 @@ fn wheel(app: &mut App, lines: i32) -> Vec<Effect> {
     let key = if lines < 0 { Key::Up } else { Key::Down };
     let mut effects = Vec::new();
     for _ in 0..lines.unsigned_abs() {
-        effects = press(app, key);
+        let more = press(app, key);
+        effects = newest(effects, more);
     }
     effects
 }
 
-/// Runs a line of the palette, on a screen where it works.
-pub fn choose(app: &mut App, binding: &'static Binding) -> Vec<Effect> {
-    if !binding.is_on(app.screen)
-        && let Some(&screen) = binding.on.first()
-    {
-        app.show(screen);
+/// Effects of keys in a row: what is looked at is asked for anew by each, and the last question is the one that counts.
+fn newest(mut effects: Vec<Effect>, more: Vec<Effect>) -> Vec<Effect> {
+    let is_question = |effect: &Effect| {
+        matches!(
+            effect,
+            Effect::Look(_) | Effect::Details { .. } | Effect::Check(_)
+        )
+    };
+    for effect in more {
+        if is_question(&effect) {
+            let kind = std::mem::discriminant(&effect);
+            effects.retain(|earlier| std::mem::discriminant(earlier) != kind);
+        }
+        effects.push(effect);
     }
-    obey(app, binding)
+    effects
+}
+
+/// Runs a line of the palette: here, if its action is one of this screen, else on a screen of its own. What acts there
+/// without a question is left to its key, since nobody has seen yet what it would act on.
+pub fn choose(app: &mut App, binding: &'static Binding) -> Vec<Effect> {
+    let is_here = |other: &&Binding| other.action == binding.action && other.is_on(app.screen);
+    if let Some(here) = app.keys.iter().find(is_here) {
+        return obey(app, here);
+    }
+    let Some(&screen) = binding.on.first() else {
+        return obey(app, binding);
+    };
+    app.show(screen);
+    let mut effects = runs::arrive(app);
+    if binding.class == Class::Act && !binding.action.asks() {
+        let key = app.key(binding.action);
+        app.say(format!("{key} here: {}", binding.words));
+    } else {
+        effects.extend(obey(app, binding));
+    }
+    effects
 }
 
 /// The palette's lines for what was typed.

@@ -21,12 +21,32 @@ pub fn read(path: PathBuf) -> Msg {
     }
 }
 
-/// Writes a config; another file in its place is replaced only where that `may` be.
-pub fn write(path: PathBuf, root: Value, may_replace: bool) -> Msg {
-    let mut text = serde_json::to_string_pretty(&root).unwrap_or_default();
+/// What a written config may take the place of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Replaces {
+    Nothing,
+    /// A file that holds this text.
+    Text(String),
+    Anything,
+}
+
+/// A config as a file holds it.
+pub fn text_of(root: &Value) -> String {
+    let mut text = serde_json::to_string_pretty(root).unwrap_or_default();
     text.push('\n');
+    text
+}
+
+/// Writes a config.
+pub fn write(path: PathBuf, root: Value, replaces: Replaces) -> Msg {
+    let text = text_of(&root);
     match create(&path, &text) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            let may_replace = match replaces {
+                Replaces::Nothing => false,
+                Replaces::Text(own) => fs::read_to_string(&path).is_ok_and(|held| held == own),
+                Replaces::Anything => true,
+            };
             if !may_replace && !path.is_dir() {
                 return Msg::Exists { path, root };
             }
@@ -82,18 +102,20 @@ mod tests {
     fn another_file_is_replaced_only_where_that_was_agreed_to() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("a.json");
-        done(write(path.clone(), json!(1), false)).expect("a new file");
+        done(write(path.clone(), json!(1), Replaces::Nothing)).expect("a new file");
         let mode = fs::metadata(&path).expect("a file").permissions().mode();
         assert_ne!(mode & 0o777, 0o600, "as the mask leaves it");
-        assert!(matches!(
-            write(path.clone(), json!(2), false),
-            Msg::Exists { .. }
-        ));
+        for replaces in [Replaces::Nothing, Replaces::Text("another\n".to_owned())] {
+            let written = write(path.clone(), json!(2), replaces);
+            assert!(matches!(written, Msg::Exists { .. }));
+        }
         assert_eq!(fs::read_to_string(&path).expect("a text"), "1\n");
+        let own = Replaces::Text(text_of(&json!(1)));
+        done(write(path.clone(), json!(2), own)).expect("replaced");
         let link = folder.path().join("link.json");
         symlink(&path, &link).expect("a link");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("set");
-        done(write(link.clone(), json!(3), true)).expect("replaced");
+        done(write(link.clone(), json!(3), Replaces::Anything)).expect("replaced");
         assert!(fs::symlink_metadata(&link).expect("a link").is_symlink());
         assert_eq!(fs::read_to_string(&path).expect("a text"), "3\n");
         let mode = fs::metadata(&path).expect("a file").permissions().mode();
@@ -104,8 +126,8 @@ mod tests {
     fn a_failed_write_says_why() {
         let folder = tempfile::tempdir().expect("a folder");
         let here = folder.path().to_owned();
-        assert!(done(write(here, json!(1), false)).is_err());
+        assert!(done(write(here, json!(1), Replaces::Nothing)).is_err());
         let nowhere = folder.path().join("no/such/a.json");
-        assert!(done(write(nowhere, json!(1), false)).is_err());
+        assert!(done(write(nowhere, json!(1), Replaces::Nothing)).is_err());
     }
 }

@@ -3,7 +3,6 @@
 use std::{
     cell::Cell,
     io::{self, Write},
-    path::PathBuf,
     rc::Rc,
 };
 
@@ -39,14 +38,13 @@ fn sent(mut app: App) -> Vec<usize> {
     let mut terminal =
         Terminal::with_options(backend, TerminalOptions { viewport }).expect("a terminal");
     recording::begin(&mut app);
-    let root = PathBuf::from("recording");
     let start = 1e9;
     let mut events = recording::paced().into_iter().peekable();
     let held = News::Held(true);
     update(
         &mut app,
         Msg::Watched {
-            root: root.clone(),
+            watch: 0,
             news: held,
         },
     );
@@ -57,13 +55,7 @@ fn sent(mut app: App) -> Vec<usize> {
         while let Some((_, mut record)) = events.next_if(|&(at, _)| at <= time) {
             record.time = start + time;
             let news = News::Records(vec![record]);
-            update(
-                &mut app,
-                Msg::Watched {
-                    root: root.clone(),
-                    news,
-                },
-            );
+            update(&mut app, Msg::Watched { watch: 0, news });
         }
         update(&mut app, Msg::Tick(start + time));
         terminal.draw(|frame| draw(frame, &app)).expect("drawn");

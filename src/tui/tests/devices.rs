@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use super::{
-    ASCII, COLOR, MONO, look_anew, picture, pictures::keep, show, sizes::sizes, text, watching,
+    ASCII, COLOR, MONO, look_anew, picture, pictures::keep, press, show, sizes::sizes, text,
+    watching,
 };
 use crate::{
     config,
@@ -15,6 +16,7 @@ use crate::{
     plan::{self, DataSummary},
     tui::{
         app::{App, Msg, News, Screen},
+        keys::Key,
         look::Look,
         update::update,
     },
@@ -61,11 +63,10 @@ pub fn on(recorded: Recorded, look: Look) -> App {
             seq += 1;
         }
     }
-    let root = "recording".into();
     update(
         &mut app,
         Msg::Watched {
-            root,
+            watch: 0,
             news: News::Records(records),
         },
     );
@@ -241,4 +242,25 @@ fn sixteen_cards_survive_every_size() {
         .find(|line| line.contains("cuda:7"))
         .expect("a rank");
     assert!(line.contains("n/a") && !line.contains("LOST"), "{line}");
+}
+
+#[test]
+fn every_rank_is_reached_by_scrolling() {
+    let mut app = on(recorded::machine("nvlink-8"), COLOR);
+    for _ in 0..5 {
+        update(&mut app, Msg::Key(Key::Tab));
+    }
+    for keys in ["", "e"] {
+        press(&mut app, keys);
+        press(&mut app, "g");
+        let mut seen = String::new();
+        for _ in 0..8 {
+            seen.push_str(&text(&picture(&app, 80, 14)));
+            press(&mut app, "j");
+        }
+        for index in 0..8 {
+            let card = format!("cuda:{index}");
+            assert!(seen.contains(&card), "{card} {keys}: {seen}");
+        }
+    }
 }

@@ -8,13 +8,13 @@ use super::{COLOR, picture, press, show, text, verdict, watching};
 use crate::tui::{
     app::{App, Effect, Msg, Popup, Screen},
     checks::Checked,
-    keymap,
     keys::Key,
     picker::Asked,
     update::update,
+    written::Replaces,
 };
 
-fn launch() -> App {
+pub fn launch() -> App {
     let mut app = watching(COLOR, 0.5);
     show(&mut app, Screen::Launch);
     app
@@ -27,13 +27,13 @@ fn on_field(path: &str) -> App {
     app
 }
 
-fn go_to(app: &mut App, path: &str) {
+pub fn go_to(app: &mut App, path: &str) {
     let fields = app.launch.fields();
     let place = fields.iter().position(|field| field.dotted() == path);
     app.launch.cursor = place.expect("a field");
 }
 
-fn key(app: &mut App, key: Key) -> Vec<Effect> {
+pub fn key(app: &mut App, key: Key) -> Vec<Effect> {
     update(app, Msg::Key(key))
 }
 
@@ -45,16 +45,16 @@ fn fill(app: &mut App, value: &str) -> Vec<Effect> {
     key(app, Key::Enter)
 }
 
-fn judge(app: &mut App) {
+pub fn judge(app: &mut App) {
     let checked = verdict(app);
     update(app, Msg::Checked(Box::new(checked)));
 }
 
-fn paste(app: &mut App, text: &str) -> Vec<Effect> {
+pub fn paste(app: &mut App, text: &str) -> Vec<Effect> {
     update(app, Msg::Pasted(text.to_owned()))
 }
 
-fn notice(app: &App) -> &str {
+pub fn notice(app: &App) -> &str {
     app.notice.as_ref().map_or("", |notice| &notice.text)
 }
 
@@ -81,26 +81,6 @@ fn a_pasted_path_is_one_edit_and_one_look() {
     assert_eq!(effects, [Effect::Look(asked)]);
 }
 
-#[test]
-fn a_paste_answers_no_question_and_presses_no_key() {
-    let mut app = launch();
-    press(&mut app, "L");
-    assert!(paste(&mut app, "yes\n").is_empty());
-    assert!(matches!(app.popup, Some(Popup::Confirm { .. })));
-    assert!(notice(&app).contains("nothing was pasted"));
-    key(&mut app, Key::Esc);
-    let before = app.launch.draft.clone();
-    assert!(paste(&mut app, "5wLE").is_empty());
-    assert!(app.popup.is_none() && app.screen == Screen::Launch);
-    assert_eq!(app.launch.draft, before);
-    go_to(&mut app, "name");
-    key(&mut app, Key::Enter);
-    key(&mut app, Key::Ctrl('u'));
-    paste(&mut app, "pasted");
-    key(&mut app, Key::Enter);
-    assert_eq!(app.launch.draft.root["name"], "pasted");
-}
-
 /// The effect of `w` and Enter.
 fn write(app: &mut App) -> Effect {
     press(app, "w");
@@ -115,12 +95,13 @@ fn a_file_holds_the_draft_only_once_it_was_written() {
     let Effect::Write {
         path,
         root,
-        may_replace,
+        replaces,
     } = write(&mut app)
     else {
         unreachable!("a write")
     };
-    assert!(!may_replace && path.is_absolute() && path.ends_with("hello.json"));
+    assert_eq!(replaces, Replaces::Nothing);
+    assert!(path.is_absolute() && path.ends_with("hello.json"));
     let done = Err("no space left".to_owned());
     let (failed, held) = (path.clone(), root.clone());
     update(
@@ -148,7 +129,7 @@ fn a_file_holds_the_draft_only_once_it_was_written() {
         matches!(
             effects[..],
             [Effect::Write {
-                may_replace: true,
+                replaces: Replaces::Anything,
                 ..
             }]
         ),
@@ -170,7 +151,7 @@ fn a_file_holds_the_draft_only_once_it_was_written() {
     assert!(matches!(
         write(&mut app),
         Effect::Write {
-            may_replace: true,
+            replaces: Replaces::Text(_),
             ..
         }
     ));
@@ -256,6 +237,29 @@ fn a_changed_draft_is_not_replaced_unasked() {
 }
 
 #[test]
+fn another_config_is_not_written_over_the_opened_file_unasked() {
+    let mut app = launch();
+    let config = app.launch.draft.root.to_string();
+    let (from, text) = (Some("/tmp/mine.json".into()), Ok(config.clone()));
+    update(&mut app, Msg::Opened { from, text });
+    let Effect::Write { path, replaces, .. } = write(&mut app) else {
+        unreachable!("a write")
+    };
+    assert!(path.ends_with("mine.json"), "{}", path.display());
+    assert_eq!(replaces, Replaces::Text(config.clone()), "as it was read");
+    let (from, text) = (None, Ok(config));
+    update(&mut app, Msg::Opened { from, text });
+    press(&mut app, "w");
+    key(&mut app, Key::Ctrl('u'));
+    press(&mut app, "/tmp/mine.json");
+    let effects = key(&mut app, Key::Enter);
+    let [Effect::Write { replaces, .. }] = &effects[..] else {
+        unreachable!("a write, not {effects:?}")
+    };
+    assert_eq!(*replaces, Replaces::Nothing);
+}
+
+#[test]
 fn a_typed_path_is_opened() {
     let folder = tempfile::tempdir().expect("a folder");
     let mut config = launch().launch.draft.root;
@@ -333,68 +337,6 @@ fn relative_paths_of_a_file_with_problems_start_from_its_folder() {
 }
 
 #[test]
-fn an_answer_waits_for_the_question_that_is_open() {
-    let mut app = launch();
-    press(&mut app, "L");
-    let question = app.popup.clone();
-    update(
-        &mut app,
-        Msg::Exists {
-            path: "/tmp/hello.json".into(),
-            root: Value::Null,
-        },
-    );
-    let thorough = Checked {
-        is_thorough: true,
-        head: Some("To be".to_owned()),
-        ..verdict(&app)
-    };
-    app.launch.draft.thorough = true;
-    update(&mut app, Msg::Checked(Box::new(thorough)));
-    assert_eq!(app.popup, question);
-    assert!(matches!(press(&mut app, "y")[..], [Effect::Launch(_)]));
-    let shown = text(&picture(&app, 80, 24));
-    assert!(shown.contains("is there already"), "{shown}");
-    press(&mut app, "n");
-    let shown = text(&picture(&app, 80, 24));
-    assert!(shown.contains("the data begins:"), "{shown}");
-    key(&mut app, Key::Esc);
-    assert!(app.popup.is_none());
-    // Nor does it take the keys of what is being typed.
-    go_to(&mut app, "name");
-    key(&mut app, Key::Enter);
-    let (title, words) = ("Sample".to_owned(), "To be".to_owned());
-    update(&mut app, Msg::Text { title, text: words });
-    press(&mut app, "q");
-    assert!(app.popup.is_none());
-    key(&mut app, Key::Enter);
-    assert_eq!(app.launch.draft.root["name"], "helloq");
-    assert!(app.popup.is_some());
-}
-
-#[test]
-fn a_check_that_was_asked_for_is_answered() {
-    let mut app = launch();
-    press(&mut app, "d");
-    // An answer to a question before it.
-    judge(&mut app);
-    assert!(app.popup.is_none());
-    let thorough = Checked {
-        is_thorough: true,
-        ..verdict(&app)
-    };
-    update(&mut app, Msg::Checked(Box::new(thorough.clone())));
-    let shown = text(&picture(&app, 80, 24));
-    assert!(
-        shown.contains("Checks; nothing was started") && !shown.contains("the data begins"),
-        "{shown}"
-    );
-    key(&mut app, Key::Esc);
-    update(&mut app, Msg::Checked(Box::new(thorough)));
-    assert!(app.popup.is_none(), "once");
-}
-
-#[test]
 fn a_file_with_problems_opens_and_can_not_be_launched() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("bad.json");
@@ -443,49 +385,6 @@ fn flat(app: &App) -> String {
     problems
         .map(|(at, words)| format!("{at}: {words} "))
         .collect()
-}
-
-#[test]
-fn a_question_is_always_in_sight_and_else_not_answered() {
-    for (keys, words) in [
-        ("1L", "y or Enter: yes"),
-        ("5jD", "type its name"),
-        ("3K", "Esc: no"),
-    ] {
-        let mut app = watching(COLOR, 0.5);
-        press(&mut app, keys);
-        for size in [(40, 10), (30, 8), (80, 24)] {
-            app.size = size;
-            let shown = text(&picture(&app, size.0, size.1));
-            assert!(shown.contains(words), "{size:?} {words}: {shown}");
-        }
-    }
-    let mut app = launch();
-    press(&mut app, "L");
-    app.size = (30, 2);
-    assert!(press(&mut app, "y").is_empty() && app.popup.is_some());
-    let shown = text(&picture(&app, 30, 2));
-    assert!(shown.contains("enlarge the window"), "{shown}");
-    app.size = (80, 24);
-    assert_eq!(press(&mut app, "y").len(), 1);
-}
-
-#[test]
-fn a_long_question_is_scrolled() {
-    let mut app = launch();
-    let mut checked = app.launch.checked.clone().expect("checked");
-    checked.checks = (0..20).map(|n| (false, format!("warning {n}"))).collect();
-    app.launch.checked = Some(checked);
-    press(&mut app, "L");
-    assert!(!text(&picture(&app, 40, 10)).contains("warning 19"));
-    for _ in 0..30 {
-        key(&mut app, Key::Down);
-    }
-    let shown = text(&picture(&app, 40, 10));
-    assert!(
-        shown.contains("warning 19") && shown.contains("y or Enter"),
-        "{shown}"
-    );
 }
 
 #[test]
@@ -639,33 +538,6 @@ fn splits_are_told_beside_a_mistyped_value_or_why_there_are_none() {
     key(&mut app, Key::Enter);
     let shown = text(&picture(&app, 80, 24));
     assert!(shown.contains("no split works: seed: expected"), "{shown}");
-}
-
-#[test]
-fn popups_follow_the_users_keys() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let path = folder.path().join("keys.json");
-    fs::write(&path, r#"{ "help": "F2", "down": ["Down", "Ctrl-N"] }"#).expect("written");
-    let mut app = launch();
-    app.keys = keymap::load(&path).expect("a map");
-    key(&mut app, Key::F(2));
-    let before = text(&picture(&app, 80, 12));
-    key(&mut app, Key::Ctrl('n'));
-    assert_ne!(text(&picture(&app, 80, 12)), before, "it scrolls");
-    key(&mut app, Key::F(2));
-    assert!(app.popup.is_none());
-}
-
-#[test]
-fn the_last_line_tells_the_popups_keys() {
-    let mut app = launch();
-    press(&mut app, "w");
-    let shown = text(&picture(&app, 80, 24));
-    let last = shown.lines().last().expect("a line");
-    assert!(
-        last.contains("Enter writes") && !last.contains("LAUNCH"),
-        "{last}"
-    );
 }
 
 #[test]

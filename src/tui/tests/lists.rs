@@ -1,6 +1,6 @@
 //! Runs and Logs as lists: filters, order, details, long and wide lines.
 
-use std::{fs, path::PathBuf, sync::atomic::AtomicBool};
+use std::{fs, sync::atomic::AtomicBool};
 
 use super::{COLOR, MONO, picture, press, row, show, text, watching};
 use crate::{
@@ -46,8 +46,7 @@ fn warn(app: &mut App, texts: &[&str]) {
         },
     });
     let news = News::Records(records.collect());
-    let root = PathBuf::from("recording");
-    update(app, Msg::Watched { root, news });
+    update(app, Msg::Watched { watch: 0, news });
 }
 
 #[test]
@@ -416,4 +415,62 @@ fn a_look_at_the_runs_tells_only_what_changed() {
     fs::remove_dir_all(folder.root()).expect("deleted");
     let said = scan.look(root.path());
     assert!(matches!(said, Some(Msg::Runs(rows)) if rows.is_empty()));
+}
+
+#[test]
+fn details_are_scrolled_wherever_the_cursor_is_in_the_list() {
+    for n in [1, 3] {
+        let mut app = watching(COLOR, 0.5);
+        app.size = (80, 24);
+        let rows = many(&app, n);
+        update(&mut app, Msg::Runs(rows));
+        show(&mut app, Screen::Runs);
+        let mut details = app.runs.details.clone().expect("details");
+        details.name = "run-0".to_owned();
+        details.differences = (0..40).map(|n| format!("line {n}.")).collect();
+        app.runs.details = Some(details);
+        assert!(!text(&picture(&app, 80, 24)).contains("line 39."));
+        press(&mut app, "l");
+        let first = text(&picture(&app, 80, 24));
+        press(&mut app, "j");
+        assert_ne!(text(&picture(&app, 80, 24)), first);
+        press(&mut app, "k");
+        assert_eq!(text(&picture(&app, 80, 24)), first);
+        press(&mut app, "G");
+        assert!(text(&picture(&app, 80, 24)).contains("line 39."));
+        // Where they have no room, the keys stay with the list.
+        app.size = (80, 16);
+        press(&mut app, "j");
+        assert!(!app.runs.in_details);
+        press(&mut app, "l");
+        assert!(!app.runs.in_details);
+    }
+}
+
+#[test]
+fn a_turn_of_the_wheel_asks_for_what_it_ends_on() {
+    let mut app = watching(COLOR, 0.5);
+    app.runs.pending = None;
+    let rows = many(&app, 3);
+    update(&mut app, Msg::Runs(rows));
+    show(&mut app, Screen::Runs);
+    press(&mut app, "gj");
+    let effects = update(&mut app, Msg::Wheel(3));
+    let [Effect::Details { folder, .. }] = &effects[..] else {
+        unreachable!("one question, not {effects:?}")
+    };
+    assert_eq!(folder.name(), "run-2");
+}
+
+#[test]
+fn a_search_begins_at_the_newest_line() {
+    let mut app = watching(COLOR, 1.0);
+    warn(&mut app, &["the needle", "hay", "the needle again"]);
+    show(&mut app, Screen::Logs);
+    let newest = app.board.as_ref().and_then(|board| board.entries.back());
+    let newest = newest.map(|line| line.number);
+    filter(&mut app, "needle");
+    assert_eq!(app.logs.at, newest);
+    press(&mut app, "N");
+    assert_eq!(app.logs.at, newest.map(|number| number - 2));
 }

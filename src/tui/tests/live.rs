@@ -1,7 +1,5 @@
 //! Live: its panels, metrics and dialogs.
 
-use std::path::PathBuf;
-
 use super::{COLOR, empty, picture, press, show, text, watching};
 use crate::{
     event::{Event, Record},
@@ -16,8 +14,7 @@ use crate::{
 fn tell(app: &mut App, seq: u64, time: f64, event: Event) {
     let records = vec![Record { seq, time, event }];
     let news = News::Records(records);
-    let root = PathBuf::from("recording");
-    update(app, Msg::Watched { root, news });
+    update(app, Msg::Watched { watch: 0, news });
 }
 
 #[test]
@@ -172,4 +169,28 @@ fn a_recording_is_marked_at_every_size() {
         let shown = text(&picture(&app, width, height));
         assert!(shown.contains("RECORDING"), "{width}x{height}:\n{shown}");
     }
+}
+
+#[test]
+fn a_frozen_picture_does_not_grow_old() {
+    let mut app = watching(COLOR, 0.6);
+    show(&mut app, Screen::Live);
+    press(&mut app, "f");
+    let before = text(&picture(&app, 160, 50));
+    assert!(!before.contains("sensors silent"), "{before}");
+    let later = app.now + 500.0;
+    update(&mut app, Msg::Tick(later));
+    assert_eq!(text(&picture(&app, 160, 50)), before);
+}
+
+#[test]
+fn the_next_checkpoint_is_not_after_the_end() {
+    let mut app = watching(COLOR, 0.95);
+    show(&mut app, Screen::Live);
+    let board = app.board.as_mut().expect("a run");
+    let total = board.state.total_steps.expect("an end");
+    let config = board.config.as_mut().expect("a config");
+    config.checkpoint.every = total * 2 / 3;
+    let shown = text(&picture(&app, 160, 50));
+    assert!(shown.contains(&format!("next at step {total}")), "{shown}");
 }

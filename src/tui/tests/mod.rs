@@ -8,6 +8,7 @@ mod launch;
 mod lists;
 mod live;
 mod pictures;
+mod questions;
 mod sizes;
 mod still_numbers;
 mod stills;
@@ -68,7 +69,6 @@ fn watching(look: Look, share: f64) -> App {
     let n = (records.len() as f64 * share) as usize;
     let end = records[n - 1].time;
     app.board = Some(recording::board());
-    let root = PathBuf::from("recording");
     let host = HostReading {
         cpu_busy: Some(0.97),
         memory_used_bytes: Some(1 << 30),
@@ -85,8 +85,7 @@ fn watching(look: Look, share: f64) -> App {
         News::Records(vec![sensed(n as u64, end, host)]),
     ];
     for news in news {
-        let root = root.clone();
-        update(&mut app, Msg::Watched { root, news });
+        update(&mut app, Msg::Watched { watch: 0, news });
     }
     update(&mut app, Msg::Tick(end + 90.0));
     look_anew(&mut app);
@@ -321,11 +320,10 @@ fn the_split_moves_over_what_works_and_says_why_not() {
 #[test]
 fn a_dead_supervisor_is_shown_with_what_to_do() {
     let mut app = watching(COLOR, 0.6);
-    let root = PathBuf::from("recording");
     update(
         &mut app,
         Msg::Watched {
-            root,
+            watch: 0,
             news: News::Held(false),
         },
     );
@@ -364,11 +362,10 @@ fn a_frozen_picture_stays_while_the_run_goes_on() {
     press(&mut app, "f");
     let before = text(&picture(&app, 160, 50));
     let more = recording::records().split_off(200);
-    let root = PathBuf::from("recording");
     update(
         &mut app,
         Msg::Watched {
-            root,
+            watch: 0,
             news: News::Records(more),
         },
     );
@@ -425,9 +422,8 @@ fn runs_are_filtered_sorted_and_never_deleted_while_they_run() {
 #[test]
 fn nothing_unknown_is_shown_as_zero() {
     let mut app = watching(COLOR, 0.5);
-    let root = PathBuf::from("recording");
     let news = News::Records(vec![sensed(500, 1e9, HostReading::default())]);
-    update(&mut app, Msg::Watched { root, news });
+    update(&mut app, Msg::Watched { watch: 0, news });
     look_anew(&mut app);
     show(&mut app, Screen::Live);
     let shown = text(&picture(&app, 160, 50));

@@ -1,7 +1,5 @@
 //! No size, no state and no popup makes the drawing panic.
 
-use std::path::PathBuf;
-
 use super::{ASCII, COLOR, MONO, empty, picture, show, watching};
 use crate::{
     event::{Event, Phases, RankStep, Record, Traffic},
@@ -73,11 +71,10 @@ fn wild() -> App {
             rank: Some(15),
         },
     });
-    let root = PathBuf::from("recording");
     update(
         &mut app,
         Msg::Watched {
-            root,
+            watch: 0,
             news: News::Records(records),
         },
     );

@@ -1,7 +1,5 @@
 //! Numbers keep their place from frame to frame, and have their units.
 
-use std::path::PathBuf;
-
 use serde_json::Value;
 
 use super::{COLOR, devices::on, empty, picture, show, text, watching};
@@ -58,10 +56,8 @@ fn numbers_keep_their_columns_while_a_run_plays() {
     for (width, height) in SIZES {
         let mut app = empty(COLOR);
         recording::begin(&mut app);
-        let root = PathBuf::from("recording");
         let tell = |app: &mut App, news| {
-            let root = root.clone();
-            update(app, Msg::Watched { root, news });
+            update(app, Msg::Watched { watch: 0, news });
         };
         tell(&mut app, News::Held(true));
         let mut before = String::new();

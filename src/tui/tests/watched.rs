@@ -47,7 +47,7 @@ impl Followed {
         let (to, news) = mpsc::sync_channel(16);
         let stop = Arc::<AtomicBool>::default();
         let (there, stops) = (folder.clone(), Arc::clone(&stop));
-        let thread = thread::spawn(move || tail(&there, &stops, &to));
+        let thread = thread::spawn(move || tail(&there, 1, &stops, &to));
         Self {
             root,
             folder,
@@ -180,7 +180,7 @@ fn a_run_without_a_log_is_shown_as_written_down_and_can_be_opened_again() {
     assert_eq!(step(&app), 5);
     assert!(failed(&app).is_some_and(|text| text.contains("events.jsonl is gone")));
     let again = app.watch(followed.folder.clone());
-    assert!(matches!(again[..], [Effect::Watch(_)]), "{again:?}");
+    assert!(matches!(again[..], [Effect::Watch(..)]), "{again:?}");
 }
 
 #[test]
@@ -218,8 +218,7 @@ fn a_question_about_a_run_does_not_outlive_it() {
         press(&mut app, keys);
         assert!(app.popup.is_some(), "{keys} asks");
         app.present(Popup::text("Sample", vec!["To be".to_owned()]));
-        let root = PathBuf::from("recording");
-        update(&mut app, Msg::Watched { root, news });
+        update(&mut app, Msg::Watched { watch: 0, news });
         let notice = app.notice.as_ref().map_or("", |notice| &notice.text);
         assert!(notice.contains("recording is not the run"), "{notice}");
         assert!(
@@ -233,9 +232,8 @@ fn a_question_about_a_run_does_not_outlive_it() {
     show(&mut app, Screen::Runs);
     press(&mut app, "jD");
     assert!(app.popup.is_some());
-    let root = PathBuf::from("recording");
     let news = News::Begun;
-    update(&mut app, Msg::Watched { root, news });
+    update(&mut app, Msg::Watched { watch: 0, news });
     assert!(app.popup.is_some(), "one about another run stays");
 }
 
@@ -287,10 +285,8 @@ fn a_supervisor_is_seen_to_come_and_go() {
 #[test]
 fn no_alarm_is_raised_while_the_log_is_being_read() {
     let mut app = watching(COLOR, 0.6);
-    let root = PathBuf::from("recording");
     let tell = |app: &mut App, news: News| {
-        let root = root.clone();
-        update(app, Msg::Watched { root, news });
+        update(app, Msg::Watched { watch: 0, news });
     };
     tell(&mut app, News::Held(false));
     tell(&mut app, News::Reading(Some(37)));
@@ -342,12 +338,11 @@ fn a_log_in_the_making_is_read_to_its_end_before_it_counts_as_read() {
 #[test]
 fn lines_of_a_rank_are_those_that_it_told() {
     let mut app = watching(COLOR, 1.0);
-    let root = PathBuf::from("recording");
     let news = News::Output {
         lines: vec!["rank 1: the reason".to_owned()],
         time: Some(1.0),
     };
-    update(&mut app, Msg::Watched { root, news });
+    update(&mut app, Msg::Watched { watch: 0, news });
     show(&mut app, Screen::Logs);
     let texts = |app: &App| -> Vec<String> {
         let lines = crate::tui::logs::visible(app).into_iter();
@@ -404,15 +399,31 @@ fn text_in_memory_is_bounded() {
 #[test]
 fn a_replaced_run_takes_orders_only_as_itself() {
     let mut app = watching(COLOR, 0.5);
-    let root = PathBuf::from("recording");
     let n = recording::records().len();
     for news in [News::Begun, News::Held(true)] {
-        let root = root.clone();
-        update(&mut app, Msg::Watched { root, news });
+        update(&mut app, Msg::Watched { watch: 0, news });
     }
     let board = app.board.as_ref().expect("a board");
     assert!(board.state.next_seq == 0 && board.entries.is_empty() && n > 0);
     show(&mut app, Screen::Live);
     let effects = press(&mut app, "P");
     assert!(matches!(effects[..], [Effect::Control(_, Control::Pause)]));
+}
+
+#[test]
+fn what_an_earlier_watch_still_tells_is_left_out() {
+    let folder = RunFolder::new("run");
+    let mut app = empty(COLOR);
+    app.watch(folder.clone());
+    let tell = |app: &mut App, watch: u64| {
+        let records = vec![recording::records().remove(0)];
+        let news = News::Records(records);
+        update(app, Msg::Watched { watch, news });
+        app.board.as_ref().map_or(0, |board| board.entries.len())
+    };
+    assert_eq!(tell(&mut app, 1), 1);
+    let effects = update(&mut app, Msg::Started(Ok(folder)));
+    assert!(matches!(effects[..], [Effect::Watch(_, 2)]), "{effects:?}");
+    assert_eq!(tell(&mut app, 1), 0);
+    assert_eq!(tell(&mut app, 2), 1);
 }
