@@ -172,7 +172,10 @@ fn samples<'a>(texts: impl Iterator<Item = &'a str>) -> Vec<String> {
         .filter(|text| !text.trim().is_empty())
         .take(MOST_SAMPLES)
         .map(|text| {
-            let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+            let line = text
+                .trim_end()
+                .replace('\t', "    ")
+                .replace(['\n', '\r'], " ");
             line.chars().take(SAMPLE_CHARACTERS).collect()
         })
         .collect()
@@ -197,7 +200,7 @@ mod tests {
         fs::write(at("a.txt"), "first\n\n  second line \n").expect("written");
         let (data, seen) = looked_at(&at("a.txt"));
         assert_eq!(data, json!({ "text": { "path": at("a.txt") } }));
-        assert_eq!(seen.expect("text").samples, ["first", "second line"]);
+        assert_eq!(seen.expect("text").samples, ["first", "  second line"]);
         fs::write(
             at("b.jsonl"),
             "{\"id\": 1, \"body\": \"a\\nb\"}\n{\"body\": \"c\"}\n{\"bo",

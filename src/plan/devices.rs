@@ -131,14 +131,27 @@ impl Resolver<'_> {
         if !gpus.is_empty() && self.config.precision != Precision::Fp64 {
             return gpus;
         }
-        let ranks = wanted.unwrap_or_else(|| {
-            let most = AUTO_CPU_RANKS.min(self.machine.cores);
-            (1..=most)
-                .rev()
-                .find(|n| self.config.batch.global.is_multiple_of(*n))
-                .unwrap_or(1)
-        });
+        let ranks = wanted.unwrap_or_else(|| self.automatic_ranks());
         vec![Device::Cpu; ranks]
+    }
+
+    /// As many CPU ranks as can share the batch.
+    fn automatic_ranks(&mut self) -> usize {
+        let most = AUTO_CPU_RANKS.min(self.machine.cores).max(1);
+        let global = self.config.batch.global;
+        let fitting = (1..=most).rev().find(|n| global.is_multiple_of(*n));
+        let ranks = fitting.unwrap_or(1);
+        if ranks < most {
+            let (less, more) = (global / most * most, global.div_ceil(most) * most);
+            let nearest = match less {
+                0 => format!("{more}"),
+                less => format!("{less} or {more}"),
+            };
+            self.notes.push(format!(
+                "batch.global: {most} ranks can't share {global} evenly, so {ranks} is used; {nearest} would use all"
+            ));
+        }
+        ranks
     }
 
     fn named_device(&mut self, device: DeviceConfig) -> Device {

@@ -292,6 +292,14 @@ impl RunState {
         self.seconds_per_step.map(|seconds| seconds * steps as f64)
     }
 
+    /// Targets a second, going by the recent steps; evaluations and checkpoints between them count.
+    pub fn tokens_per_sec(&self) -> Option<f64> {
+        let last = self.last?;
+        let tokens = last.tokens_per_sec * last.step_time_s;
+        let seconds = self.seconds_per_step.filter(|seconds| *seconds > 0.0);
+        Some(seconds.map_or(last.tokens_per_sec, |seconds| tokens / seconds))
+    }
+
     /// Seconds from the latest supervisor's start to the latest event.
     pub fn elapsed_s(&self) -> f64 {
         self.taken

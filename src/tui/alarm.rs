@@ -171,10 +171,22 @@ pub fn well(app: &App, board: &Board) -> String {
             let (step, age) = (checkpoint.step, age(now(app), at));
             format!("checkpoint step {step:>width$} saved {age}")
         }
+        _ if state.ended.is_some() => "no checkpoint".to_owned(),
         _ => "no checkpoint yet".to_owned(),
     };
     match &state.ended {
-        Some(ending) => format!("{standing}: {}.  {saved}", printable(&ending.reason)),
+        Some(ending) => {
+            let reason = printable(&ending.reason);
+            let told = match reason.strip_prefix(standing) {
+                Some(rest) => format!("{standing}{rest}"),
+                None => format!("{standing}: {reason}"),
+            };
+            let lost = match ending.outcome {
+                Outcome::Killed => lost(board),
+                _ => String::new(),
+            };
+            format!("{told}{lost}.  {saved}")
+        }
         None => format!("{standing}, no alarm.  {saved}"),
     }
 }

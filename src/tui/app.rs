@@ -217,8 +217,8 @@ pub enum Msg {
         title: String,
         text: String,
     },
-    /// A run that was started, or gone on with, here.
-    Started(Result<RunFolder, String>),
+    /// A run that was started here, from that draft, or gone on with.
+    Started(Result<(RunFolder, Option<Value>), String>),
     Checked(Box<Checked>),
     /// What a check waits for.
     Checking(String),
@@ -280,6 +280,8 @@ pub enum News {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
     Suspend,
+    /// Ends the UI.
+    Leave,
     Redraw,
     Copy(String),
     Mouse(bool),

@@ -10,6 +10,7 @@ use ratatui::{
 };
 
 use super::{
+    draw::cut,
     look::Look,
     series::{self, Series},
 };
@@ -27,6 +28,8 @@ const LARGEST: f64 = 1e300;
 pub struct Plot<'a> {
     pub title: String,
     pub series: &'a Series,
+    /// Steps that the chart spans; those of the series where there are none.
+    pub span: Option<(f64, f64)>,
     /// Such as evaluations.
     pub points: &'a [(f64, f64)],
     pub is_log: bool,
@@ -42,7 +45,8 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, look: Look, plot: &Plot<'_>) {
     }
     let block = Block::bordered();
     let Some(scale) = Scale::of(plot) else {
-        let block = block.title(format!(" {} ", plot.title));
+        let title = format!(" {} ", plot.title);
+        let block = block.title(cut(&title, usize::from(area.width - 2)));
         let inner = block.inner(area);
         frame.render_widget(block, area);
         frame.render_widget(
@@ -61,11 +65,12 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, look: Look, plot: &Plot<'_>) {
         (true, true) => "  log",
         (true, false) => "  not log: a value is not above 0",
     };
-    let block = block.title(format!(" {}{log}{clipped} ", plot.title));
+    let title = format!(" {}{log}{clipped} ", plot.title);
+    let block = block.title(cut(&title, usize::from(area.width - 2)));
     let columns = usize::from(area.width.saturating_sub(8)).max(1);
     // A line to a point far outside would be followed cell by cell.
     let y = |(x, y): (f64, f64)| (x, scale.place(y).clamp(scale.y.0, scale.y.1));
-    let buckets = plot.series.columns(columns, scale.x.1);
+    let buckets = plot.series.columns(columns, scale.x);
     let placed = |points: Vec<(f64, f64)>| points.into_iter().map(y).collect::<Vec<_>>();
     let spread = placed(series::extremes(&buckets));
     let middle = placed(series::means(&buckets));
@@ -104,7 +109,8 @@ struct Scale {
 
 impl Scale {
     fn of(plot: &Plot<'_>) -> Option<Self> {
-        let (first, last) = plot.series.span()?;
+        let own = plot.series.span()?;
+        let (first, last) = plot.span.unwrap_or((own.0, stepped(own.0, own.1)));
         let from = if last - first > CLIPPED_FROM {
             first + (last - first) * CLIPPED
         } else {
@@ -122,15 +128,16 @@ impl Scale {
         }
         let is_log = plot.is_log && min > 0.0;
         let mut scale = Self {
-            x: (first, stepped(first, last)),
+            x: (first, last),
             y: (min, max),
             is_log,
-            is_clipped: top > max,
+            is_clipped: false,
         };
         (min, max) = match is_log {
             true => (decade(min, f64::floor), decade(max, f64::ceil)),
             false => rounded(min, max),
         };
+        scale.is_clipped = top > max;
         scale.y = (scale.place(min), scale.place(max));
         let room = (scale.y.1 - scale.y.0).abs();
         if room < 1e-12 {
@@ -175,19 +182,19 @@ fn rounded(min: f64, max: f64) -> (f64, f64) {
 
 /// An end of the axis at `last` or a little later, which moves seldom: a curve that shifts with every step is sent anew with
 /// every step.
-fn stepped(first: f64, last: f64) -> f64 {
+pub fn stepped(first: f64, last: f64) -> f64 {
     let span = (last - first).max(1.0);
     let step = (span / 8.0).log2().ceil().exp2();
     first + (span / step).ceil() * step
 }
 
-/// The next of 1, 2 and 5 times a power of ten, as `towards` rounds.
+/// The next of a few multiples of a power of ten, as `towards` rounds.
 fn decade(value: f64, towards: fn(f64) -> f64) -> f64 {
     let value = value.clamp(f64::MIN_POSITIVE, LARGEST);
     let power = 10f64.powf(value.log10().floor());
-    let steps = [1.0, 2.0, 5.0, 10.0].map(|n| n * power);
+    let steps = [1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0].map(|n| n * power);
     let at = steps.iter().position(|&step| step >= value * (1.0 - 1e-9));
-    let above = at.unwrap_or(3);
+    let above = at.unwrap_or(steps.len() - 1);
     let is_met = (steps[above] / value - 1.0).abs() < 1e-9;
     match towards(0.5) > 0.0 || is_met {
         true => steps[above],
@@ -196,8 +203,7 @@ fn decade(value: f64, towards: fn(f64) -> f64) -> f64 {
 }
 
 fn y_axis(scale: &Scale, height: u16) -> Axis<'static> {
-    // Halfway between two ends of a logarithmic axis lies no number to remember.
-    let shares: &[f64] = if height >= 9 && !scale.is_log {
+    let shares: &[f64] = if height >= 9 {
         &[0.0, 0.5, 1.0]
     } else {
         &[0.0, 1.0]
@@ -205,7 +211,7 @@ fn y_axis(scale: &Scale, height: u16) -> Axis<'static> {
     let labels: Vec<String> = shares.iter().map(|&s| scale.label(s)).collect();
     Axis::default()
         .bounds([scale.y.0, scale.y.1])
-        .labels(labels.into_iter().map(|label| format!("{label:>5}")))
+        .labels(labels.into_iter().map(|label| format!("{label:>6}")))
 }
 
 fn x_axis(scale: &Scale, height: u16) -> Axis<'static> {
@@ -214,7 +220,12 @@ fn x_axis(scale: &Scale, height: u16) -> Axis<'static> {
         return axis;
     }
     let middle = (scale.x.0 + scale.x.1) / 2.0;
-    axis.labels([scale.x.0, middle, scale.x.1].map(|x| units::count(x.round())))
+    let mut labels = [scale.x.0, middle, scale.x.1].map(|x| units::count(x.round()));
+    if labels[1] == labels[0] || labels[1] == labels[2] {
+        labels[1].clear();
+    }
+    labels[0].insert_str(0, "step ");
+    axis.labels(labels)
 }
 
 /// As [`number`], with as many digits as tell values apart that lie `step` from each other.

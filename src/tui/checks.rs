@@ -142,12 +142,17 @@ impl Checker {
         let Some(config) = config else {
             return checked;
         };
-        if let Err(error) = names::check(&config.name) {
-            let words = format!("{error}; try {}", names::cleaned(&config.name));
-            checked.problems.push(("name".to_owned(), words));
+        checked.run_name.clone_from(&config.name);
+        match names::check(&config.name) {
+            Ok(()) => {
+                let next = names::next_free(&self.runs_dir, &config.name);
+                checked.run_name = next.unwrap_or_else(|| config.name.clone());
+            }
+            Err(error) => {
+                let words = format!("{error}; try {}", names::cleaned(&config.name));
+                checked.problems.push(("name".to_owned(), words));
+            }
         }
-        let next = names::next_free(&self.runs_dir, &config.name);
-        checked.run_name = next.unwrap_or_else(|| config.name.clone());
         let is_readable = !checked
             .problems
             .iter()
@@ -366,11 +371,18 @@ fn memory(
     let known = |bytes: Option<u64>| bytes.map_or_else(|| "n/a".to_owned(), units::bytes);
     let line = |place: &str, n_ranks: u64, free: Option<u64>, rest: String| {
         let needed = of_rank * n_ranks;
-        let text = format!(
-            "memory: {place}at least {} of {} free{rest}; further activations come on top",
-            units::bytes(needed),
-            known(free)
-        );
+        let needs = units::bytes(needed);
+        let text = match free.is_some_and(|free| needed > free) {
+            true => format!(
+                "memory: {place}needs at least {needs} and {} are free{rest}; a smaller batch.micro or model, or more tp \
+                 or pp, takes less",
+                known(free)
+            ),
+            false => format!(
+                "memory: {place}at least {needs} of {} free{rest}; further activations come on top",
+                known(free)
+            ),
+        };
         (free.is_some_and(|free| needed <= free / 2), text)
     };
     let cpu_ranks = on(Device::Cpu);
@@ -620,10 +632,9 @@ mod tests {
         ]);
         let plan = plan_of(&large, &host);
         let (is_well, text) = memory(&large, &plan, &host, Some(12 * units::GIB)).remove(0);
-        assert!(
-            !is_well && text.contains("further activations come on top"),
-            "{text}"
-        );
+        assert!(!is_well && text.contains("a smaller batch.micro"), "{text}");
+        let (_, text) = told(Some(8 * units::GIB));
+        assert!(text.contains("further activations come on top"), "{text}");
     }
 
     #[test]

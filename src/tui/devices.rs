@@ -237,7 +237,7 @@ fn cpu_ranks(board: &Board, plan: &RunPlan) -> Vec<String> {
     plan.ranks.iter().enumerate().map(line).collect()
 }
 
-/// Cores, memory and processor power.
+/// Cores, memory and the processor packages' power.
 pub fn host_words(app: &App, board: &Board) -> String {
     let Some(reading) = sensors(app, board) else {
         return match silent_s(app, board) {
@@ -248,16 +248,17 @@ pub fn host_words(app: &App, board: &Board) -> String {
     let host = &reading.host;
     let power = host
         .package_power_w
-        .map_or_else(|| UNKNOWN.to_owned(), |watts| format!("{watts:.0} W"));
+        .map_or_else(|| UNKNOWN.to_owned(), |watts| format!("{watts:>4.0} W"));
+    let gib = |bytes: u64| bytes as f64 / units::GIB as f64;
     let busy = host.cpu_busy.map_or_else(
         || UNKNOWN.to_owned(),
         |share| format!("{:>3.0} %", share * 100.0),
     );
     let memory = match (host.memory_used_bytes, host.memory_total_bytes) {
         (Some(used), Some(total)) => {
-            format!("{:>9} of {}", units::bytes(used), units::bytes(total))
+            format!("{:>6.2} of {:.2} GiB", gib(used), gib(total))
         }
         _ => UNKNOWN.to_owned(),
     };
-    format!("host: {busy} busy, memory {memory}, processor {power}")
+    format!("host: {busy} busy, memory {memory}, package power {power}")
 }

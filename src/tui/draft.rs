@@ -275,7 +275,11 @@ impl Mend {
         // What holds a value that no stand-in helps is replaced as a whole.
         while !path.is_empty() {
             let present = at(root, &path);
-            let known = [at(sound, &path).cloned(), fields::made_at(&path)];
+            let known = [
+                present.and_then(whole_number),
+                at(sound, &path).cloned(),
+                fields::made_at(&path),
+            ];
             let other = known.into_iter().flatten();
             let stand_in = other.filter(|value| Some(value) != present).find(|value| {
                 let mut tried = root.clone();
@@ -293,6 +297,13 @@ impl Mend {
         }
         None
     }
+}
+
+/// The whole number next to one that is none: 1000 for 1e3.
+fn whole_number(value: &Value) -> Option<Value> {
+    let number = value.as_f64().filter(|_| value.is_f64())?;
+    let is_near = (1.0..1e15).contains(&number);
+    is_near.then(|| Value::from(number.round() as u64))
 }
 
 /// A value that can be typed; whole objects can't.

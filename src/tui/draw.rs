@@ -106,6 +106,9 @@ fn headline(app: &App) -> String {
     if app.recording {
         parts.push(RECORDING.to_owned());
     }
+    if app.readonly {
+        parts.push("read-only".to_owned());
+    }
     match app.screen {
         Screen::Live | Screen::Logs => {
             if let Some(board) = live::shown(app) {
@@ -127,9 +130,6 @@ fn headline(app: &App) -> String {
         }
         Screen::Launch => parts.push(app.launch.machine_words()),
         Screen::Plan | Screen::Compare => {}
-    }
-    if app.readonly {
-        parts.push("read-only".to_owned());
     }
     parts.join("   ")
 }
@@ -195,8 +195,11 @@ fn draw_last(frame: &mut Frame<'_>, area: Rect, app: &App) {
 /// Whether an action on Live has something to act on: what steers a run needs one that runs, and a resumption one that
 /// doesn't.
 fn is_apt(app: &App, action: Action) -> bool {
-    let Some(board) = app.board.as_ref().filter(|_| app.screen == Screen::Live) else {
+    if app.screen != Screen::Live {
         return true;
+    }
+    let Some(board) = &app.board else {
+        return false;
     };
     match action {
         Action::Checkpoint | Action::Pause | Action::Stop | Action::Kill => board.held,
@@ -249,6 +252,17 @@ pub fn wrap(text: &str, width: usize) -> Vec<&str> {
     }
     lines.push(rest);
     lines
+}
+
+/// A text in at most so many rows of a width, with a mark where something was cut off.
+pub fn rows_of(text: &str, width: usize, most: usize) -> Vec<String> {
+    let rows = wrap(text, width.max(1));
+    let is_cut = rows.len() > most;
+    let mut rows: Vec<String> = rows.into_iter().take(most).map(str::to_owned).collect();
+    if let Some(last) = rows.last_mut().filter(|_| is_cut) {
+        *last = format!("{}…", fitting(last, width.saturating_sub(1)));
+    }
+    rows
 }
 
 /// How long ago, in one coarse unit, so that it does not change with each frame.

@@ -88,7 +88,7 @@ impl Doer {
                 Msg::Started(match runs::resume(&folder, &name) {
                     Ok(supervisor) => {
                         reap(supervisor);
-                        Ok(folder)
+                        Ok((folder, None))
                     }
                     Err(error) => Err(in_full(&error)),
                 })
@@ -132,6 +132,7 @@ impl Doer {
                 replaces,
             } => self.spawn(move || written::write(path, root, replaces)),
             Effect::Suspend
+            | Effect::Leave
             | Effect::Redraw
             | Effect::Copy(_)
             | Effect::Mouse(_)
@@ -188,7 +189,10 @@ fn check_all(runs_dir: &Path, work: &mpsc::Receiver<Work>, to: &SyncSender<Msg>)
         for work in todo {
             let said = match work {
                 Work::Check(draft) => Msg::Checked(Box::new(checker.check(&draft))),
-                Work::Launch(draft) => Msg::Started(launch(runs_dir, &mut checker, &draft)),
+                Work::Launch(draft) => {
+                    let started = launch(runs_dir, &mut checker, &draft);
+                    Msg::Started(started.map(|folder| (folder, Some(draft.root))))
+                }
             };
             if to.send(said).is_err() {
                 return;

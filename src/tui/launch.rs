@@ -149,7 +149,10 @@ pub fn act(app: &mut App, action: Action) -> Vec<Effect> {
             return turn(app, &fields, place, action == Action::Right);
         }
         Action::Open => return open(app, &fields, place),
-        Action::Filter => app.launch.filtering = true,
+        Action::Filter => {
+            app.launch.filter.clear();
+            app.launch.filtering = true;
+        }
         Action::Expand => all_checks(app),
         Action::DryRun => {
             app.launch.looked = None;

@@ -11,7 +11,7 @@ use super::{
     app::App,
     chart::bar,
     checks::SplitRow,
-    draw::{ago, cut},
+    draw::{ago, cut, rows_of, wrap},
     fields::{Field, Kind},
     keys::Action,
     launch::{all_lines, summary},
@@ -19,7 +19,10 @@ use super::{
     runs::RunRow,
     splits::{self, degrees_of},
 };
-use crate::{base::units, plan::Mesh};
+use crate::{
+    base::{text::fitting, units},
+    plan::Mesh,
+};
 
 /// Rows of what will happen, its frame included.
 const OUTLOOK_ROWS: u16 = 11;
@@ -126,7 +129,8 @@ fn check_line<'a>(app: &App, line: &str) -> Line<'a> {
     let style = match sign.as_str() {
         "✗" => return Line::from(Span::styled(sign + &text, app.look.bad())),
         "✓" => app.look.good(),
-        _ => app.look.warn(),
+        "!" => app.look.warn(),
+        _ => ratatui::style::Style::new(),
     };
     Line::from(vec![Span::styled(sign, style), Span::raw(text)])
 }
@@ -151,9 +155,9 @@ fn draw_form(frame: &mut Frame<'_>, area: Rect, app: &App) {
         let cursor = if app.launch.filtering { "_" } else { "" };
         title = format!(" / {}{cursor}  {}", app.launch.filter, title.trim_start());
     }
-    let block = Block::bordered().title(title);
+    let title = cut(&title, usize::from(area.width.saturating_sub(2)));
+    let mut block = Block::bordered().title(title);
     let inner = block.inner(area);
-    frame.render_widget(block, area);
     let foot = 3.min(inner.height / 3);
     let [list, help] =
         Layout::vertical([Constraint::Min(0), Constraint::Length(foot)]).areas(inner);
@@ -161,13 +165,22 @@ fn draw_form(frame: &mut Frame<'_>, area: Rect, app: &App) {
     let width = usize::from(list.width);
     let cursor = app.launch.cursor.min(fields.len().saturating_sub(1));
     let first = cursor.saturating_sub(rows.saturating_sub(1).min(rows * 2 / 3));
-    let lines: Vec<Line<'_>> = fields
+    let below = fields.len().saturating_sub(first + rows);
+    if first + below > 0 {
+        block = block.title_bottom(format!(" {first} field(s) above, {below} below "));
+    }
+    frame.render_widget(block, area);
+    let mut lines: Vec<Line<'_>> = fields
         .iter()
         .enumerate()
         .skip(first)
         .take(rows)
         .map(|(index, field)| field_line(app, field, index == cursor, width))
         .collect();
+    if lines.is_empty() {
+        let words = format!(" no field's path holds {}", app.launch.filter);
+        lines.push(Line::from(Span::styled(cut(&words, width), app.look.dim())));
+    }
     frame.render_widget(Paragraph::new(lines), list);
     if let Some(field) = fields.get(cursor) {
         draw_help(frame, help, app, field);
@@ -251,9 +264,15 @@ fn draw_help(frame: &mut Frame<'_>, area: Rect, app: &App, field: &Field) {
         ),
         None => (field.description.clone(), app.look.dim()),
     };
-    let text = format!("{}: {text}", field.dotted());
-    let paragraph = Paragraph::new(Span::styled(text, style)).wrap(Wrap { trim: true });
-    frame.render_widget(paragraph, area);
+    let text = match text.as_str() {
+        "" => field.dotted(),
+        text => format!("{}: {text}", field.dotted()),
+    };
+    let rows = rows_of(&text, usize::from(area.width), usize::from(area.height));
+    let rows = rows
+        .into_iter()
+        .map(|row| Line::from(Span::styled(row, style)));
+    frame.render_widget(Paragraph::new(rows.collect::<Vec<_>>()), area);
 }
 
 fn draw_outlook(frame: &mut Frame<'_>, area: Rect, app: &App) {
@@ -306,10 +325,13 @@ fn draw_outlook(frame: &mut Frame<'_>, area: Rect, app: &App) {
 fn draw_checks(frame: &mut Frame<'_>, area: Rect, app: &App) {
     let lines = all_lines(&app.launch);
     let width = usize::from(area.width.saturating_sub(2)).max(1);
-    let rows = lines
+    let room = usize::from(area.height.saturating_sub(2));
+    let rows: Vec<String> = lines
         .iter()
-        .map(|line| line.chars().count().div_ceil(width));
-    let title = match rows.sum::<usize>() > usize::from(area.height.saturating_sub(2)) {
+        .flat_map(|line| wrap(line, width))
+        .map(str::to_owned)
+        .collect();
+    let title = match rows.len() > room {
         true => format!(
             " Checks: {} shows all {} ",
             app.key(Action::Expand),
@@ -317,16 +339,22 @@ fn draw_checks(frame: &mut Frame<'_>, area: Rect, app: &App) {
         ),
         false => " Checks ".to_owned(),
     };
-    let mut lines: Vec<Line<'_>> = lines.iter().map(|line| check_line(app, line)).collect();
+    let hidden = rows.len() > room;
+    let shown = rows.iter().take(room).enumerate().map(|(index, row)| {
+        // The last that has a place tells that there is more.
+        match hidden && index + 1 == room {
+            true => format!("{}…", fitting(row, width.saturating_sub(1))),
+            false => row.clone(),
+        }
+    });
+    let mut lines: Vec<Line<'_>> = shown.map(|row| check_line(app, &row)).collect();
     if lines.is_empty() {
         lines.push(Line::from(Span::styled(
             app.launch.checking_words(),
             app.look.dim(),
         )));
     }
-    let paragraph = Paragraph::new(lines)
-        .wrap(Wrap { trim: false })
-        .block(Block::bordered().title(title));
+    let paragraph = Paragraph::new(lines).block(Block::bordered().title(title));
     frame.render_widget(paragraph, area);
 }
 
@@ -457,12 +485,7 @@ pub fn who_line(mesh: Mesh, rank: usize, device: &str) -> String {
         mesh.dp.min(8),
     );
     format!(
-        "{rank:>3} {device:<6} dp {}/{} tp {}/{} pp {}/{}  {batch}",
-        at.replica + 1,
-        mesh.dp,
-        at.shard + 1,
-        mesh.tp,
-        at.stage + 1,
-        mesh.pp
+        "{rank:>3} {device:<6} dp {} tp {} pp {}  of the batch {batch}",
+        at.replica, at.shard, at.stage
     )
 }

@@ -255,21 +255,37 @@ fn speed_words(state: &RunState) -> String {
     format!("loss {:>7.4}  {speed:>5} tok/s{mfu}", last.loss)
 }
 
+/// The steps that all charts of a run span, so that a step is at the same place in each; a run that has ended fills them.
+fn span(board: &Board) -> Option<(f64, f64)> {
+    let (first, last) = board.loss.span()?;
+    let end = chart::stepped(first, last);
+    let total = board.state.total_steps.map_or(end, |total| total as f64);
+    Some((first, end.min(total.max(last))))
+}
+
 fn draw_loss(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
     let mut title = "loss".to_owned();
     if let Some(last) = board.loss.last() {
         title = format!("{title}  train {last:>7.4}");
     }
     if let Some(eval) = board.state.evals.last() {
-        let whole = if eval.is_final { ", whole split" } else { "" };
+        let is_told = eval.is_final && area.width >= 60;
+        let whole = if is_told { " of the whole split" } else { "" };
         title = format!("{title}  val{whole} {:>7.4}", eval.loss);
     }
     if let Some(best) = board.state.best_eval().filter(|_| area.width >= 60) {
-        title = format!("{title}  best {:.4} @ {}", best.loss, best.step);
+        // The last one reads other text, and is not compared with the periodic ones.
+        let last = board.state.evals.last();
+        let periodic = match last.is_some_and(|eval| eval.is_final) {
+            true => "periodic ",
+            false => "",
+        };
+        title = format!("{title}  {periodic}best {:.4} @ {}", best.loss, best.step);
     }
     let plot = Plot {
         title,
         series: &board.loss,
+        span: span(board),
         points: &board.validation,
         is_log: app.live.is_log,
         from_zero: false,
@@ -283,7 +299,7 @@ fn draw_metric(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board, metr
     let last = series
         .last()
         .map_or_else(|| "n/a".to_owned(), |v| metric.told(v));
-    let mut title = format!("{}  {last}", metric.title());
+    let mut title = format!("{}  {last}", metric.title(board));
     if metric == Metric::Throughput && area.width >= 36 {
         let mfu = board.mfu.last();
         let mfu = mfu.map_or_else(|| "n/a".to_owned(), |mfu| Metric::Mfu.told(mfu));
@@ -292,6 +308,7 @@ fn draw_metric(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board, metr
     let plot = Plot {
         title,
         series,
+        span: span(board),
         points: &[],
         is_log: false,
         from_zero: !matches!(metric, Metric::GradNorm),
@@ -323,7 +340,7 @@ fn draw_checkpoints(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board)
         let next = (state.step / every).saturating_add(1).saturating_mul(every);
         // The last step saves too.
         let next = next.min(state.total_steps.unwrap_or(next)).max(state.step);
-        let wait = units::seconds((next - state.step) as f64 * seconds);
+        let wait = units::seconds(((next - state.step) as f64 * seconds).max(1.0));
         lines.insert(
             0,
             Line::from(format!(" next at step {next:<5} in {wait:>7}")),

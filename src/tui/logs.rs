@@ -124,7 +124,10 @@ pub fn act(app: &mut App, action: Action) -> Vec<Effect> {
         Action::Rank => next_rank(app),
         Action::Wrap => app.logs.wrap = !app.logs.wrap,
         Action::Freeze => freeze(app),
-        Action::Filter => app.logs.typing = true,
+        Action::Filter => {
+            app.logs.filter.clear();
+            app.logs.typing = true;
+        }
         Action::NextMatch => find(app, true, 1),
         Action::PreviousMatch => find(app, false, 1),
         Action::Open => app.popup = lines.get(place).map(|line| detail(app, line)),

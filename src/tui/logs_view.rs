@@ -47,7 +47,12 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
     );
     let rows = usize::from(body.height);
     let width = usize::from(body.width);
-    let drawn = around(app, &lines, rows, width);
+    let mut drawn = around(app, &lines, rows, width);
+    if drawn.is_empty() && !board.entries.is_empty() {
+        let [level, rank] = [Action::Level, Action::Rank].map(|action| app.key(action));
+        let words = format!(" no line passes; {level} changes the level, {rank} the rank");
+        drawn.push(Line::from(Span::styled(words, app.look.dim())));
+    }
     frame.render_widget(Paragraph::new(drawn), body);
     let (text, is_problem) = told_foot(app, board);
     let style = if is_problem {
@@ -96,7 +101,11 @@ fn told_foot(app: &App, board: &Board) -> (String, bool) {
     } else if dropped > 0 {
         format!(" {dropped} older line(s) are in the files only: events.jsonl, worker.log")
     } else {
-        " All ranks together; ×N: a line N times. Files: events.jsonl, worker.log".to_owned()
+        let ranks = match app.logs.rank {
+            Some(rank) => format!("Rank {rank} alone"),
+            None => "All ranks together".to_owned(),
+        };
+        format!(" {ranks}; ×N: a line N times. Files: events.jsonl, worker.log")
     };
     (text, false)
 }

@@ -55,9 +55,16 @@ impl Metric {
         }
     }
 
-    /// Its name, which says what becomes of several devices.
-    pub const fn title(self) -> &'static str {
+    /// Its name, which says what becomes of several devices, or that it is the whole host's.
+    pub fn title(self, board: &Board) -> &'static str {
+        let is_hosts = board
+            .plan
+            .as_ref()
+            .is_some_and(|plan| plan.gpus().is_empty());
         match self {
+            Self::Busy if is_hosts => "host busy",
+            Self::Memory if is_hosts => "host memory",
+            Self::Power if is_hosts => "package power",
             Self::Throughput => "throughput",
             Self::LearningRate => "learning rate",
             Self::GradNorm => "grad norm",

@@ -121,6 +121,11 @@ impl Launch {
         });
     }
 
+    /// A run holds this draft.
+    pub fn keep_in_run(&mut self, root: Value) {
+        self.origin.kept = Some(root);
+    }
+
     /// What a config that is written there may take the place of.
     pub fn replaces(&self, path: &Path) -> Replaces {
         let here = |saved: &&Saved| absolute(&working_folder(), &saved.path) == path;

@@ -417,7 +417,7 @@ fn notes(app: &App) -> Vec<String> {
                 .to_owned(),
         );
         lines.push(
-            "  before Hopper no NVLink rates; processor power is often for root alone".to_owned(),
+            "  before Hopper no NVLink rates; package power is often for root alone".to_owned(),
         );
         lines.push(
             "busy: time in which anything ran on the card, however well. Rates: received/sent"

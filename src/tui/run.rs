@@ -44,6 +44,8 @@ const INJECTED_ERROR: &str = "tui:key:error";
 const MOST_WAITING: usize = 16;
 /// After `$EDITOR` its signals arrive within this time.
 const EDITORS_SIGNALS: Duration = Duration::from_millis(500);
+/// A shell's exit code for a command that is not there.
+const NOT_FOUND: i32 = 127;
 /// Exit code of a panic.
 const INTERNAL: i32 = 70;
 /// The run that is watched, for a last word after a panic.
@@ -188,6 +190,7 @@ impl Ui<'_> {
                 kill_current_process_group(Signal::TSTP)?;
                 self.screen.retake()?;
             }
+            Effect::Leave => self.app.leaving = Some(0),
             Effect::Redraw => self.screen.redraw()?,
             Effect::Mouse(on) => self.screen.capture_mouse(on)?,
             Effect::Copy(text) => self.copy(&text)?,
@@ -241,6 +244,9 @@ impl Ui<'_> {
         retaken.map_err(words)?;
         let edited = match status {
             Ok(status) if status.success() => fs::read_to_string(&path).map_err(words),
+            Ok(status) if status.code() == Some(NOT_FOUND) => {
+                Err(format!("{editor} was not found; set VISUAL or EDITOR"))
+            }
             Ok(status) => Err(format!("{editor} ended with {status}")),
             Err(error) => Err(format!("{editor}: {error}")),
         };

@@ -84,6 +84,13 @@ pub enum Sort {
     Best,
 }
 
+impl Sort {
+    /// Whether the largest, or the latest, comes first.
+    pub const fn is_descending(self) -> bool {
+        matches!(self, Self::When | Self::Step)
+    }
+}
+
 const SORTS: [Sort; 6] = [
     Sort::When,
     Sort::Name,
@@ -312,14 +319,15 @@ const fn is_fresh(read: u64, present: u64) -> bool {
     present <= read.saturating_add(read / 20)
 }
 
-/// The marked run that configs are compared against; else the one before in time.
+/// The marked run that configs are compared against; else the neighbour in time, rather the one before.
 fn against(app: &App, name: &str) -> Option<RunFolder> {
     let rows: Vec<&RunRow> = app.runs.rows.iter().flatten().collect();
     let marked = rows
         .iter()
         .find(|row| app.runs.marked.contains(&row.name) && row.name != name);
     let place = rows.iter().position(|row| row.name == name)?;
-    let before = rows.get(place + 1);
+    // The earliest has none before it.
+    let before = rows.get(place + 1).or(rows.get(place.checked_sub(1)?));
     marked.or(before).map(|row| row.folder.clone())
 }
 
@@ -350,7 +358,10 @@ pub fn act(app: &mut App, action: Action) -> Vec<Effect> {
         Action::NextPanel | Action::PreviousPanel | Action::Left | Action::Right => {
             app.runs.in_details = !app.runs.in_details;
         }
-        Action::Filter => app.runs.typing = true,
+        Action::Filter => {
+            app.runs.filter.clear();
+            app.runs.typing = true;
+        }
         Action::Sort => sort(app),
         action => return act_on_chosen(app, action),
     }
@@ -372,8 +383,18 @@ fn sort(app: &mut App) {
 
 fn act_on_chosen(app: &mut App, action: Action) -> Vec<Effect> {
     let Some(row) = app.runs.chosen().cloned() else {
-        let key = app.key(Action::Show(Screen::Launch));
-        app.complain(format!("there is no run here yet; {key} launches one"));
+        let is_filtered = app.runs.rows.as_ref().is_some_and(|rows| !rows.is_empty());
+        let words = match is_filtered {
+            true => format!(
+                "no run passes the filter; {} clears it",
+                app.key(Action::Back)
+            ),
+            false => {
+                let key = app.key(Action::Show(Screen::Launch));
+                format!("there is no run here yet; {key} launches one")
+            }
+        };
+        app.complain(words);
         return Vec::new();
     };
     match action {

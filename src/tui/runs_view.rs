@@ -160,13 +160,14 @@ fn name_width(width: usize) -> usize {
 
 /// Widths of the columns status and step.
 fn narrow_widths(width: usize) -> (usize, usize) {
-    if width < 60 { (11, 6) } else { (12, 9) }
+    if width < 60 { (11, 6) } else { (12, 11) }
 }
 
 fn heading(app: &App, width: usize) -> String {
     let mark = |sort: Sort, word: &str| {
         if app.runs.sort == sort {
-            let arrow = if app.runs.reversed { '↑' } else { '↓' };
+            let is_descending = sort.is_descending() != app.runs.reversed;
+            let arrow = if is_descending { '↓' } else { '↑' };
             format!("{word} {arrow}")
         } else {
             word.to_owned()
@@ -205,11 +206,12 @@ fn told(app: &App, row: &RunRow, width: usize) -> String {
     let Ok(state) = &row.state else {
         return format!("{mark}{} {shown} unreadable", row.sign());
     };
-    let step = match state.total_steps {
-        Some(total) if width >= 60 && total < 10_000 => format!("{}/{total}", state.step),
-        _ => state.step.to_string(),
-    };
     let (status, digits) = narrow_widths(width + 1);
+    let of_total = state
+        .total_steps
+        .map(|total| format!("{}/{total}", state.step));
+    let of_total = of_total.filter(|text| text.len() <= digits);
+    let step = of_total.unwrap_or_else(|| state.step.to_string());
     let mut text = format!(
         "{mark}{} {shown} {:<status$} {step:>digits$}",
         row.sign(),
@@ -222,10 +224,8 @@ fn told(app: &App, row: &RunRow, width: usize) -> String {
         text = format!("{text} {loss:>8} {best:>8}");
     }
     if width >= 119 {
-        let speed = state.last.map_or_else(
-            || "–".to_owned(),
-            |last| units::count(last.tokens_per_sec.round()),
-        );
+        let speed = state.tokens_per_sec();
+        let speed = speed.map_or_else(|| "–".to_owned(), |speed| units::count(speed.round()));
         let model = pad(&cut(&row.model, 28), 28);
         let split = pad(&cut(&state.strategy, 18), 18);
         let energy = state
@@ -305,19 +305,30 @@ fn facts(app: &App, row: &RunRow, room: usize) -> Vec<String> {
     }
     fact("model", row.model.clone());
     match details {
-        Some(details) => details_facts(details, app, room, &mut fact),
+        Some(details) => details_facts(row, details, app, room, &mut fact),
         None if app.runs.pending.is_some() => fact("", "reading its log ...".to_owned()),
         None => {}
     }
     lines
 }
 
-fn details_facts(details: &Details, app: &App, room: usize, fact: &mut impl FnMut(&str, String)) {
+fn details_facts(
+    row: &RunRow,
+    details: &Details,
+    app: &App,
+    room: usize,
+    fact: &mut impl FnMut(&str, String),
+) {
+    let mut seen = row.state.iter().flat_map(|state| &state.checkpoints);
+    let best = seen.find(|seen| seen.best).map(|seen| seen.step);
     let saved: Vec<String> = details
         .checkpoints
         .iter()
         .rev()
-        .map(|(step, bytes)| format!("step {step} ({})", units::bytes(*bytes)))
+        .map(|(step, bytes)| {
+            let best = if Some(*step) == best { ", best" } else { "" };
+            format!("step {step} ({}{best})", units::bytes(*bytes))
+        })
         .collect();
     let none = saved.is_empty().then(|| "none".to_owned());
     fact("saved", none.unwrap_or_else(|| saved.join(", ")));

@@ -114,11 +114,8 @@ impl Series {
             .collect()
     }
 
-    /// What falls into each of the columns up to the one that ends at `last`; empty columns are left out.
-    pub fn columns(&self, columns: usize, last: f64) -> Vec<Bucket> {
-        let Some((first, _)) = self.span() else {
-            return Vec::new();
-        };
+    /// What falls into each of the columns between two places; empty columns are left out.
+    pub fn columns(&self, columns: usize, (first, last): (f64, f64)) -> Vec<Bucket> {
         let width = ((last - first) / columns.max(1) as f64).max(f64::MIN_POSITIVE);
         let column = |bucket: &Bucket| ((bucket.from - first) / width) as usize;
         let groups = self.buckets.chunk_by(|a, b| column(a) == column(b));
@@ -188,7 +185,7 @@ mod tests {
             series.push(f64::from(step), value);
         }
         assert!(series.buckets.len() <= MOST);
-        let points = extremes(&series.columns(80, 1e6));
+        let points = extremes(&series.columns(80, (1.0, 1e6)));
         assert!(points.len() <= 162, "{}", points.len());
         let top = points.iter().map(|&(_, y)| y).fold(0.0, f64::max);
         assert_eq!(top, 99.0);
@@ -201,7 +198,7 @@ mod tests {
         for step in 0..100 {
             series.push(f64::from(step), f64::from(step % 2));
         }
-        let middle = means(&series.columns(10, 99.0));
+        let middle = means(&series.columns(10, (0.0, 99.0)));
         assert!(middle.len() <= 11, "{middle:?}");
         for (_, mean) in middle {
             assert!((mean - 0.5).abs() < 0.1 || mean == 1.0, "{mean}");
@@ -218,7 +215,10 @@ mod tests {
         series.cut(4.0);
         series.push(5.0, 2.0);
         assert_eq!(series.span(), Some((1.0, 5.0)));
-        assert_eq!(extremes(&series.columns(80, 5.0)).last(), Some(&(5.0, 2.0)));
+        assert_eq!(
+            extremes(&series.columns(80, (1.0, 5.0))).last(),
+            Some(&(5.0, 2.0))
+        );
         assert_eq!(series.non_finite(), 0);
     }
 
@@ -227,7 +227,7 @@ mod tests {
         let mut series = Series::default();
         series.push(1.0, f64::NAN);
         series.push(2.0, f64::INFINITY);
-        assert!(series.span().is_none() && series.columns(10, 9.0).is_empty());
+        assert!(series.span().is_none() && series.columns(10, (1.0, 9.0)).is_empty());
         assert_eq!(series.non_finite(), 2);
         assert!(series.means(5).is_empty());
     }

@@ -191,8 +191,13 @@ fn step(list: &[SplitRow], degrees: [usize; 3], axis: usize, grows: bool) -> Res
         .map(|split| split.dp * split.tp * split.pp)
         .max();
     let [dp, tp, pp] = degrees;
+    let is_alone = dp * tp * pp == present;
+    let remedy = match is_alone {
+        true => "name more under devices",
+        false => "shrink another axis first",
+    };
     Err(format!(
-        "all {} devices are taken: dp {dp} x tp {tp} x pp {pp}; shrink another axis first",
+        "all {} devices are taken: dp {dp} x tp {tp} x pp {pp}; {remedy}",
         most.unwrap_or(0)
     ))
 }

@@ -1,7 +1,7 @@
 //! The one place where the UI changes: a pure function of what was and what happened.
 
 use super::{
-    app::{App, Effect, Msg, News, Popup, Screen},
+    app::{App, Effect, Msg, News, Notice, Popup, Screen},
     keys::{self, Action, Binding, Class, Key},
     launch,
     line::Line,
@@ -53,7 +53,10 @@ pub fn update(app: &mut App, msg: Msg) -> Vec<Effect> {
             app.present(Popup::text(&title, lines));
             Vec::new()
         }
-        Msg::Started(Ok(folder)) => {
+        Msg::Started(Ok((folder, root))) => {
+            if let Some(root) = root {
+                app.launch.keep_in_run(root);
+            }
             // Its log goes on, or begins: it is read anew.
             app.board = None;
             if app.popup.is_some() || app.is_typing() {
@@ -162,7 +165,15 @@ fn take_news(app: &mut App, news: News) {
         News::Reading(percent) => board.reading = percent,
         News::Damaged(text) => board.add_damage(text),
         News::State(state) => board.state = *state,
-        News::Held(held) => board.held = held,
+        News::Held(held) => {
+            board.held = held;
+            let name = format!("{}: ", board.folder.name());
+            let is_answer = |notice: &mut Notice| notice.text.starts_with(&name);
+            if !held {
+                // What an order was answered is over with the run.
+                app.notice.take_if(is_answer);
+            }
+        }
         News::Failed(text) => board.failed = Some(text),
         News::Gone => {
             let folder = board.folder.clone();
@@ -263,6 +274,13 @@ pub fn obey(app: &mut App, binding: &Binding) -> Vec<Effect> {
                 chosen: 0,
             });
             Vec::new()
+        }
+        Action::Leave if app.launch.is_changed() && !app.recording => {
+            let lines = vec![
+                "The config on Launch was changed, and no file and no run holds it so.".to_owned(),
+                "It is lost with the screen.".to_owned(),
+            ];
+            popup::confirm(app, "Leave", lines, Effect::Leave)
         }
         Action::Leave => {
             app.leaving = Some(0);

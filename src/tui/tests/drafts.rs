@@ -498,7 +498,7 @@ fn ranks_are_moved_from_axis_to_axis() {
     key(&mut app, Key::Down);
     key(&mut app, Key::Right);
     let shown = text(&picture(&app, 80, 24));
-    assert!(shown.contains("3 cpu    dp 2/2 tp 2/2 pp 1/1"), "{shown}");
+    assert!(shown.contains("3 cpu    dp 1 tp 1 pp 0"), "{shown}");
     let effects = key(&mut app, Key::Enter);
     assert!(matches!(effects[..], [Effect::Check(_), ..]), "{effects:?}");
     assert_eq!(split(&app), [2, 2, 1]);

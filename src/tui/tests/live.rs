@@ -73,7 +73,7 @@ fn metrics_turn_over_what_is_known() {
     for _ in 0..6 {
         let shown = text(&picture(&app, 80, 24));
         let names = ["throughput", "learning rate", "grad norm", "step time"];
-        let devices = ["MFU  ", "busy, mean", "memory, fullest", "power, all"];
+        let devices = ["MFU  ", "host busy", "host memory", "package power"];
         let mut names = names.into_iter().chain(devices);
         let name = names.find(|name| shown.contains(&format!("┌ {name}")));
         seen.extend(name);
@@ -84,8 +84,8 @@ fn metrics_turn_over_what_is_known() {
         "learning rate",
         "grad norm",
         "step time",
-        "busy, mean",
-        "memory, fullest",
+        "host busy",
+        "host memory",
     ];
     assert_eq!(seen, known, "what a CPU does not tell is left out");
 }

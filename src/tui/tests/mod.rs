@@ -428,7 +428,7 @@ fn nothing_unknown_is_shown_as_zero() {
     show(&mut app, Screen::Live);
     let shown = text(&picture(&app, 160, 50));
     assert!(
-        shown.contains("host: n/a busy, memory n/a, processor n/a"),
+        shown.contains("host: n/a busy, memory n/a, package power n/a"),
         "{shown}"
     );
     assert!(shown.contains("MFU n/a"), "{shown}");

@@ -268,10 +268,32 @@ fn a_run_that_starts_leaves_what_is_being_typed_alone() {
     go_to(&mut app, "name");
     key(&mut app, Key::Enter);
     let folder = crate::launch::RunFolder::new("hello-9");
-    let effects = update(&mut app, Msg::Started(Ok(folder)));
+    let effects = update(&mut app, Msg::Started(Ok((folder, None))));
     assert!(matches!(effects[..], [Effect::Watch(..)]), "{effects:?}");
     assert!(app.screen == Screen::Launch && notice(&app).contains("3 shows it"));
     press(&mut app, "P");
     key(&mut app, Key::Enter);
     assert_eq!(app.launch.draft.root["name"], "helloP");
+}
+
+#[test]
+fn a_changed_config_is_not_left_unasked() {
+    let mut app = launch();
+    go_to(&mut app, "seed");
+    key(&mut app, Key::Enter);
+    press(&mut app, "7");
+    key(&mut app, Key::Enter);
+    for screen in [Screen::Launch, Screen::Live] {
+        show(&mut app, screen);
+        assert!(press(&mut app, "q").is_empty() && app.leaving.is_none());
+        key(&mut app, Key::Esc);
+        press(&mut app, "q");
+        assert_eq!(press(&mut app, "y"), [Effect::Leave]);
+    }
+    // A run that was started from it holds it.
+    let root = app.launch.draft.root.clone();
+    let folder = crate::launch::RunFolder::new("hello-9");
+    update(&mut app, Msg::Started(Ok((folder, Some(root)))));
+    press(&mut app, "q");
+    assert_eq!(app.leaving, Some(0));
 }

@@ -422,7 +422,7 @@ fn what_an_earlier_watch_still_tells_is_left_out() {
         app.board.as_ref().map_or(0, |board| board.entries.len())
     };
     assert_eq!(tell(&mut app, 1), 1);
-    let effects = update(&mut app, Msg::Started(Ok(folder)));
+    let effects = update(&mut app, Msg::Started(Ok((folder, None))));
     assert!(matches!(effects[..], [Effect::Watch(_, 2)]), "{effects:?}");
     assert_eq!(tell(&mut app, 1), 0);
     assert_eq!(tell(&mut app, 2), 1);
