@@ -23,7 +23,9 @@ pub enum EngineError {
     #[error("the ranks would go on from different steps: {steps:?}")]
     Apart { steps: Vec<u64> },
     /// Training has diverged; the weights are those before the bad step.
-    #[error("the {what} is no finite number; {place}")]
+    #[error(
+        "the {what} is no finite number; {place}; a smaller learning rate, a longer warm-up or clipping may help"
+    )]
     NotFinite { what: &'static str, place: String },
 }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{Pace, Spent};
 use crate::{
     base::nonfinite,
-    event::{Event, Outcome, Reading, Record},
+    event::{Event, Outcome, RESUMED, Reading, Record},
 };
 
 /// Version of `state.json`.
@@ -36,7 +36,7 @@ pub struct RunState {
     pub evals: Vec<EvalPoint>,
     /// Checkpoints reported durable, but for those reported deleted.
     pub checkpoints: Vec<CheckpointSeen>,
-    /// Restarts after a crash or a resume.
+    /// Restarts after a crash; what a user resumes is none.
     pub restarts: u64,
     pub last_restart: Option<String>,
     pub warnings: u64,
@@ -405,8 +405,10 @@ impl RunState {
 
     /// What was seen after `from_step` did not happen: it comes again.
     fn restart(&mut self, from_step: u64, cause: &str) {
-        self.restarts += 1;
-        self.last_restart = Some(cause.to_owned());
+        if cause != RESUMED {
+            self.restarts += 1;
+            self.last_restart = Some(cause.to_owned());
+        }
         self.step = from_step;
         self.status = Status::Starting;
         self.preparation = None;

@@ -85,13 +85,29 @@ pub fn of(app: &App, board: &Board) -> Option<Alarm> {
         format!("{key} resumes from step {}", checkpoint.step)
     });
     match &state.ended {
+        Some(ending) if ending.outcome == Outcome::Killed => {
+            let what = format!(
+                "{} after step {}{}",
+                printable(&ending.reason),
+                ending.step,
+                lost(board)
+            );
+            return Some(Alarm {
+                is_grave: false,
+                what,
+                remedy: resumes.unwrap_or_default(),
+            });
+        }
         Some(ending) if ending.outcome == Outcome::Failed => {
             let what = format!(
                 "failed after step {}: {}",
                 ending.step,
                 printable(&ending.reason)
             );
-            let remedy = resumes.unwrap_or_else(|| format!("{logs} shows the log"));
+            let again = app.key(Action::Reopen);
+            let remedy = resumes.unwrap_or_else(|| {
+                format!("{logs} shows the log, {again} on Runs begins with its config")
+            });
             return Some(grave(what, remedy));
         }
         None if !board.held && state.next_seq > 0 => {
@@ -136,7 +152,9 @@ fn warning(board: &Board, logs: &str) -> Option<Alarm> {
             remedy: format!("{logs} shows what came before"),
         });
     }
-    let what = printable(state.last_warning.as_ref()?);
+    // How a run ended says more than what it was warned of.
+    let warning = board.warning.as_ref().filter(|_| state.ended.is_none());
+    let what = printable(warning?);
     let remedy = match state.warnings {
         ..=1 => String::new(),
         n => format!("{logs} shows all {n} warnings"),
@@ -181,11 +199,11 @@ pub fn well(app: &App, board: &Board) -> String {
                 Some(rest) => format!("{standing}{rest}"),
                 None => format!("{standing}: {reason}"),
             };
-            let lost = match ending.outcome {
-                Outcome::Killed => lost(board),
-                _ => String::new(),
+            let warned = match state.warnings {
+                0 => String::new(),
+                n => format!("  {n} warning(s): {}", app.key(Action::Show(Screen::Logs))),
             };
-            format!("{told}{lost}.  {saved}")
+            format!("{told}.  {saved}{warned}")
         }
         None => format!("{standing}, no alarm.  {saved}"),
     }

@@ -69,6 +69,8 @@ pub struct Board {
     entry_bytes: usize,
     /// Time and words of the latest fault.
     pub fault: Option<String>,
+    /// The latest warning, unless something came that says more.
+    pub warning: Option<String>,
     /// Unix seconds of the newest checkpoint.
     pub saved_at: Option<f64>,
     /// Unix seconds of the latest restart that nobody asked for.
@@ -101,6 +103,7 @@ impl Board {
             entries: VecDeque::new(),
             entry_bytes: 0,
             fault: None,
+            warning: None,
             saved_at: None,
             restarted_at: None,
             dropped: 0,
@@ -135,6 +138,7 @@ impl Board {
                 from_step, cause, ..
             } => {
                 self.cut(*from_step);
+                self.warning = None;
                 self.restarted_at = (cause != RESUMED).then_some(record.time);
             }
             Event::Checkpoint { .. } => self.saved_at = Some(record.time),
@@ -146,7 +150,11 @@ impl Board {
             } => {
                 self.fault = Some(printable(&format!("rank {rank} in {operation}: {cause}")));
             }
-            Event::Run { .. } => self.fault = None,
+            Event::Run { .. } => {
+                self.fault = None;
+                self.warning = None;
+            }
+            Event::Warning { text, .. } => self.warning = Some(text.clone()),
             Event::Sensors { reading } => {
                 if let Some(plan) = &self.plan {
                     self.devices.push(self.state.step, reading, plan);

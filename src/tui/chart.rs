@@ -184,7 +184,7 @@ fn rounded(min: f64, max: f64) -> (f64, f64) {
 /// every step.
 pub fn stepped(first: f64, last: f64) -> f64 {
     let span = (last - first).max(1.0);
-    let step = (span / 8.0).log2().ceil().exp2();
+    let step = (span / 16.0).log2().ceil().exp2();
     first + (span / step).ceil() * step
 }
 
@@ -341,7 +341,7 @@ mod tests {
         }
         for last in 1..5000 {
             let end = stepped(1.0, f64::from(last));
-            let room = f64::from(last - 1).max(1.0) / 4.0;
+            let room = f64::from(last - 1).max(1.0) / 8.0;
             assert!(
                 end >= f64::from(last) && end <= f64::from(last) + room + 1.0,
                 "{last} {end}"

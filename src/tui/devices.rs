@@ -68,8 +68,9 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
     } else if is_table {
         lines.push(host);
     }
-    let lines: Vec<Line<'_>> = lines.into_iter().map(|line| styled(app, line)).collect();
-    let block = Block::bordered().title(title(app, board));
+    let lines = lines.into_iter().map(|line| styled(app, cut(&line, width)));
+    let lines: Vec<Line<'_>> = lines.collect();
+    let block = Block::bordered().title(cut(&title(app, board), width));
     frame.render_widget(Paragraph::new(lines).block(block), area);
 }
 

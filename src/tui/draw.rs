@@ -9,8 +9,10 @@ use ratatui::{
 
 use super::{
     app::{App, SCREENS, Screen},
-    keys::Action,
-    later, launch_view, live, live_view, logs_view, popup, runs_view, small,
+    keys::{Action, Binding, Class},
+    later, launch_view, live, live_view, logs_view, popup,
+    recording::SPEED,
+    runs_view, small,
 };
 use crate::base::text::{columns, fitting};
 
@@ -104,7 +106,7 @@ fn draw_tabs(frame: &mut Frame<'_>, area: Rect, app: &App) {
 fn headline(app: &App) -> String {
     let mut parts = Vec::new();
     if app.recording {
-        parts.push(RECORDING.to_owned());
+        parts.push(format!("{RECORDING}, {SPEED} times as fast"));
     }
     if app.readonly {
         parts.push("read-only".to_owned());
@@ -174,7 +176,7 @@ fn draw_last(frame: &mut Frame<'_>, area: Rect, app: &App) {
         .keys
         .iter()
         .filter(|binding| binding.is_on(app.screen) && !binding.brief.is_empty())
-        .filter(|binding| is_apt(app, binding.action));
+        .filter(|binding| is_apt(app, binding));
     for binding in here {
         let Some(key) = binding.keys.first() else {
             continue;
@@ -192,18 +194,23 @@ fn draw_last(frame: &mut Frame<'_>, area: Rect, app: &App) {
     frame.render_widget(Paragraph::new(end).right_aligned(), area);
 }
 
-/// Whether an action on Live has something to act on: what steers a run needs one that runs, and a resumption one that
-/// doesn't.
-fn is_apt(app: &App, action: Action) -> bool {
+/// Whether a key does something here: nothing is changed read-only or in a recording, and on Live what steers a run needs
+/// one that runs, a resumption one that doesn't.
+fn is_apt(app: &App, binding: &Binding) -> bool {
+    if binding.class == Class::Act && (app.readonly || app.recording) {
+        return false;
+    }
     if app.screen != Screen::Live {
         return true;
     }
     let Some(board) = &app.board else {
         return false;
     };
-    match action {
+    let is_saved = !board.state.checkpoints.is_empty();
+    match binding.action {
         Action::Checkpoint | Action::Pause | Action::Stop | Action::Kill => board.held,
-        Action::Resume => !board.held && board.state.next_seq > 0,
+        Action::Resume => !board.held && is_saved,
+        Action::Sample => board.held || is_saved,
         _ => true,
     }
 }

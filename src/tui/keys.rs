@@ -367,6 +367,14 @@ pub const KEYS: &[Binding] = {
             "kill: says what is lost, asks for the run's name",
             "capstan kill RUN",
         ),
+        act(
+            LIVE,
+            &[Char('r')],
+            Action::Resume,
+            "resume",
+            "resume a run that is not running",
+            "capstan resume RUN",
+        ),
         on(
             LIVE,
             Look,
@@ -398,14 +406,6 @@ pub const KEYS: &[Binding] = {
             "sample",
             "text from the current weights",
             "capstan sample RUN --now",
-        ),
-        act(
-            LIVE,
-            &[Char('r')],
-            Action::Resume,
-            "resume",
-            "resume a run that is not running",
-            "capstan resume RUN",
         ),
         on(LIVE, Move, &[Tab], Action::NextPanel, "", "next panel"),
         on(

@@ -323,6 +323,9 @@ fn draw_outlook(frame: &mut Frame<'_>, area: Rect, app: &App) {
 }
 
 fn draw_checks(frame: &mut Frame<'_>, area: Rect, app: &App) {
+    if area.height < 3 {
+        return;
+    }
     let lines = all_lines(&app.launch);
     let width = usize::from(area.width.saturating_sub(2)).max(1);
     let room = usize::from(area.height.saturating_sub(2));

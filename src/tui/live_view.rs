@@ -21,7 +21,7 @@ use super::{
     metric::Metric,
 };
 use crate::{
-    base::units,
+    base::{text::columns, units},
     store::{RunState, Status, told},
 };
 
@@ -152,18 +152,16 @@ fn draw_narrow(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
         0
     };
     let [numbers, devices, rest] = Layout::vertical([
-        Constraint::Length(2),
+        Constraint::Length(if devices == 0 { 2 } else { 1 }),
         Constraint::Length(devices),
         Constraint::Min(0),
     ])
     .areas(area);
-    let lines = vec![
-        Line::from(cut(&speed_words(&board.state), usize::from(area.width))),
-        Line::from(cut(
-            &devices::host_words(app, board),
-            usize::from(area.width),
-        )),
-    ];
+    let width = usize::from(area.width);
+    let mut lines = vec![Line::from(cut(&speed_words(&board.state), width))];
+    if devices.height == 0 {
+        lines.push(Line::from(cut(&devices::host_words(app, board), width)));
+    }
     frame.render_widget(Paragraph::new(lines), numbers);
     let panel = match app.live.panel {
         Panel::Devices if devices.height > 0 => Panel::Loss,
@@ -197,32 +195,41 @@ fn draw_panel(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board, panel
 
 fn draw_progress(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
     let state = &board.state;
-    let mut text = format!(" {}", told_step(state));
+    let mut parts = Vec::new();
+    if let Some(work) = &state.preparation {
+        parts.push(format!(" {} ", told::work(work)));
+    }
+    parts.push(format!(" {}", told_step(state)));
     if let Some(total) = state.total_steps.filter(|&total| total > 0) {
         let share = state.step as f64 / total as f64;
-        text = format!("{text}  {:>5.1} %", share * 100.0);
+        parts.push(format!("  {:>5.1} %", share * 100.0));
     }
     if board.held && state.ended.is_none() {
         let left = state.remaining_s();
-        let left = left.map_or_else(|| "n/a".to_owned(), units::seconds);
-        text = format!("{text}  ETA {left:>7}");
+        let told = left.map_or_else(|| "n/a".to_owned(), units::seconds);
+        parts.push(format!("  ETA {told:>7}"));
         let is_moving = area.width >= 100 && state.status != Status::Paused;
-        if let Some(seconds) = state.remaining_s().filter(|_| is_moving) {
-            text = format!("{text} ({})", app.clock(now(app) + seconds));
+        if let Some(seconds) = left.filter(|_| is_moving) {
+            parts.push(format!(" ({})", app.clock(now(app) + seconds)));
         }
     }
-    text = format!("{text}  up {:>7}", units::seconds(state.elapsed_s()));
+    parts.push(format!("  up {:>7}", units::seconds(state.elapsed_s())));
     if area.width >= 120 {
         let tokens = units::count(state.tokens as f64);
-        text = format!(
-            "{text}  {tokens:>5} tok  {} on {} rank(s)",
-            state.strategy, state.world
-        );
+        let split = &state.strategy;
+        parts.push(format!("  {tokens:>5} tok"));
+        parts.push(format!("  {split} on {} rank(s)", state.world));
     }
-    if let Some(work) = &state.preparation {
-        text = format!(" {}  {}", told::work(work), text.trim_start());
+    // What has no room is left out: half a number reads as another.
+    let width = usize::from(area.width).saturating_sub(6);
+    let mut text = String::new();
+    for part in parts {
+        if !text.is_empty() && columns(&text) + columns(&part) > width {
+            break;
+        }
+        text.push_str(&part);
     }
-    let room = usize::from(area.width).saturating_sub(text.chars().count() + 7);
+    let room = usize::from(area.width).saturating_sub(columns(&text) + 7);
     let share = state
         .total_steps
         .map(|total| state.step as f64 / total.max(1) as f64);

@@ -22,7 +22,7 @@ const EVENTS: &str = include_str!("../../assets/demo/events.jsonl");
 const PLAN: &str = include_str!("../../assets/demo/plan.json");
 const CONFIG: &str = include_str!("../../assets/demo/config.json");
 /// It plays this many times faster than it ran.
-const SPEED: f64 = 3.0;
+pub const SPEED: f64 = 3.0;
 /// Pauses longer than this are not waited out.
 const LONGEST: f64 = 2.0;
 

@@ -246,9 +246,17 @@ fn passes(row: &RunRow, filter: &Filter) -> bool {
 /// Takes in the folder's runs. The first time that there are some, the latest becomes the one that Live shows.
 pub fn take(app: &mut App, rows: Vec<RunRow>) -> Vec<Effect> {
     let latest = rows.first().map(|row| row.folder.clone());
+    let place = app.runs.place();
     let had_some = app.runs.rows.as_ref().is_some_and(|rows| !rows.is_empty());
     app.runs.rows = Some(rows);
     app.runs.failed = None;
+    let is_gone = |name: &String| app.runs.visible().iter().all(|row| row.name != *name);
+    if app.runs.selected.as_ref().is_some_and(is_gone) {
+        // The next one takes the place of the one under the cursor.
+        let visible = app.runs.visible();
+        let next = visible.get(place.min(visible.len().saturating_sub(1)));
+        app.runs.selected = next.map(|row| row.name.clone());
+    }
     let mut effects = arrive(app);
     if app.board.is_none()
         && !had_some

@@ -27,13 +27,15 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
             .map_or_else(String::new, |left| {
                 format!("  left {}", units::seconds(left))
             });
-        lines.push(Line::from(format!("step {}{total}{left}", state.step)));
+        let width = usize::from(area.width);
+        let step = format!("step {}{total}{left}", state.step);
+        lines.push(Line::from(cut(&step, width)));
         if let Some(last) = state.last {
             let speed = units::count(last.tokens_per_sec.round());
-            lines.push(Line::from(format!("loss {:.4}  {speed} tok/s", last.loss)));
+            let loss = format!("loss {:.4}  {speed} tok/s", last.loss);
+            lines.push(Line::from(cut(&loss, width)));
         }
         let word = board.word();
-        let width = usize::from(area.width);
         let last = match alarm::of(app, board) {
             Some(alarm) => alarm.rows(width, area.height).remove(0),
             None => cut(&format!("{} {word}", board.folder.name()), width),

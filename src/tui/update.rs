@@ -5,7 +5,9 @@ use super::{
     keys::{self, Action, Binding, Class, Key},
     launch,
     line::Line,
-    live, logs, origin, palette, picker, popup,
+    live, logs,
+    look::Colors,
+    origin, palette, picker, popup,
     runs::{self, RunRow},
     written::Replaces,
 };
@@ -305,6 +307,13 @@ pub fn obey(app: &mut App, binding: &Binding) -> Vec<Effect> {
         }
         Action::Theme => {
             app.look.turn();
+            let words = match app.look.colors {
+                Colors::None => "no colours",
+                Colors::Sixteen => "sixteen colours",
+                Colors::Indexed => "256 colours",
+                Colors::True => "all colours",
+            };
+            app.say(words);
             vec![Effect::Redraw]
         }
         Action::Faster => pace(app, -1),

@@ -100,16 +100,17 @@ fn written() -> Result<(), Failed> {
     let theirs = place.folder().join("tiny.json");
     fs::write(&theirs, "mine")?;
     let mut ui = ready(&place)?;
+    let there = format!("\x15{}\r", theirs.display());
     ui.press("w")?;
     ui.until("write the config to")?;
-    ui.press("\r")?;
+    ui.press(&there)?;
     ui.until("is there already")?;
     ui.press("n")?;
     ui.until("New run: ready")?;
     check(fs::read_to_string(&theirs)? == "mine", "untouched")?;
     ui.press("w")?;
     ui.until("write the config to")?;
-    ui.press("\r")?;
+    ui.press(&there)?;
     ui.until("is there already")?;
     ui.press("y")?;
     ui.until("wrote ")?;
@@ -144,6 +145,8 @@ fn edited() -> Result<(), Failed> {
     ui.press("\r")?;
     ui.until("New run: ready")?;
     ui.press("q")?;
+    ui.until("lost with the screen")?;
+    ui.press("y")?;
     check(ui.end()? == 0, "q leaves with 0")?;
     let seen = fs::read_to_string(seen)?;
     check(seen.ends_with("half a te"), seen)

@@ -382,7 +382,7 @@ fn hung() -> Result<(), Failed> {
     check(times[2] < 4 * KEY, format!("{times:?}"))?;
     thread::sleep(Duration::from_secs(5).saturating_sub(begin.elapsed()));
     ui.press("\x1b")?;
-    ui.until("Help: Live   / filter")?;
+    ui.until("Help: Live ─")?;
     ui.press("q")?;
     ui.until("? help")?;
     ui.press("5")?;

@@ -14,6 +14,7 @@ use crate::tui::{
     written::Replaces,
 };
 
+/// Launch with the draft that the program begins with.
 pub fn launch() -> App {
     let mut app = watching(COLOR, 0.5);
     show(&mut app, Screen::Launch);
@@ -27,12 +28,14 @@ fn on_field(path: &str) -> App {
     app
 }
 
+/// Puts the cursor on a field.
 pub fn go_to(app: &mut App, path: &str) {
     let fields = app.launch.fields();
     let place = fields.iter().position(|field| field.dotted() == path);
     app.launch.cursor = place.expect("a field");
 }
 
+/// Presses a key.
 pub fn key(app: &mut App, key: Key) -> Vec<Effect> {
     update(app, Msg::Key(key))
 }
@@ -45,15 +48,18 @@ fn fill(app: &mut App, value: &str) -> Vec<Effect> {
     key(app, Key::Enter)
 }
 
+/// Lets the draft be checked.
 pub fn judge(app: &mut App) {
     let checked = verdict(app);
     update(app, Msg::Checked(Box::new(checked)));
 }
 
+/// Pastes a text.
 pub fn paste(app: &mut App, text: &str) -> Vec<Effect> {
     update(app, Msg::Pasted(text.to_owned()))
 }
 
+/// What the last line says.
 pub fn notice(app: &App) -> &str {
     app.notice.as_ref().map_or("", |notice| &notice.text)
 }

@@ -474,3 +474,20 @@ fn a_search_begins_at_the_newest_line() {
     press(&mut app, "N");
     assert_eq!(app.logs.at, newest.map(|number| number - 2));
 }
+
+#[test]
+fn the_next_run_takes_the_place_of_one_that_is_deleted() {
+    let mut app = watching(COLOR, 0.5);
+    let mut rows = many(&app, 5);
+    update(&mut app, Msg::Runs(rows.clone()));
+    show(&mut app, Screen::Runs);
+    press(&mut app, "gjj");
+    assert_eq!(app.runs.selected.as_deref(), Some("run-2"));
+    rows.remove(2);
+    update(&mut app, Msg::Runs(rows.clone()));
+    assert_eq!(app.runs.selected.as_deref(), Some("run-3"));
+    press(&mut app, "G");
+    rows.pop();
+    update(&mut app, Msg::Runs(rows));
+    assert_eq!(app.runs.selected.as_deref(), Some("run-3"));
+}

@@ -2,7 +2,7 @@
 
 use super::{COLOR, empty, picture, press, show, text, watching};
 use crate::{
-    event::{Event, Record},
+    event::{Event, Outcome, Record},
     tui::{
         app::{App, Msg, News, Popup, Screen},
         keys::Key,
@@ -193,4 +193,75 @@ fn the_next_checkpoint_is_not_after_the_end() {
     config.checkpoint.every = total * 2 / 3;
     let shown = text(&picture(&app, 160, 50));
     assert!(shown.contains(&format!("next at step {total}")), "{shown}");
+}
+
+#[test]
+fn how_a_run_ended_is_told_above_what_it_was_warned_of() {
+    let mut app = watching(COLOR, 0.7);
+    let board = app.board.as_ref().expect("a run");
+    let (seq, time, step) = (board.state.next_seq, app.now, board.state.step);
+    let saved = board.state.newest_checkpoint().expect("one").step;
+    let warning = Event::Warning {
+        text: "GPU 3 is hot".to_owned(),
+        rank: None,
+    };
+    show(&mut app, Screen::Live);
+    tell(&mut app, seq, time, warning);
+    assert!(text(&picture(&app, 160, 50)).contains("! GPU 3 is hot"));
+    let ended = Event::Ended {
+        outcome: Outcome::Killed,
+        step,
+        reason: "killed on request".to_owned(),
+    };
+    tell(&mut app, seq + 1, time, ended);
+    let news = News::Held(false);
+    update(&mut app, Msg::Watched { watch: 0, news });
+    let shown = text(&picture(&app, 80, 24));
+    let lost = format!(
+        "killed on request after step {step}, {} step(s) lost",
+        step - saved
+    );
+    let flat = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        flat.contains(&lost) && flat.contains(&format!("r resumes from step {saved}")),
+        "{shown}"
+    );
+    assert!(
+        shown.contains("r resume "),
+        "in sight at 80 columns: {shown}"
+    );
+}
+
+#[test]
+fn a_warning_is_over_with_the_restart_that_follows_it() {
+    let mut app = watching(COLOR, 0.7);
+    let board = app.board.as_ref().expect("a run");
+    let (seq, time) = (board.state.next_seq, app.now);
+    show(&mut app, Screen::Live);
+    let warning = Event::Warning {
+        text: "the worker died".to_owned(),
+        rank: None,
+    };
+    tell(&mut app, seq, time, warning);
+    let restart = Event::Restart {
+        from_step: 200,
+        cause: "killed by signal 9".to_owned(),
+    };
+    tell(&mut app, seq + 1, time, restart);
+    let shown = text(&picture(&app, 160, 50));
+    assert!(
+        shown.contains("restarted 1 time(s), last: killed by signal 9"),
+        "{shown}"
+    );
+    let saved = Event::Checkpoint {
+        step: 210,
+        path: "checkpoints/step-210".to_owned(),
+        bytes: 1,
+        seconds: 0.1,
+        best: false,
+        deleted: Vec::new(),
+    };
+    tell(&mut app, seq + 2, time + 1.0, saved);
+    let shown = text(&picture(&app, 160, 50));
+    assert!(shown.contains("no alarm"), "{shown}");
 }
