@@ -21,6 +21,7 @@ pub fn trials() -> Vec<Trial> {
         Trial::test("launching::a_file_in_the_way_is_asked_about", written),
         Trial::test("launching::an_edited_text_is_never_lost", edited),
         Trial::test("launching::an_editor_has_the_keys_to_itself", typed_ahead),
+        Trial::test("launching::ctrl_c_in_an_editor_is_the_editors", interrupted),
     ]
 }
 
@@ -177,4 +178,27 @@ fn typed_ahead() -> Result<(), Failed> {
     let seen = fs::read_to_string(seen)?;
     check(seen == KEYS.repeat(TIMES), seen)?;
     check(!place.run("tiny").exists(), "nothing was launched")
+}
+
+/// An editor that goes on after Ctrl-C, as vim does; so does the screen.
+fn interrupted() -> Result<(), Failed> {
+    let (place, seen) = with_editor(|seen| {
+        format!(
+            "trap 'echo heard >> {seen}' INT\nprintf 'the editor'\nuntil [ -s {seen} ]; do sleep 0.1; done"
+        )
+    })?;
+    let mut ui = ready(&place)?;
+    ui.press("E")?;
+    ui.until("the editor")?;
+    ui.press("\x03")?;
+    ui.until("New run: ready")?;
+    ui.press("5")?;
+    ui.until("[5 Runs]")?;
+    ui.press("q")?;
+    let code = ui.end()?;
+    check(code == 0, format!("{code}"))?;
+    check(
+        fs::read_to_string(seen)? == "heard\n",
+        "the editor heard it",
+    )
 }
