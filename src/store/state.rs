@@ -264,7 +264,10 @@ impl RunState {
                 outcome,
                 step,
                 reason,
-            } => self.end(*outcome, *step, reason),
+            } => {
+                self.energy.go_on(self.tokens, record.time);
+                self.end(*outcome, *step, reason);
+            }
         }
     }
 
@@ -300,7 +303,8 @@ impl RunState {
 
     fn sense(&mut self, reading: &Reading, time: f64) {
         let is_sessions_first = self.sensors.is_none();
-        self.energy.add(reading, self.tokens, is_sessions_first);
+        let reached = (self.tokens, time);
+        self.energy.add(reading, reached, is_sessions_first);
         self.sensors = Some(reading.clone());
         self.sensed = Some(time);
     }
@@ -320,7 +324,7 @@ impl RunState {
         };
         self.sensors = None;
         self.sensed = None;
-        self.energy.begin(self.tokens);
+        self.energy.begin(self.tokens, record.time);
         self.name.clone_from(name);
         self.pid = Some(*pid);
         self.world = *world;
@@ -365,6 +369,7 @@ impl RunState {
         self.preparation = None;
         self.step = *step;
         self.tokens = *tokens;
+        self.energy.go_on(*tokens, record.time);
         self.last = Some(LastStep {
             loss: *loss,
             lr: *lr,

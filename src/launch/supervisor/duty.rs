@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     event::{Control, ControlReply, Event, NO_SAMPLE, Outcome, RESUMED},
-    launch::{RunFolder, lock::RunLock},
+    launch::{RunFolder, lock::RunLock, output::last_line},
     plan::RunPlan,
 };
 
@@ -387,7 +387,7 @@ impl Duty {
             return died("it had to leave, did not in time and was killed");
         }
         let out_of_memory = OomKills::count().rose_since(kills_before);
-        let last_line = cause::last_line(&self.means.folder.worker_log(), log_from);
+        let last_line = last_line(&self.means.folder.worker_log(), log_from);
         cause::of_exit(*status, out_of_memory, last_line.as_deref())
     }
 
