@@ -284,6 +284,11 @@ impl RunState {
         best(false).or_else(|| best(true))
     }
 
+    /// Whether a step has a line of plain output: the first, the last, and one an interval.
+    pub fn is_due(&self, step: u64) -> bool {
+        step == 1 || step.is_multiple_of(self.log_every) || Some(step) == self.total_steps
+    }
+
     /// The newest checkpoint reported durable.
     pub fn newest_checkpoint(&self) -> Option<&CheckpointSeen> {
         self.checkpoints.last()
@@ -512,6 +517,17 @@ mod tests {
         );
         assert_eq!(state.last.map(|last| last.loss), Some(3.0));
         assert_eq!(state.remaining_s(), Some(8.0));
+    }
+
+    #[test]
+    fn the_first_and_last_step_and_every_interval_are_due() {
+        let state = RunState {
+            log_every: 10,
+            total_steps: Some(25),
+            ..RunState::default()
+        };
+        let due: Vec<u64> = (1..=25).filter(|&step| state.is_due(step)).collect();
+        assert_eq!(due, [1, 10, 20, 25]);
     }
 
     #[test]

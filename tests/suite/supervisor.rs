@@ -9,7 +9,7 @@ use std::{
 
 use libtest_mimic::{Failed, Trial};
 use rustix::process::{Signal, kill_process, test_kill_process};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     sensors::{sampler, with_cards, with_fakes},
@@ -562,11 +562,7 @@ fn cards_by_uuid() -> Result<(), Failed> {
     };
     place.train(&["--detach"])?.ended_with(0)?;
     seen(&place, [1, 2])?;
-    place.capstan(&["stop", "tiny"])?.ended_with(0)?;
-    let folder = capstan::launch::RunFolder::new(place.run("tiny"));
-    wait("the supervisor's end", || {
-        !capstan::launch::lock::is_held(&folder)
-    })?;
+    stopped(&place)?;
     // Other cards may be visible by the time it goes on.
     let place = place.with("CUDA_VISIBLE_DEVICES", "1,0");
     place
@@ -574,5 +570,49 @@ fn cards_by_uuid() -> Result<(), Failed> {
         .ended_with(0)?;
     // Each life has a worker a card.
     wait("its next life", || place.lives("tiny").len() == 4)?;
-    seen(&place, [2, 1])
+    seen(&place, [2, 1])?;
+    let devices = |place: &Workplace| -> Result<Value, Failed> {
+        let plan: Value = serde_json::from_slice(&fs::read(folder_of(place).plan())?)?;
+        let ranks = plan["ranks"].as_array().cloned().unwrap_or_default();
+        Ok(ranks
+            .into_iter()
+            .map(|rank| rank["device"].clone())
+            .collect())
+    };
+    let kept = json!([{ "cuda": 0 }, { "cuda": 1 }]);
+    check(devices(&place)? == kept, devices(&place)?.to_string())?;
+    stopped(&place)?;
+    place.capstan(&["eval", "tiny"])?.ended_with(0)?.says(&[
+        "sees GPU-00000002-aaaa-bbbb-cccc-dddddddddddd,GPU-00000001-aaaa-bbbb-cccc-dddddddddddd",
+    ])?;
+    let place = place.with("CUDA_VISIBLE_DEVICES", "0");
+    place
+        .capstan(&["resume", "tiny", "--detach"])?
+        .ended_with(2)?
+        .says(&["needs 2 GPU(s)", "there are 1"])?;
+    let place = place
+        .with("FAKE_NVML_CARDS", "3")
+        .with("CUDA_VISIBLE_DEVICES", "0,2");
+    place
+        .capstan(&["resume", "tiny", "--detach"])?
+        .ended_with(0)?;
+    wait("its third life", || place.lives("tiny").len() == 6)?;
+    seen(&place, [1, 3])?;
+    let warnings = place.events_named("tiny", "warning");
+    let is_said = warnings.iter().any(|warning| {
+        let text = warning["text"].as_str().unwrap_or_default();
+        text.contains("rank 0 has GPU 1 (GPU-00000003) instead of GPU-00000002")
+    });
+    check(is_said, format!("{warnings:?}"))
+}
+
+fn folder_of(place: &Workplace) -> capstan::launch::RunFolder {
+    capstan::launch::RunFolder::new(place.run("tiny"))
+}
+
+fn stopped(place: &Workplace) -> Result<(), Failed> {
+    place.capstan(&["stop", "tiny"])?.ended_with(0)?;
+    wait("the supervisor's end", || {
+        !capstan::launch::lock::is_held(&folder_of(place))
+    })
 }
