@@ -37,6 +37,14 @@ impl LogWriter {
     /// # Errors
     /// The file can't be used, or a line before the last is malformed.
     pub fn open(path: &Path) -> Result<Self, LogError> {
+        Self::open_with(path, |_| ())
+    }
+
+    /// As [`Self::open`]; `hear` is told each record that the log holds.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with(path: &Path, mut hear: impl FnMut(&Record)) -> Result<Self, LogError> {
         let failed = |source| LogError::Io {
             path: path.to_owned(),
             source,
@@ -53,6 +61,7 @@ impl LogWriter {
         let mut next_seq = 0;
         while let Some(record) = reader.next_record()? {
             next_seq = record.seq + 1;
+            hear(&record);
         }
         file.set_len(reader.position).map_err(failed)?;
         let mut writer = Self {
