@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{Read, Write},
     os::unix::net::UnixStream,
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -59,6 +60,7 @@ pub fn trials() -> Vec<Trial> {
             "supervisor::a_dead_supervisor_is_reported_and_the_run_resumes",
             supervisor_killed,
         ),
+        with_fakes("supervisor::one_that_dies_at_once_is_quoted", dead_at_once),
         with_stand_in(
             "supervisor::two_supervisors_never_share_a_folder",
             two_supervisors,
@@ -385,7 +387,7 @@ fn signals() -> Result<(), Failed> {
 fn front_killed() -> Result<(), Failed> {
     for signal in [Signal::KILL, Signal::HUP] {
         let place = Workplace::long("well")?;
-        let mut front = place.train_aside(&["--plain"])?;
+        let mut front = place.train_with_hangup(&["--plain"])?;
         place.wait_for_step("tiny", 2)?;
         kill_process(front.pid(), signal)?;
         front.code()?;
@@ -429,6 +431,32 @@ fn supervisor_killed() -> Result<(), Failed> {
             .all(|(i, &seq)| seq == Some(i as u64)),
         format!("{seqs:?}"),
     )
+}
+
+/// Of a run whose supervisor died before it took it nothing is left, but what was said.
+fn dead_at_once() -> Result<(), Failed> {
+    let place = Workplace::new("well")?;
+    let (source, library) = (place.folder().join("die.c"), place.folder().join("die.so"));
+    let dies = r#"#include <stdio.h>
+        #include <string.h>
+        #include <unistd.h>
+        __attribute__((constructor)) static void die(int argc, char **argv) {
+            if (argc < 2 || strcmp(argv[1], "supervise")) return;
+            fputs("a library is missing\n", stderr);
+            _exit(9);
+        }"#;
+    fs::write(&source, dies)?;
+    let compiled = Command::new("cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .args([&library, &source])
+        .status()?;
+    check(compiled.success(), "die.c does not compile")?;
+    let place = place.with("LD_PRELOAD", &library.to_string_lossy());
+    place
+        .train(&["--plain"])?
+        .ended_with(70)?
+        .says(&["died before it took the run (exit status: 9): a library is missing"])?;
+    check(!place.run("tiny").exists(), "the folder is still there")
 }
 
 fn two_supervisors() -> Result<(), Failed> {
