@@ -13,7 +13,7 @@ pub fn printable(text: &str) -> String {
         .collect()
 }
 
-/// As [`printable`], on one line: line breaks and tabs become spaces.
+/// As [`printable`], on one line: line breaks and tabs become a blank each.
 pub fn one_line(text: &str) -> String {
     printable(text).replace(['\n', '\t'], " ")
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write},
+    io::{self, BufRead, BufReader, Seek, SeekFrom, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
@@ -37,6 +37,14 @@ impl LogWriter {
     /// # Errors
     /// The file can't be used, or a line before the last is malformed.
     pub fn open(path: &Path) -> Result<Self, LogError> {
+        Self::open_with(path, |_| ())
+    }
+
+    /// As [`Self::open`]; `hear` is told each record that the log holds.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with(path: &Path, mut hear: impl FnMut(&Record)) -> Result<Self, LogError> {
         let failed = |source| LogError::Io {
             path: path.to_owned(),
             source,
@@ -53,6 +61,7 @@ impl LogWriter {
         let mut next_seq = 0;
         while let Some(record) = reader.next_record()? {
             next_seq = record.seq + 1;
+            hear(&record);
         }
         file.set_len(reader.position).map_err(failed)?;
         let mut writer = Self {
@@ -99,7 +108,8 @@ pub struct LogReader {
     /// Byte after the last complete line that was read.
     position: u64,
     line: u64,
-    torn: Vec<u8>,
+    /// The line that was read last.
+    text: Vec<u8>,
 }
 
 impl LogReader {
@@ -117,7 +127,7 @@ impl LogReader {
             path: path.to_owned(),
             position: 0,
             line: 0,
-            torn: Vec::new(),
+            text: Vec::new(),
         })
     }
 
@@ -129,8 +139,7 @@ impl LogReader {
         if !self.next_line()? {
             return Ok(None);
         }
-        let line = std::mem::take(&mut self.torn);
-        let record = serde_json::from_slice(&line).map_err(|error| LogError::Malformed {
+        let record = serde_json::from_slice(&self.text).map_err(|error| LogError::Malformed {
             path: self.path.clone(),
             line: self.line,
             message: error.to_string(),
@@ -160,24 +169,29 @@ impl LogReader {
             if !self.next_line()? {
                 return Ok(passed);
             }
-            self.torn.clear();
         }
         Ok(n)
     }
 
-    /// Whether a complete line is in `torn`.
+    /// Reads a complete line into `text`, where there is one.
     fn next_line(&mut self) -> Result<bool, LogError> {
-        let read = self.lines.by_ref().read_until(b'\n', &mut self.torn);
-        read.map_err(|source| LogError::Io {
+        self.text.clear();
+        let read = self.lines.read_until(b'\n', &mut self.text);
+        let is_whole = read.is_ok() && self.text.ends_with(b"\n");
+        // A torn line may be cut off and written anew: it is read again from its beginning.
+        let placed = match is_whole {
+            true => Ok(0),
+            false => self.lines.seek(SeekFrom::Start(self.position)),
+        };
+        read.and(placed.map(|_| 0)).map_err(|source| LogError::Io {
             path: self.path.clone(),
             source,
         })?;
-        if self.torn.last() != Some(&b'\n') {
-            return Ok(false);
+        if is_whole {
+            self.line += 1;
+            self.position += self.text.len() as u64;
         }
-        self.line += 1;
-        self.position += self.torn.len() as u64;
-        Ok(true)
+        Ok(is_whole)
     }
 
     /// Bytes of the complete lines that were read.
@@ -239,6 +253,25 @@ mod tests {
         assert!(reader.next_record().expect("empty").is_none());
         writer.append(paused(1)).expect("written");
         assert!(reader.next_record().expect("one line").is_some());
+        assert!(reader.next_record().expect("no more").is_none());
+    }
+
+    #[test]
+    fn a_torn_line_that_is_written_anew_is_read_from_its_beginning() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("events.jsonl");
+        let mut writer = LogWriter::open(&path).expect("a new log");
+        let mut reader = LogReader::open(&path).expect("readable");
+        writer.append(paused(1)).expect("written");
+        let mut text = fs::read(&path).expect("readable");
+        text.extend(br#"{"seq":1,"time":1.123456,"ev"#);
+        fs::write(&path, text).expect("a disk that is full");
+        assert!(reader.next_record().expect("one line").is_some());
+        assert!(reader.next_record().expect("a torn one").is_none());
+
+        let mut writer = LogWriter::open(&path).expect("reopened");
+        let written = writer.append(paused(2)).expect("written");
+        assert_eq!(reader.next_record().expect("well-formed"), Some(written));
         assert!(reader.next_record().expect("no more").is_none());
     }
 

@@ -1,6 +1,7 @@
 //! `sample` and `eval`: a worker's answer from a checkpoint.
 
 use std::{
+    ffi::OsString,
     fs,
     io::{BufRead, BufReader},
     path::Path,
@@ -22,7 +23,9 @@ use crate::{
     base::{text::printable, units},
     config::{RunConfig, SampleConfig},
     event::{Control, Event, NO_SAMPLE},
+    hw::Machine,
     launch::{RunFolder, control, lock, worker_program},
+    plan::RunPlan,
 };
 
 /// How often the log is looked at.
@@ -131,9 +134,26 @@ fn worker(task: &str, folder: &RunFolder) -> anyhow::Result<Command> {
         .arg(task)
         .arg(folder.root())
         .envs(worker_program::environment(&program))
+        .envs(cards_of(folder))
         .stdin(Stdio::null())
         .stdout(Stdio::piped());
     Ok(command)
+}
+
+/// What makes the worker see the run's cards, where they are all there; else it takes those that CUDA counts.
+fn cards_of(folder: &RunFolder) -> Vec<(OsString, OsString)> {
+    // What is wrong with the plan the worker says.
+    let plan = fs::read(folder.plan()).ok();
+    let plan = plan.and_then(|text| serde_json::from_slice::<RunPlan>(&text).ok());
+    let Some(plan) = plan.filter(|plan| !plan.gpu_uuids.is_empty()) else {
+        return Vec::new();
+    };
+    let visible = Machine::probe().gpus;
+    let is_there = |uuid: &String| visible.iter().any(|gpu| gpu.uuid == *uuid);
+    match plan.gpu_uuids.iter().all(is_there) {
+        true => worker_program::environment_of(&plan),
+        false => Vec::new(),
+    }
 }
 
 /// Shows what the worker says as it says it, and takes its exit code.

@@ -420,6 +420,8 @@ pub struct SuperviseArgs {
     pub folder: PathBuf,
     #[arg(long)]
     pub resume: bool,
+    #[arg(long)]
+    pub warning: Option<String>,
 }
 
 fn layout(text: &str) -> Result<ParallelConfig, ConfigError> {

@@ -16,7 +16,7 @@ use crate::{
     launch::{RunFolder, lock, output::Output},
     store::{
         RunState,
-        lines::{Entry, Level, of_event, of_output},
+        lines::{Entry, Level, SaidWork, of_event, of_output},
     },
 };
 
@@ -50,6 +50,7 @@ struct Log<'a> {
     folder: &'a RunFolder,
     events: Option<LogReader>,
     state: RunState,
+    said: SaidWork,
     output: Output,
     is_json: bool,
     zone: TimeZone,
@@ -61,6 +62,7 @@ impl<'a> Log<'a> {
             folder,
             events: None,
             state: RunState::default(),
+            said: SaidWork::default(),
             output: Output::new(&folder.worker_log(), None),
             is_json,
             zone: TimeZone::system(),
@@ -68,10 +70,17 @@ impl<'a> Log<'a> {
     }
 
     fn print_events(&mut self) -> anyhow::Result<()> {
-        let path = self.folder.events();
-        if self.events.is_none() && path.exists() {
-            self.events = Some(LogReader::open(&path)?);
+        self.print_rest()?;
+        if self.events.as_ref().is_none_or(LogReader::is_replaced) {
+            let path = self.folder.events();
+            self.events = path.exists().then(|| LogReader::open(&path)).transpose()?;
+            (self.state, self.said) = Default::default();
+            self.print_rest()?;
         }
+        Ok(())
+    }
+
+    fn print_rest(&mut self) -> anyhow::Result<()> {
         loop {
             let read = self
                 .events
@@ -81,7 +90,8 @@ impl<'a> Log<'a> {
                 Ok(None) => return Ok(()),
                 Ok(Some(record)) => {
                     self.state.apply(&record);
-                    of_event(&record, &self.state)
+                    let is_said = self.said.has(&record.event);
+                    of_event(&record, &self.state).filter(|_| !is_said)
                 }
                 Err(error @ LogError::Malformed { .. }) => Some(Entry {
                     time: None,
@@ -127,14 +137,15 @@ impl<'a> Log<'a> {
                 "text": entry.text,
             }))?;
         } else {
-            say(&self.told(entry))?;
+            say(&self.told(entry, source))?;
         }
         Ok(())
     }
 
-    fn told(&self, entry: &Entry) -> String {
+    /// What has no time has its source there.
+    fn told(&self, entry: &Entry, source: &str) -> String {
         let time = entry.time.and_then(|time| self.told_time(time));
-        let time = time.unwrap_or_else(|| "worker".to_owned());
+        let time = time.unwrap_or_else(|| source.to_owned());
         let rank = entry
             .rank
             .map_or_else(String::new, |rank| format!("r{rank}"));

@@ -107,7 +107,7 @@ fn run(cli: Cli, open_tui: OpenTui) -> anyhow::Result<u8> {
         Command::Man(args) => install::man(args.out.as_deref()),
         Command::Top(args) => top::top(runs_dir, &args),
         Command::Sensors(args) => Ok(top::sensors(&args)),
-        Command::Supervise(args) => Ok(train::supervise(&args)),
+        Command::Supervise(args) => Ok(train::supervise(args)),
     }
 }
 

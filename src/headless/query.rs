@@ -12,7 +12,7 @@ use super::{
 use crate::{
     base::{clock::unix_seconds, text::one_line, units},
     launch::{
-        RunFolder, in_full, lock,
+        LaunchError, RunFolder, in_full, lock,
         runs::{self, check_config, see},
     },
     store::{RunState, told},
@@ -33,28 +33,34 @@ pub fn runs(runs_dir: &Path, args: &QueryArgs) -> anyhow::Result<u8> {
         say(&format!("there are no runs in {}", runs_dir.display()))?;
         return Ok(0);
     }
-    let rows: Vec<Vec<String>> = runs.iter().map(row).collect();
+    let seen: Vec<Seen<'_>> = runs.iter().map(|folder| (folder, see(folder))).collect();
+    let rows: Vec<Vec<String>> = seen.iter().map(row).collect();
     for line in table(
         &["NAME", "STATUS", "STEP", "LOSS", "BEST EVAL", "LAST EVENT"],
         &rows,
     ) {
         say(&line)?;
     }
-    for folder in &runs {
-        if let Some(fault) = fault(folder) {
-            say(&format!("{}: {fault}", one_line(&folder.name())))?;
+    for run in &seen {
+        if let Some(fault) = fault(run) {
+            say(&format!("{}: {fault}", one_line(&run.0.name())))?;
         }
     }
     Ok(0)
 }
 
+/// A run and what is known of it.
+type Seen<'a> = (&'a RunFolder, Result<RunState, LaunchError>);
+
 /// Why a run can't be read, or what it was made from can't be.
-fn fault(folder: &RunFolder) -> Option<String> {
-    let error = match see(folder) {
-        Ok(_) => check_config(folder).err()?,
-        Err(error) => error,
-    };
-    Some(in_full(&error))
+fn fault((folder, state): &Seen<'_>) -> Option<String> {
+    match state {
+        Ok(_) => check_config(folder)
+            .err()
+            .as_ref()
+            .map(|error| in_full(error)),
+        Err(error) => Some(in_full(error)),
+    }
 }
 
 /// `capstan status`.
@@ -96,8 +102,8 @@ fn as_json(folder: &RunFolder) -> Value {
     }
 }
 
-fn row(folder: &RunFolder) -> Vec<String> {
-    let Ok(state) = see(folder) else {
+fn row((folder, state): &Seen<'_>) -> Vec<String> {
+    let Ok(state) = state else {
         let dashes = std::iter::repeat_with(dash).take(4);
         return [one_line(&folder.name()), "unreadable".to_owned()]
             .into_iter()
@@ -112,8 +118,8 @@ fn row(folder: &RunFolder) -> Vec<String> {
         .map_or_else(dash, |best| format!("{:.4}", best.loss));
     vec![
         one_line(&folder.name()),
-        word(folder, &state).to_owned(),
-        of_total(&state),
+        word(folder, state).to_owned(),
+        of_total(state),
         loss,
         best,
         ago(state.updated),

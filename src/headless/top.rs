@@ -107,9 +107,9 @@ fn host_row(host: &HostReading, columns: &[&Column]) -> Vec<String> {
         power_w: host.package_power_w,
         ..GpuReading::default()
     };
-    let cells = columns.iter().map(|column| match column.title {
-        "busy %" | "GiB" | "W" => column.cell(&as_gpu),
-        _ => "-".to_owned(),
+    let cells = columns.iter().map(|column| match column.is_hosts {
+        true => column.cell(&as_gpu),
+        false => "-".to_owned(),
     });
     let names = ["host".to_owned(), "-".to_owned()];
     names.into_iter().chain(cells).collect()

@@ -43,16 +43,8 @@ pub fn train(runs_dir: &Path, args: TrainArgs) -> anyhow::Result<u8> {
     if args.dry_run {
         return show_plan(name, &plan, args.view.json);
     }
-    let folder = start::create(runs_dir, &wanted, &config, &plan)?;
     let interrupts = Interrupts::listen()?;
-    let supervisor = match start::supervise(&folder, Begin::Fresh) {
-        Ok(supervisor) => supervisor,
-        Err(error) => {
-            // Nothing happened in it yet.
-            let _ = std::fs::remove_dir_all(folder.root());
-            return Err(error.into());
-        }
-    };
+    let (folder, supervisor) = start::begin(runs_dir, &wanted, &config, &plan)?;
     if args.detach {
         let done = format!("started {}", folder.name());
         return show_detached(runs_dir, &folder, &done, args.view.json);
@@ -114,13 +106,13 @@ pub fn show_detached(
 }
 
 /// `capstan supervise`, which `train` and `resume` start.
-pub fn supervise(args: &SuperviseArgs) -> u8 {
+pub fn supervise(args: SuperviseArgs) -> u8 {
     let begin = if args.resume {
         Begin::Resume
     } else {
         Begin::Fresh
     };
-    supervisor::run(&args.folder, begin)
+    supervisor::run(&args.folder, begin, args.warning)
 }
 
 fn show_plan(name: &str, plan: &RunPlan, json: bool) -> anyhow::Result<u8> {

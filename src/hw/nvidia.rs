@@ -51,40 +51,70 @@ pub fn visible_gpus(nvml: &Nvml) -> Result<Visible, String> {
     let count = nvml
         .device_count()
         .map_err(|error| format!("NVML: {error}"))?;
-    let (mut found, mut left_out) = (Vec::new(), Vec::new());
-    for index in 0..count {
-        match card(nvml, index, &driver) {
-            Ok(card) => found.push(card),
-            Err(reason) => left_out.push(format!("card {index} of nvidia-smi: {reason}")),
+    let cards = in_cuda_order((0..count).map(|index| card(nvml, index, &driver)).collect());
+    let list = env::var("CUDA_VISIBLE_DEVICES").ok();
+    let chosen = list
+        .as_deref()
+        .map_or_else(|| cards.iter().collect(), |list| select(&cards, list));
+    let gpus: Vec<Gpu> = chosen
+        .iter()
+        .filter_map(|card| card.gpu.clone().ok())
+        .collect();
+    if let Some(list) = list.filter(|_| gpus.is_empty()) {
+        let usable = cards.iter().filter(|card| card.gpu.is_ok()).count();
+        if usable > 0 {
+            return Err(format!(
+                "CUDA_VISIBLE_DEVICES is \"{list}\", which names none of {usable} GPU(s)"
+            ));
         }
     }
-    found.sort_by(|(a, _), (b, _)| a.cmp(b));
-    let gpus: Vec<Gpu> = found.into_iter().map(|(_, gpu)| gpu).collect();
-    let Ok(list) = env::var("CUDA_VISIBLE_DEVICES") else {
-        return Ok(Visible { gpus, left_out });
-    };
-    let chosen = select(&gpus, &list);
-    match chosen.is_empty() && !gpus.is_empty() {
-        true => Err(format!(
-            "CUDA_VISIBLE_DEVICES is \"{list}\", which names none of {} GPU(s)",
-            gpus.len()
-        )),
-        false => Ok(Visible {
-            gpus: chosen,
-            left_out,
-        }),
+    let left_out = cards
+        .into_iter()
+        .filter_map(|card| card.gpu.err())
+        .collect();
+    Ok(Visible { gpus, left_out })
+}
+
+/// One of the driver's cards.
+struct Card {
+    /// Where it tells.
+    bus: Option<String>,
+    /// Where it tells.
+    uuid: Option<String>,
+    /// Or why it can't be used.
+    gpu: Result<Gpu, String>,
+}
+
+fn card(nvml: &Nvml, index: u32, driver: &str) -> Card {
+    let silent = |error: NvmlError| format!("it does not answer ({error})");
+    let device = nvml.device_by_index(index).map_err(silent);
+    let bus = device.as_ref().map_err(Clone::clone).and_then(|device| {
+        let pci = device.pci_info().map_err(silent)?;
+        Ok(pci.bus_id)
+    });
+    let uuid = device.as_ref().ok().and_then(|device| device.uuid().ok());
+    let gpu = device.and_then(|device| {
+        if device.mig_mode().is_ok_and(|mode| mode.current != 0) {
+            return Err("it is cut into MIG parts, which are not supported".to_owned());
+        }
+        bus.clone()?;
+        describe(&device, driver).map_err(silent)
+    });
+    Card {
+        bus: bus.ok(),
+        uuid,
+        gpu: gpu.map_err(|reason| format!("card {index} of nvidia-smi: {reason}")),
     }
 }
 
-/// A card and its place on the bus, or why it can't be used.
-fn card(nvml: &Nvml, index: u32, driver: &str) -> Result<(String, Gpu), String> {
-    let silent = |error: NvmlError| format!("it does not answer ({error})");
-    let device = nvml.device_by_index(index).map_err(silent)?;
-    if device.mig_mode().is_ok_and(|mode| mode.current != 0) {
-        return Err("it is cut into MIG parts, which are not supported".to_owned());
+/// By PCI bus, as CUDA counts; a card that does not tell its place keeps to the one before it in NVML's order.
+fn in_cuda_order(mut cards: Vec<Card>) -> Vec<Card> {
+    let mut last = String::new();
+    for card in &mut cards {
+        last.clone_from(card.bus.get_or_insert(last.clone()));
     }
-    let bus = device.pci_info().map_err(silent)?.bus_id;
-    Ok((bus, describe(&device, driver).map_err(silent)?))
+    cards.sort_by(|a, b| a.bus.cmp(&b.bus));
+    cards
 }
 
 /// The card with a UUID.
@@ -155,18 +185,18 @@ fn describe(device: &Device<'_>, driver: &str) -> Result<Gpu, NvmlError> {
 }
 
 /// Applies `CUDA_VISIBLE_DEVICES`: indices or UUID prefixes; the first invalid entry ends the list, as in CUDA.
-fn select(gpus: &[Gpu], list: &str) -> Vec<Gpu> {
+///
+/// Indices count all cards, also those that can't be used: whoever granted one meant the card at that place.
+fn select<'a>(cards: &'a [Card], list: &str) -> Vec<&'a Card> {
+    let named = |entry: &str| match entry.parse::<usize>() {
+        Ok(index) => cards.get(index),
+        Err(_) => cards.iter().find(|card| {
+            let uuid = card.uuid.as_ref();
+            !entry.is_empty() && uuid.is_some_and(|uuid| uuid.starts_with(entry))
+        }),
+    };
     list.split(',')
-        .map(|entry| {
-            let entry = entry.trim();
-            match entry.parse::<usize>() {
-                Ok(index) => gpus.get(index),
-                Err(_) => gpus
-                    .iter()
-                    .find(|gpu| !entry.is_empty() && gpu.uuid.starts_with(entry)),
-            }
-        })
-        .map_while(|gpu| gpu.cloned())
+        .map_while(|entry| named(entry.trim()))
         .collect()
 }
 
@@ -186,18 +216,54 @@ mod tests {
         }
     }
 
+    fn card(uuid: &str, bus: &str) -> Card {
+        Card {
+            bus: Some(bus.to_owned()),
+            uuid: Some(uuid.to_owned()),
+            gpu: Ok(gpu(uuid)),
+        }
+    }
+
+    fn chosen(cards: &[Card], list: &str) -> Vec<String> {
+        let chosen = select(cards, list).into_iter();
+        chosen
+            .filter_map(|card| Some(card.gpu.clone().ok()?.uuid))
+            .collect()
+    }
+
     #[test]
     fn visible_devices_choose_and_order() {
-        let gpus = [gpu("GPU-aa"), gpu("GPU-bb"), gpu("GPU-cc")];
-        let chosen = |list| {
-            select(&gpus, list)
-                .into_iter()
-                .map(|gpu| gpu.uuid)
-                .collect::<Vec<_>>()
+        let cards = ["GPU-aa", "GPU-bb", "GPU-cc"].map(|uuid| card(uuid, uuid));
+        for (list, uuids) in [
+            ("2,0", &["GPU-cc", "GPU-aa"][..]),
+            ("GPU-b", &["GPU-bb"]),
+            ("0,-1,2", &["GPU-aa"]),
+            ("", &[]),
+        ] {
+            assert_eq!(chosen(&cards, list), uuids, "{list}");
+        }
+    }
+
+    #[test]
+    fn cards_that_cannot_be_used_are_counted() {
+        let left_out = |uuid: Option<&str>, bus: Option<&str>| Card {
+            bus: bus.map(str::to_owned),
+            uuid: uuid.map(str::to_owned),
+            gpu: Err("it is cut into MIG parts".to_owned()),
         };
-        assert_eq!(chosen("2,0"), ["GPU-cc", "GPU-aa"]);
-        assert_eq!(chosen("GPU-b"), ["GPU-bb"]);
-        assert_eq!(chosen("0,-1,2"), ["GPU-aa"]);
-        assert!(chosen("").is_empty());
+        let cards = in_cuda_order(vec![
+            card("GPU-dd", "4"),
+            left_out(Some("GPU-aa"), Some("1")),
+            left_out(None, None),
+            card("GPU-cc", "3"),
+        ]);
+        for (list, uuids) in [
+            ("2", &["GPU-cc"][..]),
+            ("0,1,3", &["GPU-dd"]),
+            ("GPU-a,2", &["GPU-cc"]),
+            ("0", &[]),
+        ] {
+            assert_eq!(chosen(&cards, list), uuids, "{list}");
+        }
     }
 }

@@ -13,6 +13,11 @@ pub const LONGEST_LINE: usize = 64 << 10;
 /// Bytes that are read at once.
 const MOST_AT_ONCE: u64 = 1 << 20;
 
+/// Bytes of the end that are searched for a last line.
+const TAIL_BYTES: u64 = 16 << 10;
+/// Characters of a line that are quoted.
+const QUOTE_CHARS: usize = 240;
+
 /// Reads whole lines, also of a file that is being written, or that another takes the place of.
 #[derive(Debug)]
 pub struct Output {
@@ -137,6 +142,22 @@ impl Open {
     }
 }
 
+/// The last line with text that was written to a log from byte `from` on, shortened, without control characters.
+pub fn last_line(log: &Path, from: u64) -> Option<String> {
+    let mut file = File::open(log).ok()?;
+    let end = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(from.max(end.saturating_sub(TAIL_BYTES))))
+        .ok()?;
+    let mut tail = Vec::new();
+    file.take(TAIL_BYTES).read_to_end(&mut tail).ok()?;
+    let tail = String::from_utf8_lossy(&tail);
+    // After a panic's message stands how to learn more of it.
+    let tells = |line: &&str| !line.trim().is_empty() && !line.starts_with("note: run with");
+    let line = tail.lines().rev().find(tells)?;
+    let plain = line.trim().chars().filter(|c| !c.is_control());
+    Some(plain.take(QUOTE_CHARS).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use std::{fs, io::Write};
@@ -207,5 +228,19 @@ mod tests {
         fs::remove_file(&path).expect("removed");
         fs::write(&path, "another of that length\n").expect("written");
         assert_eq!(output.fresh().expect("read"), ["another of that length"]);
+    }
+
+    #[test]
+    fn the_last_line_is_this_workers_and_plain() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let log = folder.path().join("worker.log");
+        fs::write(&log, "old\n").expect("written");
+        assert_eq!(last_line(&log, 4), None);
+        fs::write(&log, "old\nnew \x1b[31mred\n\n").expect("written");
+        assert_eq!(last_line(&log, 4).as_deref(), Some("new [31mred"));
+        fs::write(&log, "panicked\nwhy\nnote: run with `RUST_BACKTRACE=1`\n").expect("written");
+        assert_eq!(last_line(&log, 0).as_deref(), Some("why"));
+        fs::write(&log, format!("{}\nend", "é".repeat(40_000))).expect("written");
+        assert_eq!(last_line(&log, 0).as_deref(), Some("end"));
     }
 }

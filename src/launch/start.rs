@@ -9,7 +9,10 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use super::{LaunchError, RunFolder, lock::RunLock, names, supervisor::Begin, worker_program};
+use super::{
+    LaunchError, RunFolder, cards, lock::RunLock, names, output::last_line, supervisor::Begin,
+    worker_program,
+};
 use crate::{
     base::fs::replace,
     config::{self, RunConfig},
@@ -20,6 +23,8 @@ use crate::{
 
 /// The schema lies beside the runs, so that an editor finds it from any of them.
 const SCHEMA_FILE: &str = "config.schema.json";
+/// The exit code for a supervisor that died before it took its run.
+const DIED: u8 = 70;
 
 /// The plan of a run that starts: with the weights that it starts from, which must fit.
 ///
@@ -57,11 +62,28 @@ pub fn plan(
     Err(PlanError(refusals))
 }
 
-/// Makes the run folder of a new run and writes what it is to do.
+/// Makes a new run and starts its supervisor; of a run that does not come about nothing is left.
 ///
 /// # Errors
-/// No worker, a name that is taken or can't be one, a folder that can't be written.
-pub fn create(
+/// No worker, a name that is taken or can't be one, a folder that can't be written, and as [`supervise`].
+pub fn begin(
+    runs_dir: &Path,
+    wanted: &names::Wanted,
+    config: &RunConfig,
+    plan: &RunPlan,
+) -> Result<(RunFolder, Child), LaunchError> {
+    let folder = create(runs_dir, wanted, config, plan)?;
+    match supervise(&folder, Begin::Fresh) {
+        Ok(supervisor) => Ok((folder, supervisor)),
+        Err(error) => {
+            let _ = fs::remove_dir_all(folder.root());
+            Err(error)
+        }
+    }
+}
+
+/// The run folder, with what the run is to do.
+fn create(
     runs_dir: &Path,
     wanted: &names::Wanted,
     config: &RunConfig,
@@ -97,20 +119,22 @@ pub fn write_intent(
 /// Starts a supervisor of the folder and waits until it has taken the run.
 ///
 /// The supervisor leads a session of its own: it outlives this process. Its exit code is the run's. A run that goes on has
-/// the cards that are visible now.
+/// its cards, as they are counted now.
 ///
 /// # Errors
-/// The supervisor's own reason for not taking the run; a plan that can't be rewritten.
+/// The supervisor's own reason for not taking the run; cards that are not there; a plan that can't be rewritten.
 pub fn supervise(folder: &RunFolder, begin: Begin) -> Result<Child, LaunchError> {
-    if begin == Begin::Resume {
-        count_cards(folder)?;
-    }
+    let warning = match begin {
+        Begin::Fresh => None,
+        Begin::Resume => count_cards(folder)?,
+    };
     let failed = |source| LaunchError::Io {
         what: "the supervisor of",
         path: folder.root().to_owned(),
         source,
     };
-    let mut child = command(folder, begin)
+    let log_from = fs::metadata(folder.worker_log()).map_or(0, |log| log.len());
+    let mut child = command(folder, begin, warning)
         .and_then(|mut command| command.spawn())
         .map_err(failed)?;
     let mut answer = String::new();
@@ -125,32 +149,46 @@ pub fn supervise(folder: &RunFolder, begin: Begin) -> Result<Child, LaunchError>
             let _ = child.wait();
             Err(LaunchError::Supervisor { code, message })
         }
+        Answer::Silence => {
+            let died = match child.wait() {
+                Ok(status) => format!("the supervisor died before it took the run ({status})"),
+                Err(error) => format!("the supervisor died before it took the run ({error})"),
+            };
+            let words = last_line(&folder.worker_log(), log_from);
+            Err(LaunchError::Supervisor {
+                code: DIED,
+                message: words.map_or(died.clone(), |words| format!("{died}: {words}")),
+            })
+        }
     }
 }
 
-/// Puts into the plan of a run on GPUs which those are that its indices mean by now, where there are any.
-fn count_cards(folder: &RunFolder) -> Result<(), LaunchError> {
+/// Counts the cards of a run on GPUs anew; returns words about those that are others.
+fn count_cards(folder: &RunFolder) -> Result<Option<String>, LaunchError> {
+    let _lock = RunLock::acquire(folder)?;
     let plan = fs::read(folder.plan()).map(|text| serde_json::from_slice::<RunPlan>(&text));
-    // What is wrong with a plan, and that a run has its supervisor, the new supervisor says.
-    let Ok(Ok(mut plan)) = plan else {
-        return Ok(());
+    // What is wrong with a plan the supervisor says.
+    let Ok(Ok(before)) = plan else {
+        return Ok(None);
     };
-    if plan.gpu_uuids.is_empty() {
-        return Ok(());
+    if before.gpu_uuids.is_empty() {
+        return Ok(None);
     }
-    let gpus = Machine::probe().gpus.into_iter();
-    let visible: Vec<String> = gpus.map(|gpu| gpu.uuid).collect();
-    if visible.is_empty() || visible == plan.gpu_uuids {
-        return Ok(());
+    let mut plan = before.clone();
+    let words = cards::keep(&mut plan, &Machine::probe());
+    let words = words.map_err(|problem| LaunchError::NotResumable {
+        message: format!(
+            "{problem}: capstan resume {} --set devices=auto",
+            folder.name()
+        ),
+    })?;
+    if plan != before {
+        write_json(&folder.plan(), &plan)?;
     }
-    let Ok(_lock) = RunLock::acquire(folder) else {
-        return Ok(());
-    };
-    plan.gpu_uuids = visible;
-    write_json(&folder.plan(), &plan)
+    Ok(words)
 }
 
-fn command(folder: &RunFolder, begin: Begin) -> io::Result<Command> {
+fn command(folder: &RunFolder, begin: Begin, warning: Option<String>) -> io::Result<Command> {
     let log = OpenOptions::new()
         .create(true)
         .append(true)
@@ -166,6 +204,7 @@ fn command(folder: &RunFolder, begin: Begin) -> io::Result<Command> {
     if begin == Begin::Resume {
         command.arg("--resume");
     }
+    command.args(warning.map(|warning| format!("--warning={warning}")));
     Ok(command)
 }
 
@@ -173,7 +212,12 @@ fn command(folder: &RunFolder, begin: Begin) -> io::Result<Command> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     Ready,
-    Refused { code: u8, message: String },
+    Refused {
+        code: u8,
+        message: String,
+    },
+    /// It died before it could speak.
+    Silence,
 }
 
 impl Answer {
@@ -184,10 +228,11 @@ impl Answer {
             Self::Refused { code, message } => {
                 format!("error {code} {}", message.replace('\n', "; "))
             }
+            Self::Silence => String::new(),
         }
     }
 
-    /// Reads [`Answer::line`]; anything else means that the supervisor died before it could speak.
+    /// Reads [`Answer::line`]; anything else is silence.
     pub fn parse(line: &str) -> Self {
         let line = line.trim_end();
         if line == "ready" {
@@ -201,11 +246,7 @@ impl Answer {
                 code,
                 message: message.to_owned(),
             },
-            None => Self::Refused {
-                code: 70,
-                message: "the supervisor died before it took the run; worker.log may say why"
-                    .to_owned(),
-            },
+            None => Self::Silence,
         }
     }
 }
@@ -239,7 +280,7 @@ mod tests {
             code: 4,
             message: "no worker".to_owned(),
         };
-        for answer in [Answer::Ready, refused] {
+        for answer in [Answer::Ready, refused, Answer::Silence] {
             assert_eq!(Answer::parse(&format!("{}\n", answer.line())), answer);
         }
     }
@@ -247,10 +288,7 @@ mod tests {
     #[test]
     fn silence_is_a_dead_supervisor() {
         for line in ["", "garbage", "error x y", "error 300 y"] {
-            assert!(
-                matches!(Answer::parse(line), Answer::Refused { code: 70, .. }),
-                "{line}"
-            );
+            assert_eq!(Answer::parse(line), Answer::Silence, "{line}");
         }
     }
 }

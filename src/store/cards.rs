@@ -16,18 +16,20 @@ pub struct Column {
     pub width: usize,
     /// Few cards tell it: the column is left out where none does.
     is_rare: bool,
+    /// A host has it too.
+    pub is_hosts: bool,
     value: fn(&GpuReading) -> Option<String>,
 }
 
 /// All of them, the most important first.
 const COLUMNS: [Column; 15] = [
     rare("SM %", 4, |gpu| gpu.sm_active.map(percent)),
-    usual(BUSY, 6, |gpu| gpu.busy.map(percent)),
-    usual("GiB", 11, |gpu| {
+    hosts(BUSY, 6, |gpu| gpu.busy.map(percent)),
+    hosts("GiB", 11, |gpu| {
         let (used, total) = (gpu.memory_used_bytes?, gpu.memory_total_bytes?);
         Some(format!("{:.1}/{:.1}", gib(used), gib(total)))
     }),
-    usual("W", 7, |gpu| {
+    hosts("W", 7, |gpu| {
         let limit = gpu.power_limit_w.map(|limit| format!("/{limit:.0}"));
         Some(format!("{:.0}{}", gpu.power_w?, limit.unwrap_or_default()))
     }),
@@ -94,6 +96,7 @@ const fn usual(
         title,
         width,
         is_rare: false,
+        is_hosts: false,
         value,
     }
 }
@@ -105,6 +108,16 @@ const fn rare(
 ) -> Column {
     let mut column = usual(title, width, value);
     column.is_rare = true;
+    column
+}
+
+const fn hosts(
+    title: &'static str,
+    width: usize,
+    value: fn(&GpuReading) -> Option<String>,
+) -> Column {
+    let mut column = usual(title, width, value);
+    column.is_hosts = true;
     column
 }
 

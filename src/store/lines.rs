@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::{RunState, told};
 use crate::{
-    base::text::printable,
+    base::text::one_line,
     event::{Event, Outcome, RESUMED, Record},
 };
 
@@ -45,15 +45,8 @@ pub struct Entry {
 /// Losses, evaluations, checkpoints and samples are rank 0's to tell.
 pub fn of_event(record: &Record, state: &RunState) -> Option<Entry> {
     let (level, rank, text) = match &record.event {
-        Event::Step { step, .. } => {
-            let is_due = *step == 1
-                || step.is_multiple_of(state.log_every.max(1))
-                || Some(*step) == state.total_steps;
-            if !is_due {
-                return None;
-            }
-            (Level::Info, Some(0), told::step(state))
-        }
+        Event::Step { step, .. } if !state.is_due(*step) => return None,
+        Event::Step { .. } => (Level::Info, Some(0), told::step(state)),
         Event::Warning { rank, text } => (Level::Warn, *rank, text.clone()),
         Event::Fault { rank, .. } => (Level::Error, Some(*rank), told::event(&record.event)?),
         Event::Restart { cause, .. } => {
@@ -88,8 +81,22 @@ pub fn of_event(record: &Record, state: &RunState) -> Option<Entry> {
         time: Some(record.time),
         level,
         rank,
-        text: in_one_line(&text, " "),
+        text: one_line(&text),
     })
+}
+
+/// Which work was said last: progress comes twice a second, and says something new when other work begins.
+#[derive(Debug, Default)]
+pub struct SaidWork(Option<String>);
+
+impl SaidWork {
+    /// Whether an event is progress of the work that was said last.
+    pub fn has(&mut self, event: &Event) -> bool {
+        match event {
+            Event::Progress { what, .. } => self.0.replace(what.clone()).as_ref() == Some(what),
+            _ => false,
+        }
+    }
 }
 
 /// A line that the worker printed, seen at `time` where somebody saw it arrive.
@@ -98,12 +105,8 @@ pub fn of_output(line: &str, time: Option<f64>) -> Entry {
         time,
         level: level_of(line),
         rank: rank_of(line),
-        text: in_one_line(line, "    "),
+        text: one_line(&line.replace('\t', "    ")),
     }
-}
-
-fn in_one_line(text: &str, tab: &str) -> String {
-    printable(text).replace('\t', tab).replace('\n', " ")
 }
 
 /// By the words of panics, of C++, and of the loggers of libtorch (`[W123 ...`) and NCCL (`NCCL WARN`).
@@ -197,6 +200,27 @@ mod tests {
             let entry = of_output(line, None);
             assert_eq!((entry.level, entry.rank), (level, rank), "{line}");
         }
+    }
+
+    #[test]
+    fn work_is_said_when_it_begins() {
+        let mut said = SaidWork::default();
+        let mut is_said = |what: &str| {
+            said.has(&Event::Progress {
+                what: what.to_owned(),
+                done: 1,
+                total: None,
+            })
+        };
+        let works = [
+            "tokenizing",
+            "tokenizing",
+            "evaluating",
+            "evaluating",
+            "tokenizing",
+        ];
+        assert_eq!(works.map(&mut is_said), [false, true, false, true, false]);
+        assert!(!said.has(&Event::Paused { step: 1 }));
     }
 
     #[test]

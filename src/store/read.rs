@@ -3,7 +3,7 @@
 use std::{fs, io, path::Path, path::PathBuf};
 
 use super::{RunState, STATE_VERSION};
-use crate::event::{LogError, LogReader};
+use crate::event::{LogError, LogReader, Record};
 
 /// A run whose state can't be told.
 #[derive(Debug, thiserror::Error)]
@@ -14,20 +14,28 @@ pub enum StoreError {
     Log(#[from] LogError),
 }
 
+/// How the records of a log are read: [`LogReader::next_record`], or past lines that are none.
+type Next = fn(&mut LogReader) -> Result<Option<Record>, LogError>;
+
+impl RunState {
+    /// Takes in what is left of a log.
+    ///
+    /// # Errors
+    /// `next`'s.
+    pub fn read_on(&mut self, reader: &mut LogReader, next: Next) -> Result<(), LogError> {
+        while let Some(record) = next(reader)? {
+            self.apply(&record);
+        }
+        Ok(())
+    }
+}
+
 /// Folds a whole event log; a log that does not exist yet is an empty one.
 ///
 /// # Errors
 /// The log can't be read, or a complete line of it is no record.
 pub fn fold_log(events: &Path) -> Result<RunState, StoreError> {
-    let mut state = RunState::default();
-    if !events.exists() {
-        return Ok(state);
-    }
-    let mut reader = LogReader::open(events)?;
-    while let Some(record) = reader.next_record()? {
-        state.apply(&record);
-    }
-    Ok(state)
+    fold(events, LogReader::next_record)
 }
 
 /// As [`fold_log`], for looking only: lines that are no records are left out.
@@ -35,13 +43,13 @@ pub fn fold_log(events: &Path) -> Result<RunState, StoreError> {
 /// # Errors
 /// The log can't be read.
 pub fn fold_readable(events: &Path) -> Result<RunState, StoreError> {
+    fold(events, LogReader::next_sound_record)
+}
+
+fn fold(events: &Path, next: Next) -> Result<RunState, StoreError> {
     let mut state = RunState::default();
-    if !events.exists() {
-        return Ok(state);
-    }
-    let mut reader = LogReader::open(events)?;
-    while let Some(record) = reader.next_sound_record()? {
-        state.apply(&record);
+    if events.exists() {
+        state.read_on(&mut LogReader::open(events)?, next)?;
     }
     Ok(state)
 }

@@ -15,10 +15,13 @@ impl RunState {
     ///
     /// `every_s` is the time between two looks: one holds for three of it, at least for ten seconds.
     pub fn sensors_at(&self, now: f64, every_s: f64) -> Option<&Reading> {
-        let holds_s = (HOLDS_INTERVALS * every_s).max(HOLDS_S);
         let age_s = now - self.sensed?;
-        self.sensors.as_ref().filter(|_| age_s <= holds_s)
+        self.sensors.as_ref().filter(|_| age_s <= holds_s(every_s))
     }
+}
+
+const fn holds_s(every_s: f64) -> f64 {
+    (HOLDS_INTERVALS * every_s).max(HOLDS_S)
 }
 
 /// Energy that the run's devices took, and the tokens that were trained on it.
@@ -49,7 +52,11 @@ struct Mark {
     /// Of the sampler that looks.
     joules: f64,
     tokens: u64,
-    /// The latest look told the energy.
+    /// Unix seconds of the latest look, before the session's first of its beginning.
+    time: Option<f64>,
+    /// Between that look and the one before.
+    every_s: f64,
+    /// The latest look told the energy, and training has not gone on for long without another.
     is_known: bool,
     /// Time before is missing for good.
     has_gap: bool,
@@ -64,23 +71,46 @@ impl Mark {
 }
 
 impl Spent {
-    /// A session begins with `tokens` trained; so does its sampler.
-    pub(super) fn begin(&mut self, tokens: u64) {
+    /// A session begins at `time` (Unix seconds) with `tokens` trained; so does its sampler.
+    pub(super) fn begin(&mut self, tokens: u64, time: f64) {
         let is_missed = tokens > 0 && !self.mark.is_known;
         self.mark = Mark {
             joules: 0.0,
             tokens,
+            time: Some(time),
+            every_s: self.mark.every_s,
             is_known: false,
             has_gap: self.mark.has_gap || is_missed,
             was_estimate: self.is_estimate,
         };
     }
 
+    /// Training has come to `tokens` by `time`: without a look for long, that is not measured unless one comes yet.
+    pub(super) fn go_on(&mut self, tokens: u64, time: f64) {
+        let mark = &mut self.mark;
+        let is_late = mark
+            .time
+            .is_some_and(|look| time - look > holds_s(mark.every_s));
+        // Fewer after a restart: their energy is missing too.
+        if is_late && tokens != mark.tokens {
+            mark.is_known = false;
+            self.is_partial = self.joules.is_some();
+        }
+    }
+
     /// Takes in a look; what came before a sampler that is not the session's first was not measured.
-    pub(super) fn add(&mut self, reading: &Reading, tokens: u64, is_sessions_first: bool) {
+    pub(super) fn add(
+        &mut self,
+        reading: &Reading,
+        (tokens, time): (u64, f64),
+        is_sessions_first: bool,
+    ) {
         if reading.is_first && !is_sessions_first {
-            self.begin(tokens);
+            self.begin(tokens, time);
             self.mark.has_gap = true;
+        }
+        if let Some(last) = self.mark.time.replace(time).filter(|last| *last < time) {
+            self.mark.every_s = time - last;
         }
         self.mark.is_known = reading.run_energy.is_some();
         if let Some(energy) = reading.run_energy {
@@ -138,11 +168,11 @@ mod tests {
     #[test]
     fn energy_is_added_over_sessions() {
         let mut spent = Spent::default();
-        spent.begin(0);
-        spent.add(&first(10.0), 100, true);
-        spent.add(&look(30.0), 300, false);
-        spent.begin(300);
-        spent.add(&first(5.0), 400, true);
+        spent.begin(0, 0.0);
+        spent.add(&first(10.0), (100, 2.0), true);
+        spent.add(&look(30.0), (300, 2.0), false);
+        spent.begin(300, 4.0);
+        spent.add(&first(5.0), (400, 2.0), true);
         assert_eq!(told(&spent), (Some(35.0), 400, false));
         assert_eq!(spent.words().as_deref(), Some("0.01 Wh, 8.75e-2 J a token"));
     }
@@ -150,12 +180,12 @@ mod tests {
     #[test]
     fn tokens_without_measured_energy_do_not_count() {
         let mut spent = Spent::default();
-        spent.begin(0);
-        spent.add(&first(100.0), 1_000, true);
+        spent.begin(0, 0.0);
+        spent.add(&first(100.0), (1_000, 2.0), true);
         assert_eq!(told(&spent), (Some(100.0), 1_000, false));
         // The sampler died, and another one begins much later.
-        spent.add(&first(10.0), 50_000, false);
-        spent.add(&look(110.0), 51_000, false);
+        spent.add(&first(10.0), (50_000, 2.0), false);
+        spent.add(&look(110.0), (51_000, 2.0), false);
         assert_eq!(told(&spent), (Some(210.0), 2_000, true));
         assert!(
             spent
@@ -167,32 +197,76 @@ mod tests {
     #[test]
     fn a_look_that_does_not_tell_is_made_up_for_by_the_next() {
         let mut spent = Spent::default();
-        spent.begin(0);
-        spent.add(&first(100.0), 1_000, true);
-        spent.add(&look(None), 2_000, false);
+        spent.begin(0, 0.0);
+        spent.add(&first(100.0), (1_000, 2.0), true);
+        spent.add(&look(None), (2_000, 2.0), false);
         assert_eq!(told(&spent), (Some(100.0), 1_000, true));
-        spent.add(&look(300.0), 3_000, false);
+        spent.add(&look(300.0), (3_000, 2.0), false);
         assert_eq!(told(&spent), (Some(300.0), 3_000, false));
     }
 
     #[test]
     fn a_session_without_energy_leaves_a_part() {
         let mut spent = Spent::default();
-        spent.begin(0);
-        spent.add(&first(None), 1_000, true);
+        spent.begin(0, 0.0);
+        spent.add(&first(None), (1_000, 2.0), true);
         assert_eq!((told(&spent), spent.words()), ((None, 0, false), None));
-        spent.begin(1_000);
-        spent.add(&first(50.0), 1_500, true);
+        spent.begin(1_000, 4.0);
+        spent.add(&first(50.0), (1_500, 2.0), true);
         assert_eq!(told(&spent), (Some(50.0), 500, true));
     }
 
     #[test]
     fn steps_that_come_again_are_counted_once() {
         let mut spent = Spent::default();
-        spent.begin(0);
-        spent.add(&first(100.0), 1_000, true);
-        spent.add(&look(200.0), 600, false);
+        spent.begin(0, 0.0);
+        spent.add(&first(100.0), (1_000, 2.0), true);
+        spent.add(&look(200.0), (600, 2.0), false);
         assert_eq!(told(&spent), (Some(200.0), 600, false));
+    }
+
+    /// A look every 4 s until 8 s.
+    fn looked_at() -> Spent {
+        let mut spent = Spent::default();
+        spent.begin(0, 0.0);
+        spent.add(&first(10.0), (100, 4.0), true);
+        spent.add(&look(20.0), (200, 8.0), false);
+        spent
+    }
+
+    #[test]
+    fn training_that_goes_on_without_looks_makes_energy_a_part() {
+        let mut spent = looked_at();
+        for (tokens, time, is_partial) in
+            [(300, 20.0, false), (200, 30.0, false), (150, 20.5, true)]
+        {
+            spent.go_on(tokens, time);
+            assert_eq!(told(&spent), (Some(20.0), 200, is_partial), "{time}");
+        }
+        let mut late = spent.clone();
+        late.add(&look(70.0), (700, 40.0), false);
+        assert_eq!(told(&late), (Some(70.0), 700, false), "the same counter");
+        spent.begin(400, 50.0);
+        spent.add(&first(5.0), (500, 54.0), true);
+        assert_eq!(told(&spent), (Some(25.0), 300, true), "missed for good");
+    }
+
+    #[test]
+    fn a_session_without_looks_leaves_a_part() {
+        let mut spent = looked_at();
+        spent.begin(200, 10.0);
+        spent.go_on(300, 21.0);
+        assert_eq!(
+            told(&spent),
+            (Some(20.0), 200, false),
+            "a look may come yet"
+        );
+        spent.go_on(300, 23.0);
+        assert_eq!(told(&spent), (Some(20.0), 200, true));
+        let mut never = Spent::default();
+        never.begin(0, 0.0);
+        never.go_on(100, 100.0);
+        assert_eq!(told(&never), (None, 0, false));
     }
 
     #[test]

@@ -264,7 +264,10 @@ impl RunState {
                 outcome,
                 step,
                 reason,
-            } => self.end(*outcome, *step, reason),
+            } => {
+                self.energy.go_on(self.tokens, record.time);
+                self.end(*outcome, *step, reason);
+            }
         }
     }
 
@@ -279,6 +282,11 @@ impl RunState {
                 .min_by(|a, b| a.loss.total_cmp(&b.loss))
         };
         best(false).or_else(|| best(true))
+    }
+
+    /// Whether a step has a line of plain output: the first, the last, and one an interval.
+    pub fn is_due(&self, step: u64) -> bool {
+        step == 1 || step.is_multiple_of(self.log_every) || Some(step) == self.total_steps
     }
 
     /// The newest checkpoint reported durable.
@@ -308,7 +316,8 @@ impl RunState {
 
     fn sense(&mut self, reading: &Reading, time: f64) {
         let is_sessions_first = self.sensors.is_none();
-        self.energy.add(reading, self.tokens, is_sessions_first);
+        let reached = (self.tokens, time);
+        self.energy.add(reading, reached, is_sessions_first);
         self.sensors = Some(reading.clone());
         self.sensed = Some(time);
     }
@@ -328,7 +337,7 @@ impl RunState {
         };
         self.sensors = None;
         self.sensed = None;
-        self.energy.begin(self.tokens);
+        self.energy.begin(self.tokens, record.time);
         self.name.clone_from(name);
         self.pid = Some(*pid);
         self.world = *world;
@@ -373,6 +382,7 @@ impl RunState {
         self.preparation = None;
         self.step = *step;
         self.tokens = *tokens;
+        self.energy.go_on(*tokens, record.time);
         self.last = Some(LastStep {
             loss: *loss,
             lr: *lr,
@@ -517,6 +527,17 @@ mod tests {
         );
         assert_eq!(state.last.map(|last| last.loss), Some(3.0));
         assert_eq!(state.remaining_s(), Some(8.0));
+    }
+
+    #[test]
+    fn the_first_and_last_step_and_every_interval_are_due() {
+        let state = RunState {
+            log_every: 10,
+            total_steps: Some(25),
+            ..RunState::default()
+        };
+        let due: Vec<u64> = (1..=25).filter(|&step| state.is_due(step)).collect();
+        assert_eq!(due, [1, 10, 20, 25]);
     }
 
     #[test]

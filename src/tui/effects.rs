@@ -23,7 +23,7 @@ use super::{
 use crate::{
     base::text::printable,
     event::{Control, Event},
-    launch::{RunFolder, control, in_full, names::Wanted, runs, start, supervisor::Begin},
+    launch::{RunFolder, control, in_full, names::Wanted, runs, start},
 };
 
 /// Does effects; its threads end when it does.
@@ -223,19 +223,10 @@ fn launch(runs_dir: &Path, checker: &mut Checker, draft: &Draft) -> Result<RunFo
     let config = draft.config().map_err(first)?;
     let plan = checker.plan(&config).map_err(first)?;
     let wanted = Wanted::Base(config.name.clone());
-    let created = start::create(runs_dir, &wanted, &config, &plan);
-    let folder = created.map_err(|error| in_full(&error))?;
-    match start::supervise(&folder, Begin::Fresh) {
-        Ok(supervisor) => {
-            reap(supervisor);
-            Ok(folder)
-        }
-        Err(error) => {
-            // Nothing happened in it yet.
-            let _ = std::fs::remove_dir_all(folder.root());
-            Err(in_full(&error))
-        }
-    }
+    let begun = start::begin(runs_dir, &wanted, &config, &plan);
+    let (folder, supervisor) = begun.map_err(|error| in_full(&error))?;
+    reap(supervisor);
+    Ok(folder)
 }
 
 /// Waits for a supervisor that was started here, so that it does not stay as a zombie.

@@ -1,8 +1,13 @@
 //! `capstan logs`, and runs whose files are damaged.
 
-use std::fs;
+use std::{fs, path::Path};
 
+use capstan::{
+    event::{Event, LogWriter},
+    launch::{RunFolder, lock::RunLock},
+};
 use libtest_mimic::{Failed, Trial};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde_json::Value;
 
 use super::support::{Workplace, check, wait, with_stand_in};
@@ -11,6 +16,11 @@ pub fn trials() -> Vec<Trial> {
     vec![
         with_stand_in("logs::events_and_what_the_worker_printed_are_merged", logs),
         with_stand_in("logs::a_run_is_followed_to_its_end", followed_logs),
+        Trial::test(
+            "logs::work_is_said_once_and_a_damaged_line_as_one",
+            said_once,
+        ),
+        Trial::test("logs::another_run_in_its_place_is_told_from_it", replaced),
         with_stand_in("logs::a_damaged_run_is_listed_stopped_and_deleted", damaged),
     ]
 }
@@ -81,6 +91,81 @@ fn followed_logs() -> Result<(), Failed> {
     place.capstan(&["stop", "tiny"])?.ended_with(0)?;
     wait("the end", || matches!(follower.try_wait(), Ok(Some(_))))?;
     check(has("stopped: "), fs::read_to_string(&output)?)
+}
+
+/// A run folder with these events.
+fn made(place: &Workplace, name: &str, events: &[Event]) -> Result<RunFolder, Failed> {
+    let folder = RunFolder::new(place.run(name));
+    fs::create_dir_all(folder.root())?;
+    let mut log = LogWriter::open(&folder.events())?;
+    for event in events {
+        log.append(event.clone())?;
+    }
+    Ok(folder)
+}
+
+fn warning(text: &str) -> Event {
+    Event::Warning {
+        text: text.to_owned(),
+        rank: None,
+    }
+}
+
+fn said_once() -> Result<(), Failed> {
+    let place = Workplace::new("well")?;
+    let tokenizing = |done| Event::Progress {
+        what: "tokenizing".to_owned(),
+        done,
+        total: None,
+    };
+    let folder = made(
+        &place,
+        "tiny",
+        &[tokenizing(1), tokenizing(2), tokenizing(3)],
+    )?;
+    let text = fs::read_to_string(folder.events())?;
+    fs::write(folder.events(), format!("{text}garbage\n"))?;
+    let said = place.capstan(&["logs"])?.ended_with(0)?;
+    let lines = |part: &str| said.out.lines().filter(|line| line.contains(part)).count();
+    let is_named = said
+        .out
+        .lines()
+        .any(|line| line.starts_with("events ") && line.contains("line 4"));
+    check(lines("tokenizing") == 1 && is_named, said.out.clone())
+}
+
+fn replaced() -> Result<(), Failed> {
+    let place = Workplace::new("well")?;
+    let held = |name: &str| -> Result<(RunFolder, RunLock), Failed> {
+        let folder = made(&place, name, &[warning(&format!("of {name}"))])?;
+        let lock = RunLock::acquire(&folder)?;
+        Ok((folder, lock))
+    };
+    let ((one, _one), (two, two_lock)) = (held("one")?, held("two")?);
+    let follow = |arguments: &[&str], output: &Path| {
+        let output = fs::File::create(output)?;
+        place.command(arguments).stdout(output).spawn()
+    };
+    let (logs, attached) = (place.folder().join("logs"), place.folder().join("attached"));
+    let mut fronts = [
+        follow(&["logs", "one", "-f"], &logs)?,
+        follow(&["attach", "one", "--plain"], &attached)?,
+    ];
+    let says = |output: &Path, part: &str| {
+        let said = fs::read_to_string(output).unwrap_or_default();
+        said.contains(part)
+    };
+    wait("both fronts", || {
+        says(&logs, "of one") && says(&attached, "attached to one")
+    })?;
+    renameat_with(CWD, two.root(), CWD, one.root(), RenameFlags::EXCHANGE)?;
+    wait("the other run's events", || says(&logs, "of two"))?;
+    wait("the end of attach", || says(&attached, "took its place"))?;
+    drop(two_lock);
+    for front in &mut fronts {
+        wait("a front's end", || matches!(front.try_wait(), Ok(Some(_))))?;
+    }
+    check(fronts[1].wait()?.code() == Some(1), "attach reached no end")
 }
 
 fn damaged() -> Result<(), Failed> {

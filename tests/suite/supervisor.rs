@@ -4,12 +4,13 @@ use std::{
     fs,
     io::{Read, Write},
     os::unix::net::UnixStream,
+    process::Command,
     time::{Duration, Instant},
 };
 
 use libtest_mimic::{Failed, Trial};
 use rustix::process::{Signal, kill_process, test_kill_process};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     sensors::{sampler, with_cards, with_fakes},
@@ -59,6 +60,7 @@ pub fn trials() -> Vec<Trial> {
             "supervisor::a_dead_supervisor_is_reported_and_the_run_resumes",
             supervisor_killed,
         ),
+        with_fakes("supervisor::one_that_dies_at_once_is_quoted", dead_at_once),
         with_stand_in(
             "supervisor::two_supervisors_never_share_a_folder",
             two_supervisors,
@@ -385,7 +387,7 @@ fn signals() -> Result<(), Failed> {
 fn front_killed() -> Result<(), Failed> {
     for signal in [Signal::KILL, Signal::HUP] {
         let place = Workplace::long("well")?;
-        let mut front = place.train_aside(&["--plain"])?;
+        let mut front = place.train_with_hangup(&["--plain"])?;
         place.wait_for_step("tiny", 2)?;
         kill_process(front.pid(), signal)?;
         front.code()?;
@@ -429,6 +431,32 @@ fn supervisor_killed() -> Result<(), Failed> {
             .all(|(i, &seq)| seq == Some(i as u64)),
         format!("{seqs:?}"),
     )
+}
+
+/// Of a run whose supervisor died before it took it nothing is left, but what was said.
+fn dead_at_once() -> Result<(), Failed> {
+    let place = Workplace::new("well")?;
+    let (source, library) = (place.folder().join("die.c"), place.folder().join("die.so"));
+    let dies = r#"#include <stdio.h>
+        #include <string.h>
+        #include <unistd.h>
+        __attribute__((constructor)) static void die(int argc, char **argv) {
+            if (argc < 2 || strcmp(argv[1], "supervise")) return;
+            fputs("a library is missing\n", stderr);
+            _exit(9);
+        }"#;
+    fs::write(&source, dies)?;
+    let compiled = Command::new("cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .args([&library, &source])
+        .status()?;
+    check(compiled.success(), "die.c does not compile")?;
+    let place = place.with("LD_PRELOAD", &library.to_string_lossy());
+    place
+        .train(&["--plain"])?
+        .ended_with(70)?
+        .says(&["died before it took the run (exit status: 9): a library is missing"])?;
+    check(!place.run("tiny").exists(), "the folder is still there")
 }
 
 fn two_supervisors() -> Result<(), Failed> {
@@ -562,11 +590,7 @@ fn cards_by_uuid() -> Result<(), Failed> {
     };
     place.train(&["--detach"])?.ended_with(0)?;
     seen(&place, [1, 2])?;
-    place.capstan(&["stop", "tiny"])?.ended_with(0)?;
-    let folder = capstan::launch::RunFolder::new(place.run("tiny"));
-    wait("the supervisor's end", || {
-        !capstan::launch::lock::is_held(&folder)
-    })?;
+    stopped(&place)?;
     // Other cards may be visible by the time it goes on.
     let place = place.with("CUDA_VISIBLE_DEVICES", "1,0");
     place
@@ -574,5 +598,49 @@ fn cards_by_uuid() -> Result<(), Failed> {
         .ended_with(0)?;
     // Each life has a worker a card.
     wait("its next life", || place.lives("tiny").len() == 4)?;
-    seen(&place, [2, 1])
+    seen(&place, [2, 1])?;
+    let devices = |place: &Workplace| -> Result<Value, Failed> {
+        let plan: Value = serde_json::from_slice(&fs::read(folder_of(place).plan())?)?;
+        let ranks = plan["ranks"].as_array().cloned().unwrap_or_default();
+        Ok(ranks
+            .into_iter()
+            .map(|rank| rank["device"].clone())
+            .collect())
+    };
+    let kept = json!([{ "cuda": 0 }, { "cuda": 1 }]);
+    check(devices(&place)? == kept, devices(&place)?.to_string())?;
+    stopped(&place)?;
+    place.capstan(&["eval", "tiny"])?.ended_with(0)?.says(&[
+        "sees GPU-00000002-aaaa-bbbb-cccc-dddddddddddd,GPU-00000001-aaaa-bbbb-cccc-dddddddddddd",
+    ])?;
+    let place = place.with("CUDA_VISIBLE_DEVICES", "0");
+    place
+        .capstan(&["resume", "tiny", "--detach"])?
+        .ended_with(2)?
+        .says(&["needs 2 GPU(s)", "there are 1"])?;
+    let place = place
+        .with("FAKE_NVML_CARDS", "3")
+        .with("CUDA_VISIBLE_DEVICES", "0,2");
+    place
+        .capstan(&["resume", "tiny", "--detach"])?
+        .ended_with(0)?;
+    wait("its third life", || place.lives("tiny").len() == 6)?;
+    seen(&place, [1, 3])?;
+    let warnings = place.events_named("tiny", "warning");
+    let is_said = warnings.iter().any(|warning| {
+        let text = warning["text"].as_str().unwrap_or_default();
+        text.contains("rank 0 has GPU 1 (GPU-00000003) instead of GPU-00000002")
+    });
+    check(is_said, format!("{warnings:?}"))
+}
+
+fn folder_of(place: &Workplace) -> capstan::launch::RunFolder {
+    capstan::launch::RunFolder::new(place.run("tiny"))
+}
+
+fn stopped(place: &Workplace) -> Result<(), Failed> {
+    place.capstan(&["stop", "tiny"])?.ended_with(0)?;
+    wait("the supervisor's end", || {
+        !capstan::launch::lock::is_held(&folder_of(place))
+    })
 }

@@ -149,9 +149,25 @@ impl Workplace {
 
     /// A front in the background, its output in a file.
     pub fn train_aside(&self, arguments: &[&str]) -> Result<Front, Failed> {
+        self.aside(self.train_command(arguments))
+    }
+
+    /// As [`Self::train_aside`], with a front that SIGHUP ends even where this program was started to ignore it, as by
+    /// nohup: what is ignored stays so in other programs.
+    pub fn train_with_hangup(&self, arguments: &[&str]) -> Result<Front, Failed> {
+        let script = "import os, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_DFL); \
+                      os.execv(sys.argv[1], sys.argv[1:])";
+        let mut command = self.program("python3");
+        command
+            .args(["-c", script, env!("CARGO_BIN_EXE_capstan"), "train"])
+            .arg(&self.config)
+            .args(arguments);
+        self.aside(command)
+    }
+
+    fn aside(&self, mut command: Command) -> Result<Front, Failed> {
         let output = self.root.path().join("front.txt");
-        let child = self
-            .train_command(arguments)
+        let child = command
             .stdout(File::create(&output)?)
             .stderr(Stdio::null())
             .spawn()?;

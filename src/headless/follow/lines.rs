@@ -6,52 +6,27 @@ use super::View;
 use crate::{
     event::{Event, Record},
     headless::text::say,
-    store::{RunState, told},
+    store::{RunState, lines::SaidWork, told},
 };
 
 /// Says every kind of preparation once.
 #[derive(Default)]
 pub struct Lines {
-    work: Option<String>,
+    said: SaidWork,
 }
 
 impl View for Lines {
     fn record(&mut self, record: &Record, state: &RunState) -> io::Result<()> {
         match &record.event {
-            Event::Step { step, .. } if !is_due(*step, state) => Ok(()),
+            event if self.said.has(event) => Ok(()),
+            Event::Progress { what, .. } => say(&format!("{what} ...")),
+            Event::Step { step, .. } if !state.is_due(*step) => Ok(()),
             Event::Step { .. } => say(&told::step(state)),
-            Event::Progress { what, .. } => {
-                if self.work.as_ref() != Some(what) {
-                    self.work = Some(what.clone());
-                    say(&format!("{what} ..."))?;
-                }
-                Ok(())
-            }
             event => told::event(event).iter().try_for_each(|line| say(line)),
         }
     }
 
     fn note(&mut self, text: &str) -> io::Result<()> {
         say(text)
-    }
-}
-
-fn is_due(step: u64, state: &RunState) -> bool {
-    step == 1 || step.is_multiple_of(state.log_every) || Some(step) == state.total_steps
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_and_last_step_and_every_interval_are_due() {
-        let state = RunState {
-            log_every: 10,
-            total_steps: Some(25),
-            ..RunState::default()
-        };
-        let due: Vec<u64> = (1..=25).filter(|&step| is_due(step, &state)).collect();
-        assert_eq!(due, [1, 10, 20, 25]);
     }
 }

@@ -109,6 +109,8 @@ enum End {
     Ended,
     /// The supervisor is gone without one.
     Lost,
+    /// What lies there is not that run.
+    Replaced,
     /// The user has seen enough.
     Left,
 }
@@ -199,6 +201,13 @@ impl Follow<'_> {
         match end? {
             End::Ended => self.ended(),
             End::Lost => self.lost(),
+            End::Replaced => {
+                let run = shortly(self.runs_dir, self.folder);
+                self.view.note(&format!(
+                    "{run} was deleted, or another run took its place; what there is: capstan runs"
+                ))?;
+                Ok(FAILED)
+            }
             End::Left => {
                 self.view.note(&format!(
                     "left {}, which goes on; follow it again: capstan attach {}",
@@ -226,6 +235,9 @@ impl Follow<'_> {
             if over || (gone && self.tail.state().ended.is_some()) {
                 return Ok(End::Ended);
             }
+            if self.is_replaced() {
+                return Ok(End::Replaced);
+            }
             if gone {
                 return Ok(End::Lost);
             }
@@ -234,6 +246,11 @@ impl Follow<'_> {
             }
             thread::sleep(POLL);
         }
+    }
+
+    /// Whether the run of another front is not the one at its path any more.
+    fn is_replaced(&self) -> bool {
+        matches!(self.supervisor, Supervisor::Other { .. }) && self.tail.is_replaced()
     }
 
     /// Whether this front is to leave.

@@ -26,9 +26,7 @@ impl History {
         }
         let mut reader = LogReader::open(&folder.events())?;
         let mut state = RunState::default();
-        while let Some(record) = reader.next_record()? {
-            state.apply(&record);
-        }
+        state.read_on(&mut reader, LogReader::next_record)?;
         let reader = Some(reader);
         Ok(Self { reader, state })
     }
@@ -72,6 +70,11 @@ impl Tail {
             self.state.apply(record);
         }
         Ok(record)
+    }
+
+    /// Whether another log, or none, lies where this one was opened.
+    pub fn is_replaced(&self) -> bool {
+        self.reader.is_replaced()
     }
 
     /// The fold of what was read so far.

@@ -79,9 +79,12 @@ impl Driver {
         let begin = Instant::now();
         let patience = match std::mem::take(&mut self.is_first) {
             true => FIRST_ANSWER_IN,
-            false => ANSWER_IN.min(every / 2),
+            false => {
+                // An answer that came late is no answer to the next ask.
+                self.hear_until(begin);
+                ANSWER_IN.min(every / 2)
+            }
         };
-        self.hear_until(begin);
         self.ask();
         self.hear_until(begin + patience);
         let silent = self.asked.map_or(Duration::ZERO, |asked| asked.elapsed());

@@ -2,12 +2,13 @@
 
 use std::{
     path::{Path, PathBuf},
+    thread,
     time::Instant,
 };
 
 use sysinfo::System;
 
-use super::rapl::Packages;
+use super::rapl::{COUNT_EVERY, Packages};
 use crate::{base::fs::free_bytes, event::HostReading};
 
 /// The host between two looks.
@@ -30,6 +31,18 @@ impl Host {
             system,
             folder: folder.to_owned(),
             packages: Packages::find(),
+        }
+    }
+
+    /// Lets time pass until the next look. Counters of energy are read meanwhile, before they start again.
+    pub fn wait(&mut self, until: Instant) {
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            thread::sleep(left.min(COUNT_EVERY));
+            if left <= COUNT_EVERY {
+                return;
+            }
+            self.packages.count(Instant::now());
         }
     }
 

@@ -14,7 +14,6 @@ mod xid;
 
 use std::{
     path::Path,
-    thread,
     time::{Duration, Instant},
 };
 
@@ -34,7 +33,7 @@ pub fn watch(every: Duration, folder: &Path, mut hear: impl FnMut(Reading) -> bo
     let mut is_first = true;
     let mut next = Instant::now() + every;
     loop {
-        thread::sleep(next.saturating_duration_since(Instant::now()));
+        host.wait(next);
         // A stalled look skips others rather than hurrying after them.
         next = Instant::now() + every;
         let mut reading = Reading {

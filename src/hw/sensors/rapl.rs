@@ -3,13 +3,16 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// Where Linux shows it.
 const POWERCAP: &str = "/sys/class/powercap";
 /// No package takes as much: a counter that says so began anew.
 const MOST_PACKAGE_W: f64 = 2e3;
+
+/// A counter of 65 kJ, the shortest known, starts again no sooner at [`MOST_PACKAGE_W`].
+pub const COUNT_EVERY: Duration = Duration::from_secs(30);
 
 /// All packages between two looks.
 pub struct Packages(Vec<Package>);
@@ -32,9 +35,12 @@ struct Package {
     last: Instant,
     /// The counter starts again from 0 beyond this.
     range_uj: u64,
+    /// Between the last two counts.
     power_w: Option<f64>,
     energy_j: f64,
     is_estimate: bool,
+    /// When a look was told last, and the energy then.
+    told: (Instant, f64),
 }
 
 impl Packages {
@@ -61,19 +67,32 @@ impl Packages {
                 power_w: None,
                 energy_j: 0.0,
                 is_estimate: false,
+                told: (now, 0.0),
             })
         });
         Self(packages.collect())
     }
 
+    /// Counts on between two looks that are more than [`COUNT_EVERY`] apart.
+    pub fn count(&mut self, now: Instant) {
+        for package in &mut self.0 {
+            package.count(now);
+        }
+    }
+
     /// Looks again.
     pub fn read(&mut self, now: Instant) -> Taken {
-        let answers: Vec<bool> = self.0.iter_mut().map(|package| package.look(now)).collect();
-        if answers.is_empty() || answers.contains(&false) {
+        let powers: Vec<Option<Option<f64>>> =
+            self.0.iter_mut().map(|package| package.look(now)).collect();
+        let Some(powers) = powers
+            .into_iter()
+            .collect::<Option<Vec<_>>>()
+            .filter(|powers| !powers.is_empty())
+        else {
             return Taken::default();
-        }
+        };
         Taken {
-            power_w: self.0.iter().map(|package| package.power_w).sum(),
+            power_w: powers.into_iter().sum(),
             energy_j: Some(self.0.iter().map(|package| package.energy_j).sum()),
             is_estimate: self.0.iter().any(|package| package.is_estimate),
         }
@@ -81,8 +100,18 @@ impl Packages {
 }
 
 impl Package {
-    /// Whether the package told what it took since its last look.
-    fn look(&mut self, now: Instant) -> bool {
+    /// Watts since the last look, where they are known; `None` where the package does not tell.
+    fn look(&mut self, now: Instant) -> Option<Option<f64>> {
+        if !self.count(now) {
+            return None;
+        }
+        let (last, before_j) = std::mem::replace(&mut self.told, (now, self.energy_j));
+        let seconds = (now - last).as_secs_f64().max(1e-3);
+        Some(self.power_w.map(|_| (self.energy_j - before_j) / seconds))
+    }
+
+    /// Whether the package told what it took since the last count.
+    fn count(&mut self, now: Instant) -> bool {
         let Some(now_uj) = read_number(&self.folder.join("energy_uj")) else {
             return false;
         };
@@ -111,8 +140,6 @@ fn read_number(path: &Path) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tempfile::TempDir;
 
     use super::*;
@@ -188,6 +215,20 @@ mod tests {
         set(&root, "intel-rapl:1", 980);
         assert_eq!(packages.read(at(4)), taken(10.0 + 20.0, 40.0 + 80.0));
         assert_eq!(Packages(Vec::new()).read(begin), Taken::default());
+    }
+
+    #[test]
+    fn a_counter_that_starts_again_twice_between_two_looks_is_counted_between() {
+        let root = machine();
+        let begin = Instant::now();
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let mut packages = Packages::in_folder(root.path(), begin);
+        for (seconds, joules) in [(30, 800), (60, 700)] {
+            set(&root, "intel-rapl:0", joules);
+            packages.count(at(seconds));
+        }
+        set(&root, "intel-rapl:0", 600);
+        assert_eq!(packages.read(at(90)), taken(30.0, 2_700.0));
     }
 
     #[test]

@@ -1,19 +1,8 @@
 //! Why a worker died, in words.
 
-use std::{
-    fs::File,
-    io::{Read, Seek, SeekFrom},
-    os::unix::process::ExitStatusExt,
-    path::Path,
-    process::ExitStatus,
-};
+use std::{os::unix::process::ExitStatusExt, process::ExitStatus};
 
 use signal_hook::consts::{SIGABRT, SIGBUS, SIGILL, SIGKILL, SIGSEGV};
-
-/// Bytes of worker.log's end that are searched for a last line.
-const TAIL_BYTES: u64 = 16 << 10;
-/// Characters of a line that an event quotes.
-const QUOTE_CHARS: usize = 240;
 
 /// A worker's death as the supervisor saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,24 +79,8 @@ fn of_signal(signal: i32, out_of_memory: bool, quoted: &str) -> String {
     }
 }
 
-/// The last line with text that was written to a log from byte `from` on, shortened, without control characters.
-pub fn last_line(log: &Path, from: u64) -> Option<String> {
-    let mut file = File::open(log).ok()?;
-    let end = file.metadata().ok()?.len();
-    file.seek(SeekFrom::Start(from.max(end.saturating_sub(TAIL_BYTES))))
-        .ok()?;
-    let mut tail = Vec::new();
-    file.take(TAIL_BYTES).read_to_end(&mut tail).ok()?;
-    let tail = String::from_utf8_lossy(&tail);
-    let line = tail.lines().rev().find(|line| !line.trim().is_empty())?;
-    let plain = line.trim().chars().filter(|c| !c.is_control());
-    Some(plain.take(QUOTE_CHARS).collect())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     fn signal(raw: i32) -> ExitStatus {
@@ -144,17 +117,5 @@ mod tests {
         for code in [0, 1, 101, 70] {
             assert!(of_exit(exit(code), false, None).retry, "{code}");
         }
-    }
-
-    #[test]
-    fn the_last_line_is_this_workers_and_plain() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let log = folder.path().join("worker.log");
-        fs::write(&log, "old\n").expect("written");
-        assert_eq!(last_line(&log, 4), None);
-        fs::write(&log, "old\nnew \x1b[31mred\n\n").expect("written");
-        assert_eq!(last_line(&log, 4).as_deref(), Some("new [31mred"));
-        fs::write(&log, format!("{}\nend", "é".repeat(40_000))).expect("written");
-        assert_eq!(last_line(&log, 0).as_deref(), Some("end"));
     }
 }

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     event::{Control, ControlReply, Event, NO_SAMPLE, Outcome, RESUMED},
-    launch::{RunFolder, lock::RunLock},
+    launch::{RunFolder, lock::RunLock, output::last_line},
     plan::RunPlan,
 };
 
@@ -155,15 +155,13 @@ impl Duty {
     /// Those beyond the log's last step are none of them: they were passed over as damaged.
     fn find_checkpoints(&mut self) {
         let state = self.means.journal.state();
-        let (known, last) = (
-            state.newest_checkpoint().map(|checkpoint| checkpoint.step),
-            state.step,
-        );
-        for (step, path) in self.means.folder.published() {
-            if known.is_none_or(|known| step > known) && step <= last {
-                self.means.restarts.checkpointed();
-                self.means.journal.note(found::checkpoint(step, &path));
-            }
+        let published = self.means.folder.published();
+        let found = found::unreported(&published, state);
+        let mut deleted = found::deleted(&published, state);
+        for (step, path) in found {
+            self.means.restarts.checkpointed();
+            let event = found::checkpoint(step, &path, std::mem::take(&mut deleted));
+            self.means.journal.note(event);
         }
     }
 
@@ -387,7 +385,7 @@ impl Duty {
             return died("it had to leave, did not in time and was killed");
         }
         let out_of_memory = OomKills::count().rose_since(kills_before);
-        let last_line = cause::last_line(&self.means.folder.worker_log(), log_from);
+        let last_line = last_line(&self.means.folder.worker_log(), log_from);
         cause::of_exit(*status, out_of_memory, last_line.as_deref())
     }
 

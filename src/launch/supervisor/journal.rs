@@ -11,7 +11,7 @@ use crate::{
     base::fs::replace,
     event::{Event, LogWriter},
     launch::{LaunchError, RunFolder},
-    store::{RunState, fold_log},
+    store::RunState,
 };
 
 /// The state file is a convenience of readers: it may lag this much behind the log.
@@ -42,8 +42,8 @@ impl Journal {
     /// It can't be read or written.
     pub fn open(folder: &RunFolder) -> Result<Self, LaunchError> {
         let events = folder.events();
-        let state = fold_log(&events)?;
-        let log = LogWriter::open(&events)?;
+        let mut state = RunState::default();
+        let log = LogWriter::open_with(&events, |record| state.apply(record))?;
         Ok(Self {
             events,
             state_file: folder.state(),

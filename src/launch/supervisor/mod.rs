@@ -65,11 +65,11 @@ const INPUTS: usize = 1024;
 
 /// Supervises one run to its end and returns the exit code; the caller exits with it.
 ///
-/// Says on stdout, in one line, whether it took the run; then it is silent.
-pub fn run(root: &Path, begin: Begin) -> u8 {
+/// Says on stdout, in one line, whether it took the run; then it is silent. The run's log begins with `warning`.
+pub fn run(root: &Path, begin: Begin, warning: Option<String>) -> u8 {
     // Fails only for a process that leads its group already: one started by hand.
     let _ = rustix::process::setsid();
-    match take(&RunFolder::new(root), begin) {
+    match take(&RunFolder::new(root), begin, warning) {
         Ok(duty) => {
             answer(&Answer::Ready);
             duty.fulfil()
@@ -90,7 +90,7 @@ fn answer(answer: &Answer) {
 }
 
 /// Everything that can refuse the run comes before its first event.
-fn take(folder: &RunFolder, begin: Begin) -> Result<Duty, LaunchError> {
+fn take(folder: &RunFolder, begin: Begin, warning: Option<String>) -> Result<Duty, LaunchError> {
     let (sender, inputs) = mpsc::sync_channel(INPUTS);
     let lock = RunLock::acquire(folder)?;
     listen_for_signals(sender.clone()).map_err(LaunchError::io("signals of", folder.root()))?;
@@ -108,6 +108,9 @@ fn take(folder: &RunFolder, begin: Begin) -> Result<Duty, LaunchError> {
         total_steps: plan.total_steps(),
         log_every: config.log.every,
     });
+    if let Some(text) = warning {
+        journal.note(Event::Warning { text, rank: None });
+    }
     let sampler = config
         .log
         .sensors_every_s

@@ -16,7 +16,7 @@ use super::{
     wire::{Line, LineCutter},
 };
 use crate::{
-    event::{Event, Reading},
+    event::{Event, GpuReading, Reading},
     hw::{
         Device,
         sensors::{Alarm, Alarms},
@@ -87,6 +87,7 @@ impl Sampler {
         let mut listener = Listener {
             devices: plan.ranks.iter().map(|rank| rank.device).collect(),
             gpus: plan.gpus(),
+            uuids: plan.gpu_uuids.clone(),
             begin: Instant::now(),
             alarms: Alarms::default(),
         };
@@ -210,6 +211,8 @@ struct Listener {
     devices: Vec<Device>,
     /// Of the ranks, each once.
     gpus: Vec<usize>,
+    /// Of the cards that the plan counts, in its order.
+    uuids: Vec<String>,
     begin: Instant,
     alarms: Alarms,
 }
@@ -239,8 +242,27 @@ impl Listener {
         }
     }
 
+    /// Puts the cards in the plan's order: a sampler counts those that answer when it starts. A card that it does not
+    /// count is lost, unless it counts none.
+    fn order(&self, reading: &mut Reading) {
+        if self.uuids.is_empty() || reading.gpus.is_empty() {
+            return;
+        }
+        let said = std::mem::take(&mut reading.gpus);
+        let card = |uuid: &String| {
+            let card = said.iter().find(|card| card.uuid == *uuid);
+            card.cloned().unwrap_or_else(|| GpuReading {
+                uuid: uuid.clone(),
+                is_lost: true,
+                ..GpuReading::default()
+            })
+        };
+        reading.gpus = self.uuids.iter().map(card).collect();
+    }
+
     /// The reading, and warnings about GPUs that a rank has.
     fn events(&mut self, mut reading: Reading, now_s: f64) -> Vec<Event> {
+        self.order(&mut reading);
         let alarms = self.alarms.hear(now_s, &reading);
         let warning = |Alarm { gpu, text }| {
             let mut devices = self.devices.iter();
@@ -300,6 +322,7 @@ mod tests {
         });
         Listener {
             gpus: gpus.collect(),
+            uuids: Vec::new(),
             devices: devices.to_vec(),
             begin: Instant::now(),
             alarms: Alarms::default(),
@@ -326,6 +349,39 @@ mod tests {
             "the run has nothing on that card"
         );
         assert_eq!(of(&[Device::Cpu]), []);
+    }
+
+    #[test]
+    fn readings_are_matched_with_ranks_by_uuid() {
+        let recorded = recorded::machine("geforce-4");
+        let mut listener = listener(&[Device::Cuda(0), Device::Cuda(2)]);
+        listener.uuids = recorded
+            .machine
+            .gpus
+            .iter()
+            .map(|gpu| gpu.uuid.clone())
+            .collect();
+        let mut said = recorded.readings[0].clone();
+        // A sampler that was started after the first card had stopped answering.
+        let first = said.gpus.remove(0);
+        let events = listener.events(said.clone(), 0.0);
+        let Event::Sensors { reading } = &events[0] else {
+            unreachable!("the reading comes first")
+        };
+        assert_eq!(reading.gpus[1..], said.gpus);
+        assert!(reading.gpus[0].is_lost && reading.gpus[0].uuid == first.uuid);
+        assert_eq!(
+            reading.run_energy, None,
+            "what the lost card took is unknown"
+        );
+        let ranks = events[1..].iter().map(|event| match event {
+            Event::Warning { rank, .. } => *rank,
+            _ => None,
+        });
+        assert_eq!(ranks.collect::<Vec<_>>(), [Some(0)]);
+        // Nothing is known of any: the driver has not answered yet.
+        said.gpus.clear();
+        assert_eq!(listener.events(said, 1.0).len(), 1);
     }
 
     #[test]
