@@ -39,6 +39,9 @@ pub struct Energy {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HostReading {
+    /// Logical processors.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cores: Option<usize>,
     /// Share of all cores' time that was not idle, in [0, 1].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_busy: Option<f64>,

@@ -2,7 +2,7 @@
 
 use std::{path::Path, thread, time::Duration};
 
-use jiff::{Timestamp, tz::TimeZone};
+use jiff::tz::TimeZone;
 use serde_json::json;
 
 use super::{
@@ -11,7 +11,7 @@ use super::{
     text::{say, say_json},
 };
 use crate::{
-    base::clock::unix_seconds,
+    base::clock::{self, unix_seconds},
     event::{LogError, LogReader},
     launch::{RunFolder, lock, output::Output},
     store::{
@@ -144,18 +144,14 @@ impl<'a> Log<'a> {
 
     /// What has no time has its source there.
     fn told(&self, entry: &Entry, source: &str) -> String {
-        let time = entry.time.and_then(|time| self.told_time(time));
+        let time = entry
+            .time
+            .and_then(|time| clock::told(time, &self.zone, "%Y-%m-%dT%H:%M:%S%:z"));
         let time = time.unwrap_or_else(|| source.to_owned());
         let rank = entry
             .rank
             .map_or_else(String::new, |rank| format!("r{rank}"));
         let level = entry.level.name();
         format!("{time:<TIME_WIDTH$} {level:<5} {rank:<3} {}", entry.text)
-    }
-
-    fn told_time(&self, unix_seconds: f64) -> Option<String> {
-        let time = Timestamp::from_second(unix_seconds as i64).ok()?;
-        let zoned = time.to_zoned_datetime(self.zone.clone());
-        Some(zoned.strftime("%Y-%m-%dT%H:%M:%S%:z").to_string())
     }
 }

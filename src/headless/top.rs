@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use jiff::tz::TimeZone;
 use rustix::process::Pid;
 use serde_json::{Value, json};
 
@@ -13,7 +14,11 @@ use super::{
     text::{say, say_json, table},
 };
 use crate::{
-    base::{clock::unix_seconds, parent::end_with_parent, units},
+    base::{
+        clock::{self, unix_seconds},
+        parent::end_with_parent,
+        units,
+    },
     event::{GpuReading, HostReading, Reading, short_uuid},
     hw::sensors::{self, Alarm, Alarms},
     store::cards::{Column, columns_with_host},
@@ -57,6 +62,8 @@ fn show(reading: &Reading, alarms: &[Alarm], json: bool) -> anyhow::Result<()> {
         }
         return Ok(say_json(fields)?);
     }
+    let time = clock::told(unix_seconds(), &TimeZone::system(), "%H:%M:%S");
+    say(&time.unwrap_or_default())?;
     for line in told(reading) {
         say(&line)?;
     }

@@ -11,7 +11,10 @@ pub enum LaunchError {
     NameTaken { name: String, runs_dir: PathBuf },
     #[error("\"{name}\" can't name a run: {problem}")]
     BadName { name: String, problem: &'static str },
-    #[error("the run folder {} is locked by {}", folder.display(), holder(*pid))]
+    #[error(
+        "the run folder {} is locked by {}; capstan stop {} ends it",
+        folder.display(), holder(*pid), folder.file_name().unwrap_or_default().display()
+    )]
     Locked { folder: PathBuf, pid: Option<u32> },
     #[error("the run {name} is not running (no supervisor answers)")]
     NotRunning { name: String },

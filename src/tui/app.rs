@@ -22,7 +22,7 @@ use super::{
     written::Replaces,
 };
 use crate::{
-    base::text::columns,
+    base::{clock, text::columns},
     event::{Control, Record},
     launch::RunFolder,
     store::RunState,
@@ -482,28 +482,14 @@ impl App {
 
     /// The wall clock's time of an event, `14:03:12`.
     pub fn clock(&self, unix_seconds: f64) -> String {
-        let time = jiff::Timestamp::from_second(unix_seconds as i64);
-        time.map_or_else(
-            |_| "--:--:--".to_owned(),
-            |time| {
-                time.to_zoned_datetime(self.zone.clone())
-                    .strftime("%H:%M:%S")
-                    .to_string()
-            },
-        )
+        let time = clock::told(unix_seconds, &self.zone, "%H:%M:%S");
+        time.unwrap_or_else(|| "--:--:--".to_owned())
     }
 
     /// As [`Self::clock`], with date and zone.
     pub fn date(&self, unix_seconds: f64) -> String {
-        let time = jiff::Timestamp::from_second(unix_seconds as i64);
-        time.map_or_else(
-            |_| "--:--:--".to_owned(),
-            |time| {
-                time.to_zoned_datetime(self.zone.clone())
-                    .strftime("%Y-%m-%d %H:%M:%S %Z")
-                    .to_string()
-            },
-        )
+        let time = clock::told(unix_seconds, &self.zone, "%Y-%m-%d %H:%M:%S %Z");
+        time.unwrap_or_else(|| "--:--:--".to_owned())
     }
 
     /// Seconds after which the picture grows old by itself.

@@ -261,5 +261,8 @@ pub fn host_words(app: &App, board: &Board) -> String {
         }
         _ => UNKNOWN.to_owned(),
     };
-    format!("host: {busy} busy, memory {memory}, package power {power}")
+    let cores = host
+        .cores
+        .map_or_else(String::new, |cores| format!(" of {cores} cores"));
+    format!("host: {busy}{cores} busy, memory {memory}, package power {power}")
 }

@@ -56,6 +56,9 @@ impl Host {
         let total = system.map(System::total_memory).filter(|total| *total > 0);
         let taken = self.packages.read(Instant::now());
         HostReading {
+            cores: system
+                .map(|system| system.cpus().len())
+                .filter(|cores| *cores > 0),
             cpu_busy: system.map(|system| f64::from(system.global_cpu_usage()) / 100.0),
             memory_used_bytes: system.filter(|_| total.is_some()).map(System::used_memory),
             memory_total_bytes: total,

@@ -70,6 +70,7 @@ fn watching(look: Look, share: f64) -> App {
     let end = records[n - 1].time;
     app.board = Some(recording::board());
     let host = HostReading {
+        cores: Some(4),
         cpu_busy: Some(0.97),
         memory_used_bytes: Some(1 << 30),
         memory_total_bytes: Some(16 << 30),
