@@ -19,6 +19,15 @@ pub fn bytes(n: u64) -> String {
     }
 }
 
+/// Formats a loss with four decimals; one that has run away with its power of ten.
+pub fn loss(value: f64) -> String {
+    if value.is_finite() && value.abs() >= 1e5 {
+        format!("{value:.3e}")
+    } else {
+        format!("{value:.4}")
+    }
+}
+
 /// Formats a count with the field's decimal suffixes (k, M, B, T).
 pub fn count(n: f64) -> String {
     const STEPS: [(f64, &str); 4] = [(1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")];

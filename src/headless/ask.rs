@@ -189,7 +189,8 @@ fn show(line: &str, json: bool) -> anyhow::Result<()> {
             seconds,
             ..
         }) => say(&format!(
-            "loss {loss:.4} over {targets} held-out targets, after step {step} ({})",
+            "loss {} over {targets} held-out targets, after step {step} ({})",
+            units::loss(loss),
             units::seconds(seconds)
         ))?,
         Ok(Event::Warning { text, .. }) => say(&format!("warning: {text}"))?,

@@ -110,12 +110,10 @@ fn row((folder, state): &Seen<'_>) -> Vec<String> {
             .chain(dashes)
             .collect();
     };
-    let loss = state
-        .last
-        .map_or_else(dash, |last| format!("{:.4}", last.loss));
+    let loss = state.last.map_or_else(dash, |last| units::loss(last.loss));
     let best = state
         .best_eval()
-        .map_or_else(dash, |best| format!("{:.4}", best.loss));
+        .map_or_else(dash, |best| units::loss(best.loss));
     vec![
         one_line(&folder.name()),
         word(folder, state).to_owned(),
@@ -137,8 +135,10 @@ fn facts_of(folder: &RunFolder, state: &RunState) -> Vec<(&'static str, String)>
     }
     if let Some(last) = state.last {
         let text = format!(
-            "{:.4} (lr {:.2e}, grad_norm {:.3})",
-            last.loss, last.lr, last.grad_norm
+            "{} (lr {:.2e}, grad_norm {:.3})",
+            units::loss(last.loss),
+            last.lr,
+            last.grad_norm
         );
         facts.push(("loss", text));
         facts.push(("speed", told_speed(last.tokens_per_sec, last.mfu)));
@@ -171,15 +171,16 @@ fn told_evals(state: &RunState) -> Vec<(&'static str, String)> {
         let best = state
             .best_eval()
             .filter(|best| !best.is_final)
-            .map(|best| format!(" (best {:.4} at step {})", best.loss, best.step))
+            .map(|best| format!(" (best {} at step {})", units::loss(best.loss), best.step))
             .unwrap_or_default();
-        let text = format!("{:.4} at step {}{best}", eval.loss, eval.step);
+        let text = format!("{} at step {}{best}", units::loss(eval.loss), eval.step);
         facts.push(("eval", text));
     }
     if let Some(eval) = latest(true) {
         let text = format!(
-            "{:.4} at step {}, over the whole validation split",
-            eval.loss, eval.step
+            "{} at step {}, over the whole validation split",
+            units::loss(eval.loss),
+            eval.step
         );
         facts.push(("final eval", text));
     }

@@ -273,15 +273,18 @@ impl RunState {
 
     /// The evaluation with the lowest loss; NaN is never the best.
     ///
-    /// Only periodic ones are compared, since the final one reads other windows; it counts where it is alone.
+    /// Only periodic ones are compared, since the final one reads other windows; it counts where the run has trained and
+    /// no periodic one came after that.
     pub fn best_eval(&self) -> Option<&EvalPoint> {
-        let best = |is_final| {
+        let best = |counts: fn(&EvalPoint) -> bool| {
             let points = self.evals.iter();
             points
-                .filter(|point| point.is_final == is_final && point.loss.is_finite())
+                .filter(|point| counts(point) && point.loss.is_finite())
                 .min_by(|a, b| a.loss.total_cmp(&b.loss))
         };
-        best(false).or_else(|| best(true))
+        best(|point| !point.is_final && point.step > 0)
+            .or_else(|| best(|point| point.is_final))
+            .or_else(|| best(|_| true))
     }
 
     /// Whether a step has a line of plain output: the first, the last, and one an interval.
@@ -632,6 +635,10 @@ mod tests {
         };
         let state = fold(vec![run(), eval(1, 3.0), eval(2, 2.5), whole(2, 2.0)]);
         assert_eq!(state.best_eval().map(|point| point.loss), Some(2.5));
+        let untrained = fold(vec![run(), eval(0, 5.0)]);
+        assert_eq!(untrained.best_eval().map(|point| point.loss), Some(5.0));
+        let short = fold(vec![run(), eval(0, 5.0), whole(2, 2.0)]);
+        assert_eq!(short.best_eval().map(|point| point.loss), Some(2.0));
         let alone = fold(vec![run(), whole(2, 2.0)]);
         assert_eq!(alone.best_eval().map(|point| point.loss), Some(2.0));
     }

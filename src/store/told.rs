@@ -16,9 +16,9 @@ pub fn step(state: &RunState) -> String {
         .map(|mfu| format!("  mfu {:.1}%", mfu * 100.0))
         .unwrap_or_default();
     format!(
-        "step {}  loss {:.4}  lr {:.3e}  grad_norm {:.3}  tok/s {:.0}{mfu}{}",
+        "step {}  loss {}  lr {:.3e}  grad_norm {:.3}  tok/s {:.0}{mfu}{}",
         of_total(state),
-        last.loss,
+        units::loss(last.loss),
         last.lr,
         last.grad_norm,
         last.tokens_per_sec,
@@ -32,9 +32,9 @@ pub fn briefly(state: &RunState) -> String {
         return String::new();
     };
     format!(
-        "{}  loss {:.4}  {} tok/s{}  {} elapsed",
+        "{}  loss {}  {} tok/s{}  {} elapsed",
         of_total(state),
-        last.loss,
+        units::loss(last.loss),
         units::count(last.tokens_per_sec.round()),
         left(state, "  left "),
         units::seconds(state.elapsed_s())
@@ -66,7 +66,7 @@ pub fn event(event: &Event) -> Option<String> {
             } else {
                 ""
             };
-            format!("eval after step {step}  loss {loss:.4}{whole}")
+            format!("eval after step {step}  loss {}{whole}", units::loss(*loss))
         }
         Event::Checkpoint {
             step,

@@ -99,15 +99,15 @@ pub fn of(app: &App, board: &Board) -> Option<Alarm> {
             });
         }
         Some(ending) if ending.outcome == Outcome::Failed => {
-            let what = format!(
-                "failed after step {}: {}",
-                ending.step,
-                printable(&ending.reason)
-            );
-            let again = app.key(Action::Reopen);
-            let remedy = resumes.unwrap_or_else(|| {
-                format!("{logs} shows the log, {again} on Runs begins with its config")
-            });
+            let reason = printable(&ending.reason);
+            // What to try stands behind what is wrong.
+            let (reason, own) = reason.rsplit_once("; ").unwrap_or((&reason, ""));
+            let what = format!("failed after step {}: {reason}", ending.step);
+            let remedy = resumes.unwrap_or_else(|| format!("{logs} shows the log"));
+            let remedy = match own {
+                "" => remedy,
+                own => format!("{own}; {remedy}"),
+            };
             return Some(grave(what, remedy));
         }
         None if !board.held && state.next_seq > 0 => {
@@ -205,7 +205,13 @@ pub fn well(app: &App, board: &Board) -> String {
             };
             format!("{told}.  {saved}{warned}")
         }
-        None => format!("{standing}, no alarm.  {saved}"),
+        None => {
+            let restarted = match state.restarts {
+                0 => String::new(),
+                n => format!("  restarted {n} time(s)"),
+            };
+            format!("{standing}, no alarm.  {saved}{restarted}")
+        }
     }
 }
 

@@ -41,9 +41,9 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board, offset:
     let ranks = board.mean_ranks();
     let rows = usize::from(area.height.saturating_sub(3));
     let width = usize::from(area.width.saturating_sub(2));
-    let shown = ranks.iter().skip(offset).take(rows);
-    lines.extend(shown.map(|rank| bar_of(look, rank, width)));
     let hidden = ranks.len().saturating_sub(rows);
+    let shown = ranks.iter().skip(offset.min(hidden)).take(rows);
+    lines.extend(shown.map(|rank| bar_of(look, rank, width)));
     let more = match hidden {
         0 => String::new(),
         _ => format!("  {} of {} ranks", rows.min(ranks.len()), ranks.len()),

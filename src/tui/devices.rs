@@ -61,10 +61,11 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
             (true, false) => format!("{down} scrolls, {expand} expands"),
             (false, _) => format!("{} turns to them", app.key(Action::NextPanel)),
         };
-        lines.push(format!(
-            " ranks {first} to {} of {ranks}: {key}",
-            first + shown.saturating_sub(1)
-        ));
+        let those = match shown {
+            0 | 1 => format!("rank {first}"),
+            _ => format!("ranks {first} to {}", first + shown - 1),
+        };
+        lines.push(format!(" {those} of {ranks}: {key}"));
     } else if is_table {
         lines.push(host);
     }

@@ -9,7 +9,6 @@ use ratatui::{
 
 use super::{
     app::App,
-    chart::bar,
     checks::SplitRow,
     draw::{ago, cut, rows_of, wrap},
     fields::{Field, Kind},
@@ -405,7 +404,9 @@ fn draw_recent(frame: &mut Frame<'_>, area: Rect, app: &App) {
 /// A past run in a line: how it stands, how far it came.
 pub fn recent_line(app: &App, row: &RunRow, width: usize) -> String {
     let best = row.state.as_ref().ok().and_then(|state| state.best_eval());
-    let best = best.map_or_else(String::new, |best| format!("val {:.4}", best.loss));
+    let best = best.map_or_else(String::new, |best| {
+        format!("val {}", units::loss(best.loss))
+    });
     let age = ago(app.now, row.written);
     let mut end = format!("{best:<10} {age:>4} ");
     if width >= 44 {
@@ -483,10 +484,11 @@ fn draw_who(frame: &mut Frame<'_>, area: Rect, app: &App) {
 /// A rank, its device, and its part of each axis.
 pub fn who_line(mesh: Mesh, rank: usize, device: &str) -> String {
     let at = mesh.at(rank);
-    let batch = bar(
-        (at.replica + 1) as f64 / mesh.dp.max(1) as f64,
-        mesh.dp.min(8),
-    );
+    let cells = mesh.dp.min(8);
+    let own = at.replica * cells / mesh.dp.max(1);
+    let batch: String = (0..cells)
+        .map(|cell| if cell == own { '█' } else { '·' })
+        .collect();
     format!(
         "{rank:>3} {device:<6} dp {} tp {} pp {}  of the batch {batch}",
         at.replica, at.shard, at.stage

@@ -228,9 +228,15 @@ pub fn lost(state: &RunState) -> String {
         .unwrap_or_default();
     match saved {
         Some(saved) => {
-            format!("Lost: {steps} steps{time}, back to the checkpoint at step {saved}.")
+            format!(
+                "Lost: {steps} steps{time}, back to the checkpoint at step {saved}; as of step {}.",
+                state.step
+            )
         }
-        None => format!("Lost: all {steps} steps{time}; there is no checkpoint yet."),
+        None => {
+            let now = state.step;
+            format!("Lost: all {steps} steps{time}, as of step {now}; there is no checkpoint yet.")
+        }
     }
 }
 

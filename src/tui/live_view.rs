@@ -259,7 +259,7 @@ fn speed_words(state: &RunState) -> String {
         .mfu
         .map_or_else(String::new, |mfu| format!("  MFU {:.1} %", mfu * 100.0));
     let speed = units::count(last.tokens_per_sec.round());
-    format!("loss {:>7.4}  {speed:>5} tok/s{mfu}", last.loss)
+    format!("loss {:>7}  {speed:>5} tok/s{mfu}", units::loss(last.loss))
 }
 
 /// The steps that all charts of a run span, so that a step is at the same place in each; a run that has ended fills them.
@@ -273,12 +273,12 @@ fn span(board: &Board) -> Option<(f64, f64)> {
 fn draw_loss(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
     let mut title = "loss".to_owned();
     if let Some(last) = board.loss.last() {
-        title = format!("{title}  train {last:>7.4}");
+        title = format!("{title}  train {:>7}", units::loss(last));
     }
     if let Some(eval) = board.state.evals.last() {
         let is_told = eval.is_final && area.width >= 60;
         let whole = if is_told { " of the whole split" } else { "" };
-        title = format!("{title}  val{whole} {:>7.4}", eval.loss);
+        title = format!("{title}  val{whole} {:>7}", units::loss(eval.loss));
     }
     if let Some(best) = board.state.best_eval().filter(|_| area.width >= 60) {
         // The last one reads other text, and is not compared with the periodic ones.
@@ -287,7 +287,11 @@ fn draw_loss(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
             true => "periodic ",
             false => "",
         };
-        title = format!("{title}  {periodic}best {:.4} @ {}", best.loss, best.step);
+        title = format!(
+            "{title}  {periodic}best {} @ {}",
+            units::loss(best.loss),
+            best.step
+        );
     }
     let plot = Plot {
         title,

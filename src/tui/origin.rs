@@ -156,9 +156,7 @@ impl Launch {
 
     /// The command that does the same without a screen.
     pub fn command(&self) -> String {
-        let saved = self.origin.saved.as_ref().filter(|_| self.is_saved());
-        let file = saved.map_or_else(|| self.file_name().into(), |saved| saved.path.clone());
-        let mut command = format!("capstan train {}", shell_quoted(&file.to_string_lossy()));
+        let mut command = format!("capstan train {}", shell_quoted(&self.target()));
         if let Some(runs_dir) = &self.elsewhere {
             let runs_dir = runs_dir.to_string_lossy();
             command = format!("{command} --runs-dir {}", shell_quoted(&runs_dir));
@@ -175,7 +173,7 @@ impl Launch {
             .is_some_and(|saved| saved.root == *root)
     }
 
-    /// The file that the draft is proposed to be written to.
+    /// The file that holds the draft, or is proposed to.
     pub fn target(&self) -> String {
         let saved = self.origin.saved.as_ref();
         saved.map_or_else(

@@ -335,8 +335,9 @@ fn against(app: &App, name: &str) -> Option<RunFolder> {
         .find(|row| app.runs.marked.contains(&row.name) && row.name != name);
     let place = rows.iter().position(|row| row.name == name)?;
     // The earliest has none before it.
-    let before = rows.get(place + 1).or(rows.get(place.checked_sub(1)?));
-    marked.or(before).map(|row| row.folder.clone())
+    let after = place.checked_sub(1).and_then(|place| rows.get(place));
+    let beside = rows.get(place + 1).or(after);
+    marked.or(beside).map(|row| row.folder.clone())
 }
 
 /// A key of the map.

@@ -218,7 +218,7 @@ fn told(app: &App, row: &RunRow, width: usize) -> String {
         row.word
     );
     if width >= 59 {
-        let number = |loss: Option<f64>| loss.map_or_else(|| "–".to_owned(), |l| format!("{l:.4}"));
+        let number = |loss: Option<f64>| loss.map_or_else(|| "–".to_owned(), units::loss);
         let loss = number(state.last.map(|last| last.loss));
         let best = number(state.best_eval().map(|best| best.loss));
         text = format!("{text} {loss:>8} {best:>8}");

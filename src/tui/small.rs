@@ -32,7 +32,7 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App) {
         lines.push(Line::from(cut(&step, width)));
         if let Some(last) = state.last {
             let speed = units::count(last.tokens_per_sec.round());
-            let loss = format!("loss {:.4}  {speed} tok/s", last.loss);
+            let loss = format!("loss {}  {speed} tok/s", units::loss(last.loss));
             lines.push(Line::from(cut(&loss, width)));
         }
         let word = board.word();

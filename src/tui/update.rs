@@ -107,7 +107,13 @@ fn draft_news(app: &mut App, msg: Msg) -> Vec<Effect> {
         Msg::Written { path, root, done } => {
             match done {
                 Ok(()) => {
-                    app.say(format!("wrote {}", path.display()));
+                    let checked = app.launch.verdict();
+                    let n = checked.map_or(0, |checked| checked.problems.len());
+                    let wrote = format!("wrote {}", path.display());
+                    match n {
+                        0 => app.say(wrote),
+                        n => app.complain(format!("{wrote}, which has {n} problem(s)")),
+                    }
                     app.launch.keep(path, root);
                 }
                 Err(problem) => {

@@ -48,13 +48,17 @@ fn validation(state: &RunState) -> Option<String> {
     let (first, last) = (state.evals.first()?, state.evals.last()?);
     if state.evals.len() == 1 {
         return Some(format!(
-            "validation loss {:.4} after step {}",
-            last.loss, last.step
+            "validation loss {} after step {}",
+            units::loss(last.loss),
+            last.step
         ));
     }
     Some(format!(
-        "validation loss {:.4} after step {}, {:.4} after step {}",
-        first.loss, first.step, last.loss, last.step
+        "validation loss {} after step {}, {} after step {}",
+        units::loss(first.loss),
+        first.step,
+        units::loss(last.loss),
+        last.step
     ))
 }
 

@@ -491,3 +491,29 @@ fn the_next_run_takes_the_place_of_one_that_is_deleted() {
     update(&mut app, Msg::Runs(rows));
     assert_eq!(app.runs.selected.as_deref(), Some("run-3"));
 }
+
+#[test]
+fn a_config_is_compared_with_the_run_before_or_else_after() {
+    let mut app = watching(COLOR, 0.5);
+    let rows = many(&app, 3);
+    update(&mut app, Msg::Runs(rows));
+    app.runs.details = None;
+    app.runs.pending = None;
+    show(&mut app, Screen::Runs);
+    let mut asked = Vec::new();
+    for key in ["g", "j", "j"] {
+        for effect in press(&mut app, key) {
+            if let Effect::Details { folder, against } = effect {
+                asked.push((folder.name(), against.map(|folder| folder.name())));
+            }
+        }
+    }
+    let pair = |name: &str, other: &str| (name.to_owned(), Some(other.to_owned()));
+    assert!(asked.contains(&pair("run-1", "run-2")), "{asked:?}");
+    assert!(asked.contains(&pair("run-2", "run-1")), "{asked:?}");
+    let of_first = crate::tui::runs::arrive(&mut app);
+    assert!(of_first.is_empty());
+    press(&mut app, "g");
+    let shown = text(&picture(&app, 80, 24));
+    assert!(!shown.contains("no other run"), "{shown}");
+}

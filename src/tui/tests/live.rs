@@ -265,3 +265,26 @@ fn a_warning_is_over_with_the_restart_that_follows_it() {
     let shown = text(&picture(&app, 160, 50));
     assert!(shown.contains("no alarm"), "{shown}");
 }
+
+#[test]
+fn what_to_try_after_a_failure_is_in_sight() {
+    let mut app = watching(COLOR, 0.7);
+    let board = app.board.as_ref().expect("a run");
+    let (seq, time) = (board.state.next_seq, app.now);
+    let ended = Event::Ended {
+        outcome: Outcome::Failed,
+        step: 2,
+        reason: format!(
+            "rank 0 failed at step 2 in optimizer: the loss is no finite number; {}; a smaller learning rate helps",
+            "it appeared in the forward pass of a layer with a long name ".repeat(3)
+        ),
+    };
+    tell(&mut app, seq, time, ended);
+    show(&mut app, Screen::Live);
+    let shown = text(&picture(&app, 80, 24));
+    let flat = shown.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(
+        flat.contains("a smaller learning rate helps; r resumes"),
+        "{shown}"
+    );
+}
