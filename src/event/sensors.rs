@@ -194,6 +194,23 @@ impl Reading {
         })
     }
 
+    /// Puts the GPUs in the order of these UUIDs; a card that is not told is lost.
+    pub fn order(&mut self, uuids: &[String]) {
+        if uuids.is_empty() || self.gpus.is_empty() {
+            return;
+        }
+        let said = std::mem::take(&mut self.gpus);
+        let card = |uuid: &String| {
+            let card = said.iter().find(|card| card.uuid == *uuid);
+            card.cloned().unwrap_or_else(|| GpuReading {
+                uuid: uuid.clone(),
+                is_lost: true,
+                ..GpuReading::default()
+            })
+        };
+        self.gpus = uuids.iter().map(card).collect();
+    }
+
     /// Watts of what [`Reading::energy_of`] sums.
     pub fn power_of(&self, gpus: &[usize]) -> Option<f64> {
         if gpus.is_empty() {

@@ -23,7 +23,7 @@ use crate::{
     base::{text::printable, units},
     config::{RunConfig, SampleConfig},
     event::{Control, Event, NO_SAMPLE},
-    hw::Machine,
+    hw::{Device, Machine},
     launch::{RunFolder, control, lock, worker_program},
     plan::RunPlan,
 };
@@ -140,14 +140,18 @@ fn worker(task: &str, folder: &RunFolder) -> anyhow::Result<Command> {
     Ok(command)
 }
 
-/// What makes the worker see the run's cards, where they are all there; else it takes those that CUDA counts.
+/// What makes the worker see the card of the run's first rank, where that is there; else it takes those that CUDA counts.
 fn cards_of(folder: &RunFolder) -> Vec<(OsString, OsString)> {
     // What is wrong with the plan the worker says.
     let plan = fs::read(folder.plan()).ok();
     let plan = plan.and_then(|text| serde_json::from_slice::<RunPlan>(&text).ok());
-    let Some(plan) = plan.filter(|plan| !plan.gpu_uuids.is_empty()) else {
+    let Some(mut plan) = plan.filter(|plan| !plan.gpu_uuids.is_empty()) else {
         return Vec::new();
     };
+    // Cards behind it count for nothing; one before it that is gone would end CUDA's list.
+    if let Some(Device::Cuda(index)) = plan.ranks.first().map(|rank| rank.device) {
+        plan.gpu_uuids.truncate(index + 1);
+    }
     let visible = Machine::probe().gpus;
     let is_there = |uuid: &String| visible.iter().any(|gpu| gpu.uuid == *uuid);
     match plan.gpu_uuids.iter().all(is_there) {

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     config::{self, RunConfig},
     launch::{
-        RunFolder,
+        RunFolder, cards,
         lock::RunLock,
         runs::{is_complete, resumable},
         start,
@@ -72,10 +72,14 @@ fn change(
         config::load_file(&folder.config(), &changes.set, changes.layout)?.config;
     let before: RunPlan = serde_json::from_slice(&fs::read(folder.plan())?)?;
     // What a run started from does not change with what it is to do.
-    let plan = RunPlan {
+    let mut plan = RunPlan {
         init: before.init.clone(),
         ..train::plan(&config, view)?
     };
+    let own = config::load_file(&folder.config(), &[], None)?.config;
+    if config.devices == own.devices {
+        cards::carry(&mut plan, &before);
+    }
     if !plan.model.is_same_network(&before.model) {
         let (old, new) = (
             serde_json::to_string(&before.model)?,

@@ -47,6 +47,19 @@ pub fn keep(plan: &mut RunPlan, machine: &Machine) -> Result<Option<String>, Str
     Ok((!others.is_empty()).then(|| format!("cards of the run are not there any more: {others}")))
 }
 
+/// Leaves a new plan of a run the cards that its ranks had, where it has as many: which ones these are by now is told
+/// when the run goes on.
+pub fn carry(plan: &mut RunPlan, before: &RunPlan) {
+    let is_on_gpus = |plan: &RunPlan| !plan.gpu_uuids.is_empty() && !plan.gpus().is_empty();
+    if plan.ranks.len() != before.ranks.len() || !is_on_gpus(plan) || !is_on_gpus(before) {
+        return;
+    }
+    for (rank, before) in plan.ranks.iter_mut().zip(&before.ranks) {
+        rank.device = before.device;
+    }
+    plan.gpu_uuids.clone_from(&before.gpu_uuids);
+}
+
 /// Where each card of the ranks stands by now; for one that is gone, another that would do, at its place if possible.
 fn places(plan: &RunPlan, before: &[String], gpus: &[Gpu]) -> Option<HashMap<usize, usize>> {
     let mut places = HashMap::new();
@@ -134,6 +147,21 @@ mod tests {
         machine.gpus.remove(0);
         assert_eq!(keep(&mut plan, &machine), Ok(None), "none of the run's");
         assert_eq!(devices(&plan), [Device::Cuda(2), Device::Cuda(1)]);
+    }
+
+    #[test]
+    fn a_new_plan_leaves_the_ranks_their_cards() {
+        let (before, mut machine) = planned("[0,1]");
+        machine.gpus.swap(0, 3);
+        let (mut plan, _) = planned("[0,1]");
+        plan.gpu_uuids = machine.gpus.iter().map(|gpu| gpu.uuid.clone()).collect();
+        carry(&mut plan, &before);
+        assert_eq!(keep(&mut plan, &machine), Ok(None));
+        assert_eq!(devices(&plan), [Device::Cuda(3), Device::Cuda(1)]);
+        let (mut fewer, _) = planned("[2]");
+        let as_planned = fewer.clone();
+        carry(&mut fewer, &before);
+        assert_eq!(fewer, as_planned);
     }
 
     #[test]

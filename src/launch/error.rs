@@ -12,8 +12,8 @@ pub enum LaunchError {
     #[error("\"{name}\" can't name a run: {problem}")]
     BadName { name: String, problem: &'static str },
     #[error(
-        "the run folder {} is locked by {}; capstan stop {} ends it",
-        folder.display(), holder(*pid), folder.file_name().unwrap_or_default().display()
+        "the run folder {} is locked by {}; capstan stop {} ends a run",
+        folder.display(), holder(*pid), folder.display()
     )]
     Locked { folder: PathBuf, pid: Option<u32> },
     #[error("the run {name} is not running (no supervisor answers)")]

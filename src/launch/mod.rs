@@ -2,7 +2,7 @@
 //!
 //! Nothing here names libtorch: the front and the supervisor are one small binary.
 
-mod cards;
+pub mod cards;
 pub mod control;
 pub mod dirs;
 mod error;

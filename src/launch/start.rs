@@ -10,8 +10,8 @@ use std::{
 };
 
 use super::{
-    LaunchError, RunFolder, cards, lock::RunLock, names, output::last_line, supervisor::Begin,
-    worker_program,
+    LaunchError, RunFolder, cards, dirs, lock::RunLock, names, output::last_line, runs,
+    supervisor::Begin, worker_program,
 };
 use crate::{
     base::fs::replace,
@@ -165,21 +165,27 @@ pub fn supervise(folder: &RunFolder, begin: Begin) -> Result<Child, LaunchError>
 
 /// Counts the cards of a run on GPUs anew; returns words about those that are others.
 fn count_cards(folder: &RunFolder) -> Result<Option<String>, LaunchError> {
-    let _lock = RunLock::acquire(folder)?;
-    let plan = fs::read(folder.plan()).map(|text| serde_json::from_slice::<RunPlan>(&text));
-    // What is wrong with a plan the supervisor says.
-    let Ok(Ok(before)) = plan else {
-        return Ok(None);
+    let read = || {
+        let text = fs::read(folder.plan()).ok()?;
+        let plan = serde_json::from_slice::<RunPlan>(&text).ok()?;
+        Some(plan).filter(|plan| !plan.gpu_uuids.is_empty())
     };
-    if before.gpu_uuids.is_empty() {
+    // What is wrong with a plan the supervisor says.
+    if read().is_none() {
         return Ok(None);
     }
+    // That may take seconds, in which nobody holds the run.
+    let machine = Machine::probe();
+    let _lock = RunLock::acquire(folder)?;
+    let Some(before) = read() else {
+        return Ok(None);
+    };
     let mut plan = before.clone();
-    let words = cards::keep(&mut plan, &Machine::probe());
+    let words = cards::keep(&mut plan, &machine);
     let words = words.map_err(|problem| LaunchError::NotResumable {
         message: format!(
             "{problem}: capstan resume {} --set devices=auto",
-            folder.name()
+            runs::shortly(&dirs::runs_dir(), folder)
         ),
     })?;
     if plan != before {

@@ -53,6 +53,8 @@ pub struct Board {
     /// What is wrong with a line of its log, which was left out.
     pub damage: Option<String>,
     pub plan: Option<Box<RunPlan>>,
+    /// A supervisor took the run, perhaps with another plan, since it was read.
+    pub is_planned_anew: bool,
     pub config: Option<Box<RunConfig>>,
     pub loss: Series,
     pub validation: Vec<(f64, f64)>,
@@ -90,6 +92,7 @@ impl Board {
             failed: None,
             damage: None,
             plan: None,
+            is_planned_anew: false,
             config: None,
             loss: Series::default(),
             validation: Vec::new(),
@@ -120,6 +123,8 @@ impl Board {
     /// Takes in one record; records come in the log's order.
     pub fn apply(&mut self, record: &Record) {
         let before = self.state.step;
+        let ordered = self.in_order(record);
+        let record = ordered.as_ref().unwrap_or(record);
         self.state.apply(record);
         match &record.event {
             Event::Step { step, .. } => {
@@ -151,6 +156,7 @@ impl Board {
                 self.fault = Some(printable(&format!("rank {rank} in {operation}: {cause}")));
             }
             Event::Run { .. } => {
+                self.is_planned_anew = true;
                 self.fault = None;
                 self.warning = None;
             }
@@ -165,6 +171,23 @@ impl Board {
         if let Some(entry) = lines::of_event(record, &self.state) {
             self.add(entry, false);
         }
+    }
+
+    /// A look at the sensors with the cards in the plan's order; `None` where they are that already. In an earlier
+    /// session they may have been counted otherwise.
+    fn in_order(&self, record: &Record) -> Option<Record> {
+        let Event::Sensors { reading } = &record.event else {
+            return None;
+        };
+        let uuids = &self.plan.as_ref()?.gpu_uuids;
+        let said = reading.gpus.iter().map(|gpu| &gpu.uuid);
+        if said.eq(uuids) {
+            return None;
+        }
+        let mut reading = reading.clone();
+        reading.order(uuids);
+        let event = Event::Sensors { reading };
+        Some(Record { event, ..*record })
     }
 
     /// Adds lines of the worker's own output, which arrived at `time` where that was seen.

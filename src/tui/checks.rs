@@ -28,6 +28,8 @@ const MOST_MOMENTS: usize = 2;
 /// Tokens of data that can't be read, so that the rest of a config can be judged.
 const STAND_IN_TOKENS: u64 = 1 << 40;
 
+/// Files of data that are looked at for changes, at most.
+const MOST_STAMPS: usize = 10_000;
 /// Between two words about a preparation.
 const TELL_EVERY: Duration = Duration::from_millis(500);
 
@@ -276,11 +278,28 @@ fn running(runs_dir: &Path) -> Vec<String> {
 fn stamps(config: &Value) -> Stamps {
     match config {
         Value::String(path) => {
-            let stamp = |meta: Metadata| Some((meta.modified().ok()?, meta.len()));
-            vec![std::fs::metadata(path).ok().and_then(stamp)]
+            let mut stamps = Vec::new();
+            stamp(Path::new(path), &mut stamps);
+            stamps
         }
         Value::Object(object) => object.values().flat_map(stamps).collect(),
         _ => Vec::new(),
+    }
+}
+
+/// Adds how a file stands, or everything in a folder.
+fn stamp(path: &Path, stamps: &mut Stamps) {
+    let meta = std::fs::metadata(path).ok();
+    let is_folder = meta.as_ref().is_some_and(Metadata::is_dir);
+    stamps.push(meta.and_then(|meta| Some((meta.modified().ok()?, meta.len()))));
+    if is_folder {
+        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
+        for entry in entries {
+            if stamps.len() >= MOST_STAMPS {
+                return;
+            }
+            stamp(&entry.path(), stamps);
+        }
     }
 }
 
@@ -575,6 +594,15 @@ mod tests {
         assert!(absent.is_some_and(|text| text.contains("no such file")));
         std::fs::write(&path, "some text to train on\n".repeat(5_000)).expect("written");
         assert_eq!(told(checker.check(&draft)), None);
+        let folder = runs.path().join("texts/below");
+        std::fs::create_dir_all(&folder).expect("made");
+        std::fs::write(folder.join("a.txt"), "some text").expect("written");
+        let before = stamps(&json!({ "path": runs.path().join("texts") }));
+        std::fs::write(folder.join("a.txt"), "some other text").expect("written");
+        assert_ne!(
+            stamps(&json!({ "path": runs.path().join("texts") })),
+            before
+        );
     }
 
     #[test]

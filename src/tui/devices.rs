@@ -59,7 +59,11 @@ pub fn draw(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {
         let key = match (app.live.panel == Panel::Devices, app.live.expanded) {
             (true, true) => format!("{down} scrolls"),
             (true, false) => format!("{down} scrolls, {expand} expands"),
-            (false, _) => format!("{} turns to them", app.key(Action::NextPanel)),
+            (false, _) => {
+                let [next, previous] =
+                    [Action::NextPanel, Action::PreviousPanel].map(|action| app.key(action));
+                format!("{next} or {previous} turns to them")
+            }
         };
         let those = match shown {
             0 | 1 => format!("rank {first}"),

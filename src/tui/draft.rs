@@ -259,7 +259,8 @@ impl Mend {
                 told,
             });
         }
-        if words.ends_with(" is missing") {
+        let is_missing = words.ends_with(" is missing");
+        if is_missing {
             path.push(name);
         }
         // A list's entry is mended by the whole list.
@@ -267,7 +268,7 @@ impl Mend {
             let end = key.find('[').unwrap_or(key.len());
             key.truncate(end);
         }
-        let told = if words.ends_with(" is missing") {
+        let told = if is_missing {
             path.join(".")
         } else {
             place.to_owned()
@@ -284,7 +285,9 @@ impl Mend {
             let stand_in = other.filter(|value| Some(value) != present).find(|value| {
                 let mut tried = root.clone();
                 put(&mut tried, &path, value.clone());
-                config::shape_problem(&tried).is_none_or(|(at, _)| at != place)
+                // Of several keys that are missing at a place, the next is told there too.
+                config::shape_problem(&tried)
+                    .is_none_or(|(at, other)| at != place || is_missing && other != words)
             });
             if stand_in.is_some() {
                 return Some(Self {
@@ -436,6 +439,11 @@ mod tests {
         assert_eq!(root["batch"], json!({ "globl": 8 }));
         assert_eq!(root["data"]["text"]["path"], "/data/a.txt");
         assert_eq!(root["seed"], 1337, "defaults are in sight");
+        let bare = parse(r#"{ "modle": {}, "data": { "builtin": "hello" } }"#).expect("a draft");
+        assert_eq!(
+            (&bare["modle"], &bare["model"], &bare["batch"]),
+            (&json!({}), &Value::Null, &Value::Null)
+        );
         let whole = text.replace("globl", "global");
         assert!(parse(&whole).is_ok());
         let foreign: Vec<String> = (0..100).map(|n| format!("\"key {n}\": 1")).collect();

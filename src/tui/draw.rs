@@ -248,8 +248,11 @@ pub fn cut_start(text: &str, width: usize) -> String {
 pub fn wrap(text: &str, width: usize) -> Vec<&str> {
     let mut lines = Vec::new();
     let mut rest = text;
-    while columns(rest) > width {
+    loop {
         let most = fitting(rest, width);
+        if most.len() == rest.len() {
+            break;
+        }
         let line = match most.rfind(' ') {
             Some(blank) if blank > 0 && !rest[most.len()..].starts_with(' ') => &most[..blank],
             _ => most,

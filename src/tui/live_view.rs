@@ -267,7 +267,7 @@ fn span(board: &Board) -> Option<(f64, f64)> {
     let (first, last) = board.loss.span()?;
     let end = chart::stepped(first, last);
     let total = board.state.total_steps.map_or(end, |total| total as f64);
-    Some((first, end.min(total.max(last))))
+    Some((first, end.min(total.max(last)).max(first + 1.0)))
 }
 
 fn draw_loss(frame: &mut Frame<'_>, area: Rect, app: &App, board: &Board) {

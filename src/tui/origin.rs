@@ -44,6 +44,8 @@ struct Rough {
     text: String,
     /// Where its relative paths start from.
     folder: PathBuf,
+    /// It was typed here, and no file or run holds it.
+    is_typed: bool,
 }
 
 impl Launch {
@@ -84,7 +86,7 @@ impl Launch {
     fn begin(&mut self, root: Value, text: String, folder: PathBuf) {
         self.draft.replace(root);
         let is_config = self.draft.config().is_ok();
-        self.origin.rough = (!is_config).then(|| self.rough(text, folder));
+        self.origin.rough = (!is_config).then(|| self.rough(text, folder, false));
         self.origin.kept = Some(self.draft.root.clone());
         self.origin.saved = None;
         self.left.clear();
@@ -94,11 +96,12 @@ impl Launch {
         self.filter.clear();
     }
 
-    fn rough(&self, text: String, folder: PathBuf) -> Rough {
+    fn rough(&self, text: String, folder: PathBuf, is_typed: bool) -> Rough {
         Rough {
             revision: self.draft.revision,
             text,
             folder,
+            is_typed,
         }
     }
 
@@ -137,10 +140,7 @@ impl Launch {
 
     /// Whether something would be lost with the draft.
     pub fn is_changed(&self) -> bool {
-        let is_typed = self.rough_text().is_some_and(|rough| {
-            let saved = self.origin.saved.as_ref();
-            saved.is_none_or(|saved| saved.text != rough.text)
-        });
+        let is_typed = self.rough_text().is_some_and(|rough| rough.is_typed);
         is_typed
             || match &self.origin.kept {
                 Some(kept) => *kept != self.draft.root,
@@ -230,7 +230,7 @@ pub fn edited(app: &mut App, text: Result<String, String>) -> Vec<Effect> {
             let launch = &mut app.launch;
             launch.draft.replace(root);
             let problems: Vec<Problem> = launch.draft.read().problems;
-            launch.origin.rough = (!problems.is_empty()).then(|| launch.rough(text, folder));
+            launch.origin.rough = (!problems.is_empty()).then(|| launch.rough(text, folder, true));
             launch.cursor = 0;
             if !problems.is_empty() {
                 let n = problems.len();
@@ -239,7 +239,7 @@ pub fn edited(app: &mut App, text: Result<String, String>) -> Vec<Effect> {
             check(app)
         }
         Err(error) => {
-            app.launch.origin.rough = Some(app.launch.rough(text, folder));
+            app.launch.origin.rough = Some(app.launch.rough(text, folder, true));
             let lines = error.to_string();
             let mut lines: Vec<String> = lines.lines().map(str::to_owned).collect();
             lines.extend([

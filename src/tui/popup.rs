@@ -270,6 +270,9 @@ fn steered(app: &App) -> Option<String> {
 /// What Ctrl-C offers.
 fn interrupt_lines(app: &App) -> Vec<String> {
     let mut lines = vec!["l  leave (Enter); runs go on".to_owned()];
+    if app.launch.is_changed() && !app.recording {
+        lines.push("   and the changed config on Launch is lost".to_owned());
+    }
     if let Some(name) = steered(app) {
         lines.push(format!("s  stop {name} after a checkpoint: asks"));
         lines.push(format!("k  kill {name}: asks for its name"));

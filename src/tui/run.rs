@@ -158,7 +158,7 @@ impl Ui<'_> {
             self.perform(effect)?;
         }
         if let Some(board) = &mut self.app.board
-            && board.plan.is_none()
+            && (board.plan.is_none() || board.is_planned_anew)
             && board.state.next_seq > 0
         {
             sources::fill(board);

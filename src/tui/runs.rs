@@ -250,7 +250,8 @@ pub fn take(app: &mut App, rows: Vec<RunRow>) -> Vec<Effect> {
     let had_some = app.runs.rows.as_ref().is_some_and(|rows| !rows.is_empty());
     app.runs.rows = Some(rows);
     app.runs.failed = None;
-    let is_gone = |name: &String| app.runs.visible().iter().all(|row| row.name != *name);
+    let mut rows = app.runs.rows.iter().flatten();
+    let is_gone = |name: &String| rows.all(|row| row.name != *name);
     if app.runs.selected.as_ref().is_some_and(is_gone) {
         // The next one takes the place of the one under the cursor.
         let visible = app.runs.visible();

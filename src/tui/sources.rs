@@ -160,6 +160,7 @@ pub fn model(plan: &RunPlan) -> String {
 
 /// Plan and config of a run; what is not there is left out.
 pub fn fill(board: &mut Board) {
+    board.is_planned_anew = false;
     board.plan = plan(&board.folder).map(Box::new);
     let text = fs::read(board.folder.config()).ok();
     board.config = text.and_then(|text| serde_json::from_slice(&text).ok());

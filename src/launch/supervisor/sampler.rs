@@ -16,7 +16,7 @@ use super::{
     wire::{Line, LineCutter},
 };
 use crate::{
-    event::{Event, GpuReading, Reading},
+    event::{Event, Reading},
     hw::{
         Device,
         sensors::{Alarm, Alarms},
@@ -242,27 +242,9 @@ impl Listener {
         }
     }
 
-    /// Puts the cards in the plan's order: a sampler counts those that answer when it starts. A card that it does not
-    /// count is lost, unless it counts none.
-    fn order(&self, reading: &mut Reading) {
-        if self.uuids.is_empty() || reading.gpus.is_empty() {
-            return;
-        }
-        let said = std::mem::take(&mut reading.gpus);
-        let card = |uuid: &String| {
-            let card = said.iter().find(|card| card.uuid == *uuid);
-            card.cloned().unwrap_or_else(|| GpuReading {
-                uuid: uuid.clone(),
-                is_lost: true,
-                ..GpuReading::default()
-            })
-        };
-        reading.gpus = self.uuids.iter().map(card).collect();
-    }
-
     /// The reading, and warnings about GPUs that a rank has.
     fn events(&mut self, mut reading: Reading, now_s: f64) -> Vec<Event> {
-        self.order(&mut reading);
+        reading.order(&self.uuids);
         let alarms = self.alarms.hear(now_s, &reading);
         let warning = |Alarm { gpu, text }| {
             let mut devices = self.devices.iter();
