@@ -1,15 +1,17 @@
 //! What a draft would do on this machine; reads data, so it has a thread of its own.
 
 use std::{
-    fs::Metadata,
     path::{Path, PathBuf},
     sync::Mutex,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
 
-use super::draft::{Draft, Problem, Read, field_of};
+use super::{
+    draft::{Draft, Problem, Read, field_of},
+    stamps::{Stamps, stamps},
+};
 use crate::{
     base::{fs::free_bytes, text::printable, units},
     config::{DeviceConfig, DevicesConfig, ParallelConfig, Precision, RunConfig},
@@ -28,8 +30,6 @@ const MOST_MOMENTS: usize = 2;
 /// Tokens of data that can't be read, so that the rest of a config can be judged.
 const STAND_IN_TOKENS: u64 = 1 << 40;
 
-/// Files of data that are looked at for changes, at most.
-const MOST_STAMPS: usize = 10_000;
 /// Between two words about a preparation.
 const TELL_EVERY: Duration = Duration::from_millis(500);
 
@@ -83,9 +83,6 @@ pub struct Checker {
     /// What is told of a preparation that takes a while.
     tell: Box<dyn Fn(String) + Send + Sync>,
 }
-
-/// When each path of a config was written last, and its size; none where it is not there.
-type Stamps = Vec<Option<(SystemTime, u64)>>;
 
 impl Checker {
     /// Nothing is looked at before the first draft; `tell` hears how far data is that takes a while.
@@ -272,35 +269,6 @@ fn running(runs_dir: &Path) -> Vec<String> {
     let runs = runs::all(runs_dir);
     let held = runs.iter().filter(|folder| lock::is_held(folder));
     held.map(crate::launch::RunFolder::name).collect()
-}
-
-/// How every file stands that a part of a config names.
-fn stamps(config: &Value) -> Stamps {
-    match config {
-        Value::String(path) => {
-            let mut stamps = Vec::new();
-            stamp(Path::new(path), &mut stamps);
-            stamps
-        }
-        Value::Object(object) => object.values().flat_map(stamps).collect(),
-        _ => Vec::new(),
-    }
-}
-
-/// Adds how a file stands, or everything in a folder.
-fn stamp(path: &Path, stamps: &mut Stamps) {
-    let meta = std::fs::metadata(path).ok();
-    let is_folder = meta.as_ref().is_some_and(Metadata::is_dir);
-    stamps.push(meta.and_then(|meta| Some((meta.modified().ok()?, meta.len()))));
-    if is_folder {
-        let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
-        for entry in entries {
-            if stamps.len() >= MOST_STAMPS {
-                return;
-            }
-            stamp(&entry.path(), stamps);
-        }
-    }
 }
 
 /// Path and words of every refusal.
@@ -594,15 +562,6 @@ mod tests {
         assert!(absent.is_some_and(|text| text.contains("no such file")));
         std::fs::write(&path, "some text to train on\n".repeat(5_000)).expect("written");
         assert_eq!(told(checker.check(&draft)), None);
-        let folder = runs.path().join("texts/below");
-        std::fs::create_dir_all(&folder).expect("made");
-        std::fs::write(folder.join("a.txt"), "some text").expect("written");
-        let before = stamps(&json!({ "path": runs.path().join("texts") }));
-        std::fs::write(folder.join("a.txt"), "some other text").expect("written");
-        assert_ne!(
-            stamps(&json!({ "path": runs.path().join("texts") })),
-            before
-        );
     }
 
     #[test]

@@ -42,6 +42,7 @@ mod series;
 mod small;
 mod sources;
 mod splits;
+mod stamps;
 mod tail;
 mod terminal;
 #[cfg(test)]
