@@ -196,12 +196,18 @@ fn take_news(app: &mut App, news: News) {
 
 fn press(app: &mut App, key: Key) -> Vec<Effect> {
     app.notice = None;
-    let effects = if app.popup.is_some() {
+    let binding = keys::find(app.keys, key, app.screen);
+    // Nothing that is asked or typed has a use for these.
+    let is_terminals = |binding: &&Binding| {
+        matches!(binding.action, Action::Suspend | Action::Redraw) && !matches!(key, Key::Char(_))
+    };
+    let effects = if let Some(binding) = binding.filter(is_terminals) {
+        obey(app, binding)
+    } else if app.popup.is_some() {
         popup::press(app, key)
     } else if let Some(effects) = typed_into(app, key) {
         effects
     } else {
-        let binding = keys::find(app.keys, key, app.screen);
         binding.map_or_else(Vec::new, |binding| obey(app, binding))
     };
     app.show_waiting();

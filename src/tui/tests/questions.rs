@@ -297,3 +297,18 @@ fn a_changed_config_is_not_left_unasked() {
     press(&mut app, "q");
     assert_eq!(app.leaving, Some(0));
 }
+
+#[test]
+fn the_screen_can_be_suspended_and_redrawn_whatever_is_open() {
+    let mut app = launch();
+    for keys in ["L", "w", ":", "?", "/", "5jD"] {
+        press(&mut app, keys);
+        let before = app.popup.clone();
+        assert_eq!(key(&mut app, Key::Ctrl('z')), [Effect::Suspend], "{keys}");
+        assert_eq!(key(&mut app, Key::Ctrl('l')), [Effect::Redraw], "{keys}");
+        assert_eq!(app.popup, before, "{keys}");
+        key(&mut app, Key::Esc);
+        key(&mut app, Key::Esc);
+        show(&mut app, Screen::Launch);
+    }
+}
