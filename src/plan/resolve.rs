@@ -414,11 +414,12 @@ impl Resolver<'_> {
                 .div_ceil(model.seq_len() as u64),
             WindowsConfig::Random => self.data.train_tokens / model.seq_len() as u64,
         };
-        let steps = match self.config.stop {
-            StopConfig::Steps(steps) => steps,
-            StopConfig::Tokens(tokens) => tokens.div_ceil(tokens_per_step.max(1)),
+        let (path, steps) = match self.config.stop {
+            StopConfig::Steps(steps) => ("stop.steps", steps),
+            StopConfig::Tokens(tokens) => ("stop.tokens", tokens.div_ceil(tokens_per_step.max(1))),
             StopConfig::Epochs(epochs) => {
-                (epochs * windows as f64 / self.config.batch.global.max(1) as f64).ceil() as u64
+                let steps = epochs * windows as f64 / self.config.batch.global.max(1) as f64;
+                ("stop.epochs", steps.ceil() as u64)
             }
             StopConfig::Seconds(seconds) => {
                 if !(seconds.is_finite() && seconds > 0.0) {
@@ -432,7 +433,7 @@ impl Resolver<'_> {
             }
         };
         if steps == 0 {
-            self.refuse("stop", "makes no step", "give at least one step's worth");
+            self.refuse(path, "makes no step", "give at least 1");
         }
         StopPlan::Steps { steps }
     }
