@@ -400,10 +400,14 @@ fn newest(mut effects: Vec<Effect>, more: Vec<Effect>) -> Vec<Effect> {
     effects
 }
 
-/// Runs a line of the palette: here, if its action is one of this screen, else on a screen of its own. What acts there
-/// without a question is left to its key, since nobody has seen yet what it would act on.
+/// Runs a line of the palette: here, if it means something here, else on a screen of its own. What acts there without a
+/// question is left to its key, since nobody has seen yet what it would act on.
 pub fn choose(app: &mut App, binding: &'static Binding) -> Vec<Effect> {
-    let is_here = |other: &&Binding| other.action == binding.action && other.is_on(app.screen);
+    // An act of another screen's is the same act here; what a key looks at or moves may be something else.
+    let is_same = |other: &Binding| binding.class == Class::Act || other.words == binding.words;
+    let is_here = |other: &&Binding| {
+        other.action == binding.action && other.is_on(app.screen) && is_same(other)
+    };
     if let Some(here) = app.keys.iter().find(is_here) {
         return obey(app, here);
     }

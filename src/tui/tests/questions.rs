@@ -238,6 +238,9 @@ fn the_palette_acts_on_what_is_in_sight_alone() {
     show(&mut app, Screen::Runs);
     assert!(command(&mut app, "pause").is_empty());
     assert!(app.screen == Screen::Live && notice(&app).starts_with("P here"));
+    show(&mut app, Screen::Launch);
+    command(&mut app, "open the run in Live");
+    assert!(app.screen == Screen::Live && app.launch.editing.is_none());
     show(&mut app, Screen::Runs);
     assert!(command(&mut app, "kill").is_empty());
     let shown = text(&picture(&app, 80, 24));
