@@ -25,7 +25,6 @@ use crate::{
     event::{Control, Event, NO_SAMPLE},
     hw::{Device, Machine},
     launch::{RunFolder, control, lock, worker_program},
-    plan::RunPlan,
 };
 
 /// How often the log is looked at.
@@ -143,8 +142,7 @@ fn worker(task: &str, folder: &RunFolder) -> anyhow::Result<Command> {
 /// What makes the worker see the card of the run's first rank, where that is there; else it takes those that CUDA counts.
 fn cards_of(folder: &RunFolder) -> Vec<(OsString, OsString)> {
     // What is wrong with the plan the worker says.
-    let plan = fs::read(folder.plan()).ok();
-    let plan = plan.and_then(|text| serde_json::from_slice::<RunPlan>(&text).ok());
+    let plan = folder.read_plan();
     let Some(mut plan) = plan.filter(|plan| !plan.gpu_uuids.is_empty()) else {
         return Vec::new();
     };

@@ -1,11 +1,13 @@
 //! The run folder: the interface between all processes of a run.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
     os::fd::AsRawFd,
     path::{Path, PathBuf},
 };
+
+use crate::plan::RunPlan;
 
 const CONTROL_SOCKET: &str = "control.sock";
 
@@ -43,6 +45,12 @@ impl RunFolder {
     /// The resolved plan.
     pub fn plan(&self) -> PathBuf {
         self.root.join("plan.json")
+    }
+
+    /// The plan as written, for whom one that can't be read is none.
+    pub fn read_plan(&self) -> Option<RunPlan> {
+        let text = fs::read(self.plan()).ok()?;
+        serde_json::from_slice(&text).ok()
     }
 
     /// The event log.

@@ -166,9 +166,8 @@ pub fn supervise(folder: &RunFolder, begin: Begin) -> Result<Child, LaunchError>
 /// Counts the cards of a run on GPUs anew; returns words about those that are others.
 fn count_cards(folder: &RunFolder) -> Result<Option<String>, LaunchError> {
     let read = || {
-        let text = fs::read(folder.plan()).ok()?;
-        let plan = serde_json::from_slice::<RunPlan>(&text).ok()?;
-        Some(plan).filter(|plan| !plan.gpu_uuids.is_empty())
+        let plan = folder.read_plan();
+        plan.filter(|plan| !plan.gpu_uuids.is_empty())
     };
     // What is wrong with a plan the supervisor says.
     if read().is_none() {

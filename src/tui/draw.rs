@@ -264,9 +264,8 @@ pub fn wrap(text: &str, width: usize) -> Vec<&str> {
     lines
 }
 
-/// A text in at most so many rows of a width, with a mark where something was cut off.
-pub fn rows_of(text: &str, width: usize, most: usize) -> Vec<String> {
-    let rows = wrap(text, width.max(1));
+/// The first of the rows of a width, with a mark where others were left out.
+pub fn first_rows(rows: Vec<&str>, width: usize, most: usize) -> Vec<String> {
     let is_cut = rows.len() > most;
     let mut rows: Vec<String> = rows.into_iter().take(most).map(str::to_owned).collect();
     if let Some(last) = rows.last_mut().filter(|_| is_cut) {

@@ -10,7 +10,7 @@ use ratatui::{
 use super::{
     app::App,
     checks::SplitRow,
-    draw::{ago, cut, rows_of, wrap},
+    draw::{ago, cut, first_rows, wrap},
     fields::{Field, Kind},
     keys::Action,
     launch::{all_lines, summary},
@@ -18,10 +18,7 @@ use super::{
     runs::RunRow,
     splits::{self, degrees_of},
 };
-use crate::{
-    base::{text::fitting, units},
-    plan::Mesh,
-};
+use crate::{base::units, plan::Mesh};
 
 /// Rows of what will happen, its frame included.
 const OUTLOOK_ROWS: u16 = 11;
@@ -267,7 +264,8 @@ fn draw_help(frame: &mut Frame<'_>, area: Rect, app: &App, field: &Field) {
         "" => field.dotted(),
         text => format!("{}: {text}", field.dotted()),
     };
-    let rows = rows_of(&text, usize::from(area.width), usize::from(area.height));
+    let width = usize::from(area.width).max(1);
+    let rows = first_rows(wrap(&text, width), width, usize::from(area.height));
     let rows = rows
         .into_iter()
         .map(|row| Line::from(Span::styled(row, style)));
@@ -328,11 +326,7 @@ fn draw_checks(frame: &mut Frame<'_>, area: Rect, app: &App) {
     let lines = all_lines(&app.launch);
     let width = usize::from(area.width.saturating_sub(2)).max(1);
     let room = usize::from(area.height.saturating_sub(2));
-    let rows: Vec<String> = lines
-        .iter()
-        .flat_map(|line| wrap(line, width))
-        .map(str::to_owned)
-        .collect();
+    let rows: Vec<&str> = lines.iter().flat_map(|line| wrap(line, width)).collect();
     let title = match rows.len() > room {
         true => format!(
             " Checks: {} shows all {} ",
@@ -341,14 +335,7 @@ fn draw_checks(frame: &mut Frame<'_>, area: Rect, app: &App) {
         ),
         false => " Checks ".to_owned(),
     };
-    let hidden = rows.len() > room;
-    let shown = rows.iter().take(room).enumerate().map(|(index, row)| {
-        // The last that has a place tells that there is more.
-        match hidden && index + 1 == room {
-            true => format!("{}…", fitting(row, width.saturating_sub(1))),
-            false => row.clone(),
-        }
-    });
+    let shown = first_rows(rows, width, room).into_iter();
     let mut lines: Vec<Line<'_>> = shown.map(|row| check_line(app, &row)).collect();
     if lines.is_empty() {
         lines.push(Line::from(Span::styled(

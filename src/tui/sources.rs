@@ -117,7 +117,9 @@ pub fn row(folder: &RunFolder, written: SystemTime, held: bool) -> RunRow {
         has_checkpoint: folder.has_checkpoint(),
         state,
         written,
-        model: plan(folder).map_or_else(|| "n/a".to_owned(), |plan| model(&plan)),
+        model: folder
+            .read_plan()
+            .map_or_else(|| "n/a".to_owned(), |plan| model(&plan)),
         data: config(folder)["data"].take(),
         folder: folder.clone(),
     }
@@ -142,11 +144,6 @@ pub fn renamed(folder: &RunFolder, name: String) -> Result<String, String> {
     Ok(config.to_string())
 }
 
-fn plan(folder: &RunFolder) -> Option<RunPlan> {
-    let text = fs::read(folder.plan()).ok()?;
-    serde_json::from_slice(&text).ok()
-}
-
 /// A model in a few words.
 pub fn model(plan: &RunPlan) -> String {
     let params = units::count(plan.n_params as f64);
@@ -161,7 +158,7 @@ pub fn model(plan: &RunPlan) -> String {
 /// Plan and config of a run; what is not there is left out.
 pub fn fill(board: &mut Board) {
     board.is_planned_anew = false;
-    board.plan = plan(&board.folder).map(Box::new);
+    board.plan = board.folder.read_plan().map(Box::new);
     let text = fs::read(board.folder.config()).ok();
     board.config = text.and_then(|text| serde_json::from_slice(&text).ok());
 }
