@@ -88,28 +88,45 @@ std::string shown(const Launch& launch) {
   return launch.name + " (launch " + std::to_string(launch.number) + ", " + place(launch.stream) + ")";
 }
 
-// Collects what an access is not ordered after, each pair once.
-struct Judge {
-  const Clock& clock;
-  std::string later;
-  Findings findings;
+// Finds the last of the launches that an access is not ordered after.
+class Judge {
+ public:
+  explicit Judge(const Clock& clock) : clock_(clock) {}
 
-  void compare(const LaunchPtr& earlier, bool wrote, const Access& access) {
-    if (earlier == nullptr || knows(clock, *earlier)) return;
-    char address[32];
-    snprintf(address, sizeof address, "%p", static_cast<const void*>(access.begin));
-    std::string line = later + (access.is_write ? " writes" : " reads") + " what " + shown(*earlier) +
-                       (wrote ? " writes" : " reads") + ", and nothing orders them (" +
-                       std::to_string(access.n_bytes) + " bytes at " + address + ")";
-    if (std::find(findings.begin(), findings.end(), line) == findings.end()) findings.push_back(std::move(line));
+  void compare(const Accesses& accesses) {
+    for (const auto& access : accesses) {
+      each_piece(access.begin, access.begin + access.n_bytes, [&](const Piece& piece) { compare(piece, access); });
+    }
   }
 
+  Finding finding(const std::string& later) const {
+    if (earlier_ == nullptr) return std::nullopt;
+    char memory[64];
+    snprintf(memory, sizeof memory, "%zu bytes at %p", access_.n_bytes, static_cast<const void*>(access_.begin));
+    return later + (access_.is_write ? " writes" : " reads") + " what " + shown(*earlier_) + (wrote_ ? " writes" : " reads") +
+           ", and nothing orders them (" + memory + ")";
+  }
+
+ private:
   void compare(const Piece& piece, const Access& access) {
     compare(piece.write, true, access);
     for (const auto& read : piece.reads) {
       if (access.is_write) compare(read, false, access);
     }
   }
+
+  void compare(const LaunchPtr& earlier, bool wrote, const Access& access) {
+    if (earlier == nullptr || knows(clock_, *earlier)) return;
+    if (earlier_ != nullptr && earlier_->number >= earlier->number) return;
+    earlier_ = earlier;
+    wrote_ = wrote;
+    access_ = access;
+  }
+
+  const Clock& clock_;
+  LaunchPtr earlier_;
+  bool wrote_ = false;
+  Access access_{};
 };
 
 void add_read(Piece& piece, const LaunchPtr& launch) {
@@ -128,6 +145,14 @@ void set_write(const char* begin, const char* end, const LaunchPtr& launch) {
   pieces.emplace(begin, Piece{end, launch, {}});
 }
 
+void note(const Access& access, const LaunchPtr& launch) {
+  const char* end = access.begin + access.n_bytes;
+  if (access.is_write) return set_write(access.begin, end, launch);
+  each_piece(access.begin, end, [&](Piece& piece) {
+    if (piece.write != launch) add_read(piece, launch);
+  });
+}
+
 }  // namespace
 
 bool is_on() {
@@ -135,37 +160,24 @@ bool is_on() {
   return on;
 }
 
-Findings launched(StreamKey stream, const std::string& name, const Accesses& accesses) {
+Finding launched(StreamKey stream, const std::string& name, const Accesses& accesses) {
   auto& all = state();
   std::lock_guard<std::mutex> lock(all.m);
   auto& clock = all.streams[stream];
   join(clock, all.host);
   auto launch = std::make_shared<const Launch>(Launch{stream, ++clock[stream], ++all.number, name});
-  Judge judge{clock, shown(*launch), {}};
-  for (const auto& access : accesses) {
-    each_piece(access.begin, access.begin + access.n_bytes, [&](const Piece& piece) { judge.compare(piece, access); });
-  }
-  for (const auto& access : accesses) {
-    const char* end = access.begin + access.n_bytes;
-    if (access.is_write) {
-      set_write(access.begin, end, launch);
-    } else {
-      each_piece(access.begin, end, [&](Piece& piece) {
-        if (piece.write != launch) add_read(piece, launch);
-      });
-    }
-  }
-  return std::move(judge.findings);
+  Judge judge(clock);
+  judge.compare(accesses);
+  for (const auto& access : accesses) note(access, launch);
+  return judge.finding(shown(*launch));
 }
 
-Findings touched_by_host(const std::string& name, const Accesses& accesses) {
+Finding touched_by_host(const std::string& name, const Accesses& accesses) {
   auto& all = state();
   std::lock_guard<std::mutex> lock(all.m);
-  Judge judge{all.host, name + " (on the host)", {}};
-  for (const auto& access : accesses) {
-    each_piece(access.begin, access.begin + access.n_bytes, [&](const Piece& piece) { judge.compare(piece, access); });
-  }
-  return std::move(judge.findings);
+  Judge judge(all.host);
+  judge.compare(accesses);
+  return judge.finding(name + " (on the host)");
 }
 
 ClockPtr recorded(StreamKey stream) {

@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -43,11 +44,11 @@ using Accesses = std::vector<Access>;
 
 bool is_on();
 
-// What was found, in lines to be printed; empty where all is in order.
-using Findings = std::vector<std::string>;
+// The pair that is not ordered, in words: of several, that with the latest earlier launch.
+using Finding = std::optional<std::string>;
 
-Findings launched(StreamKey stream, const std::string& name, const Accesses& accesses);
-Findings touched_by_host(const std::string& name, const Accesses& accesses);
+Finding launched(StreamKey stream, const std::string& name, const Accesses& accesses);
+Finding touched_by_host(const std::string& name, const Accesses& accesses);
 
 // The stream's clock of the moment, for an event.
 ClockPtr recorded(StreamKey stream);

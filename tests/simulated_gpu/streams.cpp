@@ -248,9 +248,10 @@ void synchronize(Gpu& card) {
   card.check();
 }
 
-void object(int device, const order::Findings& findings) {
-  for (const auto& finding : findings) fprintf(stderr, "simgpu: order: %s\n", finding.c_str());
-  if (!findings.empty()) gpu(device).fail("launches that touch the same memory are not ordered: " + findings.front());
+void object(int device, const order::Finding& finding) {
+  if (!finding || gpu(device).has_failed()) return;
+  fprintf(stderr, "simgpu: order: %s\n", finding->c_str());
+  gpu(device).fail("launches that touch the same memory are not ordered: " + *finding);
 }
 
 }  // namespace simgpu

@@ -134,7 +134,7 @@ void synchronize(Gpu& gpu);
 // The host waits for a point of a stream.
 void synchronize(int device, Marker& marker);
 
-// Prints what the checker found, and lets the card fail.
-void object(int device, const order::Findings& findings);
+// Prints what the checker found, and lets the card fail; of a card that has failed nothing more is told.
+void object(int device, const order::Finding& finding);
 
 }  // namespace simgpu
