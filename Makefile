@@ -6,12 +6,13 @@ CAPSTAN := target/release/capstan
 # variable: .cargo/config.toml gives it the link, and another value would compile the bindings again.
 unexport LIBTORCH
 
-.PHONY: help run build setup test check bench bench-splits stills gpu-check
+.PHONY: help run build setup test soak check bench bench-splits stills gpu-check
 
 help:
 	@echo "make run        set up, build, open the hello job (L launches it); without a terminal or with ARGS='--set stop.steps=100'"
 	@echo "                train it: a small GPT on capstan's own source"
 	@echo 'make test       set up, build, run every test'
+	@echo 'make soak       the long forms of what runs on simulated GPUs: every split under stress, several seeds, more steps'
 	@echo 'make build      set up, build target/release/capstan and capstan-worker'
 	@echo 'make check      formatting, clippy, every test'
 	@echo 'make bench      against PyTorch 2.11 (ARGS=--full adds three full trainings), then every split against ddp'
@@ -32,6 +33,9 @@ run: build
 
 test: setup
 	$(CARGO) test --release $(ARGS)
+
+soak: setup
+	CAPSTAN_SOAK=1 $(CARGO) test --release --test suite -- simulated $(ARGS)
 
 check: setup
 	$(CARGO) fmt --check

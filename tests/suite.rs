@@ -37,6 +37,8 @@ mod resume;
 mod screen;
 #[path = "suite/sensors.rs"]
 mod sensors;
+#[path = "suite/simulated.rs"]
+mod simulated;
 #[path = "suite/supervisor.rs"]
 mod supervisor;
 #[path = "suite/support.rs"]
@@ -70,6 +72,7 @@ fn main() {
         registry::trials(),
         resume::trials(),
         sensors::trials(),
+        simulated::trials(),
         supervisor::trials(),
         survival::trials(),
         terminal::trials(),

@@ -5,7 +5,8 @@
  * mute (it has no handle), mig (it is cut into parts); or the driver: hung (a look never returns), stuck (not even the
  * first call does).
  * FAKE_NVML_CARDS is their number (2), FAKE_NVML_FAILS a function that is not supported, FAKE_NVML_XID an XID error of
- * the second card. A handle is the card's number by bus, from 1.
+ * the second card, FAKE_NVML_GONE a file: once it is there, the second card is not. A handle is the card's number by bus,
+ * from 1.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,7 +16,7 @@
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
-enum { OK = 0, INVALID = 2, NOT_SUPPORTED = 3, TIMEOUT = 10, LOST = 15, UNKNOWN = 999 };
+enum { OK = 0, INVALID = 2, NOT_SUPPORTED = 3, NOT_FOUND = 6, TIMEOUT = 10, LOST = 15, UNKNOWN = 999 };
 enum { XID_EVENT = 8, OFF_THE_BUS = 79, POWER_CAP = 4, THERMAL = 0x20, MEMORY_TEMPERATURE = 82 };
 
 static volatile int is_lost, is_told;
@@ -39,9 +40,11 @@ static long n_cards(void) {
     return n ? n : 2;
 }
 
+static int is_gone(void) { return *setting("FAKE_NVML_GONE") && !access(setting("FAKE_NVML_GONE"), F_OK); }
+
 static int refusal(const char *function, long card) {
     if (!strcmp(setting("FAKE_NVML_FAILS"), function)) return NOT_SUPPORTED;
-    if (card == 2 && is_lost) return LOST;
+    if (card == 2 && (is_lost || is_gone())) return LOST;
     if (card == 2 && is("silent") && seconds() > begin + 2.5) return UNKNOWN;
     return OK;
 }
@@ -60,14 +63,22 @@ int nvmlShutdown(void) { return OK; }
 const char *nvmlErrorString(int code) { return "an error"; }
 int nvmlSystemGetDriverVersion(char *to, u32 n) { ANSWER(0); strcpy(to, "580.95.05"); return OK; }
 
-int nvmlDeviceGetCount_v2(u32 *n) { ANSWER(0); return put(n, n_cards()); }
+int nvmlDeviceGetCount_v2(u32 *n) { ANSWER(0); return put(n, n_cards() - is_gone()); }
 int nvmlDeviceGetHandleByIndex_v2(u32 index, long *card) {
     ANSWER(0);
     *card = n_cards() - index;
+    if (is_gone() && *card <= 2) *card -= 1;
     return is("mute") && *card == 2 ? UNKNOWN : OK;
 }
-int nvmlDeviceGetIndex(long card, u32 *index) { ANSWER(card); return put(index, n_cards() - card); }
-int nvmlDeviceGetHandleByUUID(const char *uuid, long *card) { ANSWER(0); *card = atol(uuid + 4); return OK; }
+int nvmlDeviceGetIndex(long card, u32 *index) {
+    ANSWER(card);
+    return put(index, n_cards() - card - (is_gone() && card == 1));
+}
+int nvmlDeviceGetHandleByUUID(const char *uuid, long *card) {
+    ANSWER(0);
+    *card = atol(uuid + 4);
+    return is_gone() && *card == 2 ? NOT_FOUND : OK;
+}
 int nvmlDeviceGetUUID(long card, char *to, u32 n) {
     ANSWER(card);
     sprintf(to, "GPU-%08ld-aaaa-bbbb-cccc-dddddddddddd", card);

@@ -1,6 +1,7 @@
 //! A workplace for tests of the two programs: its own runs, cache and data.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -9,6 +10,7 @@ use std::{
 
 use capstan::launch::{RunFolder, lock};
 use libtest_mimic::{Failed, Trial};
+use rustix::process::Pid;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -19,6 +21,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub fn with_stand_in(name: &str, test: fn() -> Result<(), Failed>) -> Trial {
     let has_python = Command::new("python3").arg("--version").output().is_ok();
     Trial::test(name, test).with_ignored_flag(!has_python)
+}
+
+/// Whether the long forms are run, as `make soak` does.
+pub fn is_soak() -> bool {
+    std::env::var_os("CAPSTAN_SOAK").is_some_and(|value| !value.is_empty())
 }
 
 /// Fails with a message.
@@ -196,6 +203,52 @@ impl Workplace {
         text.lines()
             .filter_map(|line| serde_json::from_str(line).ok())
             .collect()
+    }
+
+    /// What a run's events say of its training: losses and gradient norms by step, evaluations, the sample.
+    pub fn training(&self, name: &str) -> BTreeMap<String, Value> {
+        let told = |event: &Value| {
+            let keys = ["loss", "grad_norm", "targets", "text"];
+            let values: Vec<&Value> = keys.iter().map(|key| &event[*key]).collect();
+            let title = format!("{} {}", event["event"], event["step"]);
+            (title, json!(values))
+        };
+        ["step", "eval", "sample"]
+            .iter()
+            .flat_map(|kind| self.events_named(name, kind))
+            .map(|event| told(&event))
+            .collect()
+    }
+
+    /// The files of a run's checkpoint at a step, to the byte.
+    pub fn checkpoint(&self, name: &str, step: u64) -> Result<Vec<Vec<u8>>, Failed> {
+        let folder = self.run(name).join(format!("checkpoints/step-{step:08}"));
+        let read = |file: &str| fs::read(folder.join(file));
+        Ok(vec![
+            read("model.safetensors")?,
+            read("optimizer.safetensors")?,
+        ])
+    }
+
+    /// The process that hosts one rank of a run of several workers.
+    pub fn worker(&self, name: &str, rank: usize) -> Result<Pid, Failed> {
+        let (folder, number) = (self.run(name), format!("--worker={rank}"));
+        let folder = folder.display().to_string();
+        let mut found = None;
+        wait("the worker", || {
+            let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+            found = processes
+                .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
+                .find(|pid| {
+                    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+                    let mut arguments = line.split(|&byte| byte == 0);
+                    let names = |text: &str| arguments.clone().any(|part| part == text.as_bytes());
+                    names(&folder) && names(&number) && arguments.next().is_some()
+                })
+                .and_then(Pid::from_raw);
+            found.is_some()
+        })?;
+        found.ok_or_else(|| "no worker".into())
     }
 
     pub fn step(&self, name: &str) -> u64 {

@@ -1,9 +1,7 @@
 //! Runs of several workers: the same training as in one, and one fault ends or restarts all.
 
-use std::{collections::BTreeMap, fs};
-
 use libtest_mimic::{Failed, Trial};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::support::{Workplace, check, wait};
@@ -40,31 +38,6 @@ fn workplace(changes: Value) -> Result<Workplace, Failed> {
     Ok(place)
 }
 
-/// What a run's events say of its training: losses and gradient norms by step, evaluations, the sample.
-fn training(place: &Workplace, name: &str) -> BTreeMap<String, Value> {
-    let told = |event: &Value| {
-        let keys = ["loss", "grad_norm", "targets", "text"];
-        let values: Vec<&Value> = keys.iter().map(|key| &event[*key]).collect();
-        let title = format!("{} {}", event["event"], event["step"]);
-        (title, json!(values))
-    };
-    ["step", "eval", "sample"]
-        .iter()
-        .flat_map(|kind| place.events_named(name, kind))
-        .map(|event| told(&event))
-        .collect()
-}
-
-/// The files of a run's last checkpoint, to the byte.
-fn checkpoint(place: &Workplace, name: &str, step: u64) -> Result<Vec<Vec<u8>>, Failed> {
-    let folder = place.run(name).join(format!("checkpoints/step-{step:08}"));
-    let read = |file: &str| fs::read(folder.join(file));
-    Ok(vec![
-        read("model.safetensors")?,
-        read("optimizer.safetensors")?,
-    ])
-}
-
 fn every_split() -> Result<(), Failed> {
     let splits = [
         json!({ "dp": 2 }),
@@ -85,13 +58,13 @@ fn every_split() -> Result<(), Failed> {
         place
             .train(&["--name", &one, "--set", all])?
             .ended_with(0)?;
-        let (there, here) = (training(&place, &many), training(&place, &one));
+        let (there, here) = (place.training(&many), place.training(&one));
         check(
             there.len() == 15 && there == here,
             format!("{split}: {there:?}\n{here:?}"),
         )?;
         check(
-            checkpoint(&place, &many, 12)? == checkpoint(&place, &one, 12)?,
+            place.checkpoint(&many, 12)? == place.checkpoint(&one, 12)?,
             format!("{split}: the same checkpoint"),
         )?;
         let bytes = |name: &str| {
@@ -110,27 +83,6 @@ fn every_split() -> Result<(), Failed> {
     Ok(())
 }
 
-/// The process that hosts one rank.
-fn worker_of(place: &Workplace, name: &str, rank: usize) -> Result<Pid, Failed> {
-    let (folder, number) = (place.run(name), format!("--worker={rank}"));
-    let folder = folder.display().to_string();
-    let mut found = None;
-    wait("the worker", || {
-        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-        found = processes
-            .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-            .find(|pid| {
-                let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-                let mut arguments = line.split(|&byte| byte == 0);
-                let names = |text: &str| arguments.clone().any(|part| part == text.as_bytes());
-                names(&folder) && names(&number) && arguments.next().is_some()
-            })
-            .and_then(Pid::from_raw);
-        found.is_some()
-    })?;
-    found.ok_or_else(|| "no worker".into())
-}
-
 fn killed_worker() -> Result<(), Failed> {
     let place = workplace(json!({ "stop": { "steps": 150 } }))?;
     let all = "ranks_per_worker=all";
@@ -141,7 +93,7 @@ fn killed_worker() -> Result<(), Failed> {
     for (rank, step) in [(1, 20), (0, 60)] {
         place.wait_for_step("killed", step)?;
         let lives = place.events_named("killed", "restart").len();
-        kill_process(worker_of(&place, "killed", rank)?, Signal::KILL)?;
+        kill_process(place.worker("killed", rank)?, Signal::KILL)?;
         wait("the next life", || {
             place.events_named("killed", "restart").len() > lives
         })?;
@@ -153,7 +105,7 @@ fn killed_worker() -> Result<(), Failed> {
         check(restart["cause"] == expected, restart.to_string())?;
     }
     check(
-        training(&place, "killed") == training(&place, "clean"),
+        place.training("killed") == place.training("clean"),
         "every number is the same to the bit",
     )
 }
@@ -189,7 +141,7 @@ fn frozen_worker() -> Result<(), Failed> {
     }))?;
     let mut front = place.train_aside(&["--plain"])?;
     place.wait_for_step("tiny", 3)?;
-    kill_process(worker_of(&place, "tiny", 1)?, Signal::STOP)?;
+    kill_process(place.worker("tiny", 1)?, Signal::STOP)?;
     check(front.code()? == Some(1), front.said())?;
     let (_, reason) = place.wait_for_end("tiny")?;
     check(
@@ -215,7 +167,7 @@ fn stop_and_resume() -> Result<(), Failed> {
     check(n_steps < 100, "stopped before its end")?;
     place.capstan(&["resume", "stopped"])?.ended_with(0)?;
     check(
-        training(&place, "stopped") == training(&place, "clean"),
+        place.training("stopped") == place.training("clean"),
         "every number is the same to the bit",
     )
 }
