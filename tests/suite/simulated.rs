@@ -1,5 +1,7 @@
 //! The unchanged programs on simulated NVIDIA GPUs: a libtorch_cuda, an NCCL and an NVML that compute on the CPU.
 
+#[path = "simulated/counts.rs"]
+mod counts;
 #[path = "simulated/libraries.rs"]
 mod libraries;
 #[path = "simulated/life.rs"]
@@ -23,6 +25,14 @@ pub fn trials() -> Vec<Trial> {
     trials.extend(rows());
     trials.extend(overlaps());
     trials.extend(lives());
+    trials.extend([
+        trial("counts::a_step_costs_what_the_table_says", counts::steps),
+        trial(
+            "counts::an_evaluation_costs_what_the_table_says",
+            counts::evaluations,
+        ),
+        trial("counts::the_host_waits_once_a_step", counts::waits),
+    ]);
     trials
 }
 

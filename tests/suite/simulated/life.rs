@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     splits::{self, Bound, merged},
-    training::{RUN, Training, with_cards},
+    training::{RUN, Training, on_cpu, with_cards},
 };
 use crate::support::{Workplace, check, wait};
 
@@ -264,7 +264,7 @@ fn cards_of(place: &Workplace, name: &str) -> Result<Vec<String>, Failed> {
 /// `CUDA_VISIBLE_DEVICES` by index and by UUID, in an order of its own: workers see exactly those, by their UUIDs, whatever
 /// order NVML has (the stand-in's is that of buses turned round).
 pub fn visible() -> Result<(), Failed> {
-    let cpu = splits::named("ddp").ok_or("no such row")?;
+    let cpu = on_cpu(&splits::named("ddp").ok_or("no such row")?)?;
     for (list, cards) in [
         ("2,0", ["GPU-00000003", "GPU-00000001"]),
         (
@@ -301,7 +301,7 @@ pub fn visible() -> Result<(), Failed> {
         configure(&place, "ddp", json!({ "devices": "auto" }))?;
         place.train(&["--name", RUN])?.ended_with(0)?;
         check(cards_of(&place, RUN)? == cards, "the plan counts them so")?;
-        Training::of(&place, RUN)?.is_like(&super::training::on_cpu(&cpu)?, Bound::Exact)?;
+        Training::of(&place, RUN)?.is_like(&cpu, Bound::Exact)?;
     }
     Ok(())
 }
