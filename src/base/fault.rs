@@ -5,6 +5,8 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use super::brief::Brief;
+
 /// What went wrong, where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -13,7 +15,7 @@ pub struct Fault {
     pub step: u64,
     /// What the rank was doing.
     pub operation: String,
-    pub cause: String,
+    pub cause: Brief,
     /// Whether starting again from a checkpoint may help.
     pub retry: bool,
 }

@@ -162,7 +162,7 @@ mod tests {
                 rank: 1,
                 step: 3,
                 operation: "forward".to_owned(),
-                cause: "a test".to_owned(),
+                cause: "a test".into(),
                 retry: false,
             });
             assert_eq!(waiting.join().expect("no panic").map(|_| ()), Err(Poisoned));

@@ -10,6 +10,7 @@ mod evaluate;
 mod generate;
 mod guard;
 mod inject;
+mod late;
 mod parts;
 mod passes;
 mod rank;

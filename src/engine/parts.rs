@@ -13,7 +13,7 @@ use crate::{
     dist::Groups,
     models::Context,
     parallel::{Parts, vocab},
-    torch::TorchError,
+    torch::{NumberOps, TorchError},
 };
 
 /// A segment's three graphs, with the ranks' meetings between them.
@@ -101,7 +101,7 @@ impl Stepper {
         let run = segment..segment + 1;
         let (grad_around, grad_sum) = match grad {
             // The head's loss has its gradient from the forward pass.
-            None => (None, sum.f_div_scalar(done.divisor.max(1) as f64)?),
+            None => (None, sum.try_div(done.divisor.max(1) as f64)?),
             Some(grad) => self.backward_after(segment, &x, &sum, after, &grad, context)?,
         };
         crew.clock.mark(Phase::Backward)?;

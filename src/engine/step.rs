@@ -3,7 +3,7 @@
 //! The rank's thread is in charge between pieces: it gathers weights, meets tensor-parallel ranks and
 //! lets gradients go. What leaves a piece is detached; a piece's input is a fresh leaf.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use tch::{Kind, Tensor};
 
@@ -18,11 +18,11 @@ use crate::{
     config::Precision,
     data::HostBatch,
     dist::{Communicator, Expected, Groups},
-    models::{self, Context, Dropout, Positions, Segment},
-    nn::{self, Layout, Numbers, ParamStore, Partition, functional},
+    models::{self, Context, Positions, Segment},
+    nn::{self, Layout, MaskKeys, MaskPlaces, Numbers, ParamStore, Partition, functional},
     parallel::{self, Cuts, Piece, Strategy, TensorAxis},
     plan,
-    torch::{TorchError, vjp},
+    torch::{NumberOps, TorchError, vjp},
 };
 
 /// The part of a model that a rank computes, on the rank's device.
@@ -34,8 +34,9 @@ pub struct Stepper {
     chunks: Vec<Vec<Piece>>,
     pub store: ParamStore,
     pub(super) tensor: TensorAxis,
-    device: RankDevice,
+    pub(super) device: RankDevice,
     seed: u64,
+    mask_places: Arc<MaskPlaces>,
     pub(super) model: ModelShape,
     /// Planted: a rank that forgets to add up its inputs' gradients.
     pub forgets_input_grads: bool,
@@ -137,11 +138,13 @@ impl Stepper {
             .collect();
         let mut all: Vec<Option<Box<dyn Segment>>> =
             models::build(model).into_iter().map(Some).collect();
-        let segments = stage
+        let segments: Vec<Box<dyn Segment>> = stage
             .numbers
             .iter()
             .filter_map(|&number| all.get_mut(number).and_then(Option::take))
             .collect();
+        let mask_places = segments.iter().flat_map(|segment| segment.mask_places());
+        let mask_places = Arc::new(MaskPlaces::new(mask_places));
         Self {
             segments,
             roles,
@@ -150,17 +153,19 @@ impl Stepper {
             tensor: recipe.tensor,
             device,
             seed,
+            mask_places,
             model: model.clone(),
             forgets_input_grads: false,
         }
     }
 
-    /// Moves a batch to the rank's device.
+    /// Moves a batch to the rank's device; of a training step, with what its dropout masks are drawn from.
     ///
     /// # Errors
     /// The device has no room.
-    pub fn load(&self, batch: &HostBatch) -> Result<DeviceBatch, TorchError> {
-        DeviceBatch::new(batch, self.device.device)
+    pub fn load(&self, batch: &HostBatch, step: Option<u64>) -> Result<DeviceBatch, TorchError> {
+        let keys = |step| MaskKeys::new(&self.mask_places, self.seed, step, &batch.sample_indices);
+        DeviceBatch::new(batch, step.map(keys), self.device.device)
     }
 
     /// The tensor that the stage before a chunk hands over for `rows` windows of `time` positions.
@@ -190,10 +195,9 @@ impl Stepper {
         chunk: usize,
         batch: DeviceBatch,
         input: Option<Tensor>,
-        step: u64,
         crew: &mut Crew<'_>,
     ) -> Result<(Tensor, Tape), EngineError> {
-        let mut tape = Tape::new(batch, step);
+        let mut tape = Tape::new(batch);
         let mut x = match input {
             Some(input) => input,
             None => tape.batch.inputs.shallow_clone(),
@@ -233,12 +237,8 @@ impl Stepper {
         done: Completion,
         crew: &mut Crew<'_>,
     ) -> Result<Option<Tensor>, EngineError> {
-        let Tape {
-            batch,
-            step,
-            passes,
-        } = tape;
-        let tape = Tape::new(batch, step);
+        let Tape { batch, passes } = tape;
+        let tape = Tape::new(batch);
         let pieces: Vec<Range<usize>> = passes.iter().map(Pass::segments).collect();
         let mut grad = grad;
         for (number, pass) in passes.into_iter().enumerate().rev() {
@@ -342,12 +342,12 @@ impl Stepper {
         step: u64,
     ) -> Result<Option<(usize, String)>, TorchError> {
         let _guard = tch::no_grad_guard();
-        let tape = Tape::new(self.load(batch)?, step);
+        let batch = self.load(batch, Some(step))?;
         let context = Context {
-            dropout: Some(self.dropout(&tape)),
-            positions: Positions::all(tape.batch.inputs.size()[1]),
+            dropout: batch.mask_keys.as_ref(),
+            positions: Positions::all(batch.inputs.size()[1]),
         };
-        let mut x = tape.batch.inputs.shallow_clone();
+        let mut x = batch.inputs.shallow_clone();
         for (number, segment) in self.segments.iter().enumerate() {
             x = segment.forward(self.store.weights(number), &x, &context)?;
             if !nn::is_finite(&x)? {
@@ -429,17 +429,9 @@ impl Stepper {
         self.tensor.positions(time, tp.rank(), tp.world())
     }
 
-    fn dropout<'a>(&self, tape: &'a Tape) -> Dropout<'a> {
-        Dropout {
-            seed: self.seed,
-            step: tape.step,
-            samples: &tape.batch.samples,
-        }
-    }
-
     fn context<'a>(&self, tape: &'a Tape, tp: &dyn Communicator) -> Context<'a> {
         Context {
-            dropout: Some(self.dropout(tape)),
+            dropout: tape.batch.mask_keys.as_ref(),
             positions: self.positions(tape.batch.inputs.size()[1], tp),
         }
     }
@@ -500,7 +492,7 @@ impl Stepper {
         };
         let grad = match grad {
             Some(grad) => grad,
-            None => output.f_full_like(1.0 / done.divisor.max(1) as f64)?,
+            None => output.try_full_like(1.0 / done.divisor.max(1) as f64)?,
         };
         let wants_input = self.roles[segments.start] != Role::Embedding;
         let inputs: &[&Tensor] = if wants_input { &[&input] } else { &[] };

@@ -9,8 +9,6 @@ use super::{batch::DeviceBatch, parts::PartsPass};
 /// One micro-batch's way through a chunk.
 pub struct Tape {
     pub(super) batch: DeviceBatch,
-    /// The step's number from 1; dropout masks depend on it.
-    pub(super) step: u64,
     pub(super) passes: Vec<Pass>,
 }
 
@@ -29,10 +27,9 @@ pub(super) struct SpanPass {
 }
 
 impl Tape {
-    pub(super) fn new(batch: DeviceBatch, step: u64) -> Self {
+    pub(super) fn new(batch: DeviceBatch) -> Self {
         Self {
             batch,
-            step,
             passes: Vec::new(),
         }
     }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Reading;
-use crate::base::nonfinite;
+use crate::base::{brief::Brief, nonfinite};
 
 /// Version of the event log's format, in every `run` event.
 pub const EVENT_VERSION: u32 = 1;
@@ -125,7 +125,7 @@ pub enum Event {
         rank: usize,
         step: u64,
         operation: String,
-        cause: String,
+        cause: Brief,
         /// Whether starting again from a checkpoint may help.
         retry: bool,
     },

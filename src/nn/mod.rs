@@ -1,6 +1,6 @@
 //! Layers, losses, parameters and their initialisation.
 
-pub mod dropout;
+mod dropout;
 pub mod functional;
 mod gathered;
 mod gradients;
@@ -13,6 +13,7 @@ mod rotary;
 mod shard;
 mod weights;
 
+pub use dropout::{MaskKeys, MaskPlaces, Part};
 pub use gradients::NotFinite;
 pub use layout::{FlatRange, Layout};
 pub use numbers::{Numbers, is_finite};

@@ -9,7 +9,7 @@ use crate::{
     arch::Shard,
     data::IGNORED_TARGET,
     dist::{CommError, Communicator, Reduction},
-    torch::TorchError,
+    torch::{NumberOps, TorchError},
 };
 
 /// The loss summed over valid targets, and its gradient with respect to this rank's logits.
@@ -64,13 +64,13 @@ impl Local {
             .f_narrow(1, 0, n_own)?
             .f_to_kind(kind)?;
         let targets = targets.f_view([-1])?;
-        let shifted = targets.f_sub_scalar(first)?;
-        let is_own = shifted.f_ge(0)?.f_logical_and(&shifted.f_lt(n_own)?)?;
+        let shifted = targets.try_sub(first)?;
+        let is_own = shifted.try_ge(0)?.f_logical_and(&shifted.try_lt(n_own)?)?;
         Ok(Self {
             logits: own,
-            is_valid: targets.f_ne(IGNORED_TARGET)?,
+            is_valid: targets.try_ne(IGNORED_TARGET)?,
             own_target: shifted
-                .f_masked_fill(&is_own.f_logical_not()?, 0)?
+                .try_masked_fill(&is_own.f_logical_not()?, 0)?
                 .f_unsqueeze(1)?,
             is_own,
         })
@@ -84,11 +84,8 @@ impl Local {
     fn highest(&self) -> Result<Tensor, TorchError> {
         if self.is_empty() {
             let options = (self.logits.kind(), self.logits.device());
-            return Ok(Tensor::f_full(
-                [self.logits.size()[0]],
-                f64::NEG_INFINITY,
-                options,
-            )?);
+            let shape = &self.logits.size()[..1];
+            return Tensor::try_full(shape, f64::NEG_INFINITY, options);
         }
         Ok(self.logits.f_amax([1i64].as_slice(), false)?)
     }
@@ -103,7 +100,7 @@ impl Local {
                 .logits
                 .f_gather(1, &self.own_target, false)?
                 .f_squeeze_dim(1)?
-                .f_masked_fill(&self.is_own.f_logical_not()?, 0.0)?,
+                .try_masked_fill(&self.is_own.f_logical_not()?, 0.0)?,
         };
         Ok((exponentials, Tensor::f_stack(&[sum, target], 0)?))
     }
@@ -119,14 +116,14 @@ impl Local {
         let is_ignored = self.is_valid.f_logical_not()?;
         let losses = sum.f_log()?.f_add(highest)?.f_sub(&target)?;
         let loss = losses
-            .f_masked_fill(&is_ignored, 0.0)?
+            .try_masked_fill(&is_ignored, 0.0)?
             .f_sum(losses.kind())?;
         let mut own = exponentials.f_div(&sum.f_unsqueeze(1)?)?;
         if !self.is_empty() {
             let minus_one = self.is_own.f_to_kind(own.kind())?.f_neg()?.f_unsqueeze(1)?;
             own = own.f_scatter_add(1, &self.own_target, &minus_one)?;
         }
-        let own = own.f_masked_fill(&is_ignored.f_unsqueeze(1)?, 0.0)?;
+        let own = own.try_masked_fill(&is_ignored.f_unsqueeze(1)?, 0.0)?;
         let grad = Tensor::f_zeros(
             [own.size()[0], logits.size()[2]],
             (logits.kind(), logits.device()),

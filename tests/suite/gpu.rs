@@ -37,7 +37,7 @@ fn nccl_world_of_one() -> Result<(), Failed> {
     nccl::probe()?;
     let stream = device.stream.ok_or("a GPU rank has a stream")?;
     let mut comm = NcclComm::join(UniqueId::new()?, 0, 1, stream, Stream::from_pool(0)?)?;
-    let buffer = Tensor::f_full([1 << 20], 2.5, (Kind::Float, device.device))?;
+    let buffer = Tensor::full([1 << 20], 2.5, (Kind::Float, device.device));
     comm.start_all_reduce(&buffer, Reduction::Sum)?;
     comm.start_reduce(&buffer, 0)?;
     comm.start_broadcast(&buffer, 0)?;
