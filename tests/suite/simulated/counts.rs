@@ -111,8 +111,14 @@ fn plus(sum: Value, line: &Value) -> Value {
 fn half_of_difference(long: &Value, short: &Value) -> Value {
     let entries = long.as_object().into_iter().flatten();
     let halves = entries.map(|(key, value)| {
-        let half = match value.as_f64() {
-            Some(number) => json!((number - short[key].as_f64().unwrap_or(0.0)) / 2.0),
+        let half = match value.as_u64() {
+            Some(number) => {
+                let more = number.saturating_sub(short[key].as_u64().unwrap_or(0));
+                match more % 2 {
+                    0 => json!(more / 2),
+                    _ => json!(more as f64 / 2.0),
+                }
+            }
             None => half_of_difference(value, &short[key]),
         };
         (key.clone(), half)
