@@ -145,7 +145,7 @@ impl Overlap {
             "0"
         };
         let planted = [("SIMGPU_SKIP_WAIT", kind), ("SIMGPU_SKIP_WAIT_AFTER", kept)];
-        let changes = json!({ "restart": { "max": 0, "hang_after_s": 5 } });
+        let changes = json!({ "restart": { "max": 0, "hang_after_s": 30 } });
         let run = Planted::run(&split, changes, &[variables, &planted].concat())?;
         Ok((split, run))
     }
