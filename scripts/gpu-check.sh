@@ -3,7 +3,7 @@
 #
 #   1 capstan doctor, topology  4 sensors = nvidia-smi's            7 GPT-2 and Llama in bf16 against PyTorch
 #   2 hello on CUDA             5 two ranks on one GPU = one rank   8 throughput with and without the UI (benches/ui.py)
-#   3 NCCL, a world of one      6 fp32 on the GPU = fp32 on the CPU   4 to 7: benches/gpu_check.py
+#   3 streams, events, NCCL     6 fp32 on the GPU = fp32 on the CPU   4 to 7: benches/gpu_check.py
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -27,12 +27,8 @@ nvidia-smi topo --matrix
 step "2. hello on CUDA"
 "$CAPSTAN" train configs/hello.json --layout dp=1 --set 'devices=[0]' --plain --runs-dir "$scratch"
 
-step "3. NCCL with a world of one"
-env -u LIBTORCH cargo test --release --test suite -- nccl_world_of_one | tee "$scratch/nccl.log"
-if ! grep -qE '^test result: ok\. [1-9][0-9]* passed' "$scratch/nccl.log"; then
-  echo "gpu-check: the test of NCCL did not run" >&2
-  exit 1
-fi
+step "3. streams, events, NCCL with a world of one"
+target/release/capstan-worker self-test
 
 # 4 to 7, which compare numbers.
 python3 benches/gpu_check.py "$@"

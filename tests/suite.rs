@@ -31,6 +31,8 @@ mod reference;
 mod refused_weights;
 #[path = "suite/registry.rs"]
 mod registry;
+#[path = "suite/remedies.rs"]
+mod remedies;
 #[path = "suite/resume.rs"]
 mod resume;
 #[path = "suite/screen.rs"]
@@ -70,6 +72,7 @@ fn main() {
         reference::trials(),
         refused_weights::trials(),
         registry::trials(),
+        remedies::trials(),
         resume::trials(),
         sensors::trials(),
         simulated::trials(),

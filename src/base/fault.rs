@@ -5,6 +5,28 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use serde::{Deserialize, Serialize};
+
+/// Faults that are met in a way of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FaultKind {
+    #[default]
+    Other,
+    /// A loss or a gradient norm is NaN or infinity.
+    NotFinite,
+    /// A GPU has no memory left for a tensor.
+    OutOfMemory,
+}
+
+impl FaultKind {
+    /// Whether nothing is known of the fault but its words.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    pub fn is_other(&self) -> bool {
+        *self == Self::Other
+    }
+}
+
 /// What went wrong, where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -14,6 +36,7 @@ pub struct Fault {
     /// What the rank was doing.
     pub operation: String,
     pub cause: String,
+    pub kind: FaultKind,
     /// Whether starting again from a checkpoint may help.
     pub retry: bool,
 }

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     base::{
-        fault::{Fault, FaultCell},
+        fault::{Fault, FaultCell, FaultKind},
         hub::Spoke,
     },
     checkpoint::Loaded,
@@ -28,6 +28,7 @@ use crate::{
     data::Prepared,
     dist::{GroupEnds, HostGroup, Membership, RankProgress, Seating},
     event::{Control, Event},
+    hw::Device,
     plan::{Communicator, RunPlan},
     torch::{TorchError, memory, runtime},
     weights::Pretrained,
@@ -127,6 +128,7 @@ impl Crew {
                     step: 0,
                     operation: "starting".to_owned(),
                     cause: format!("no thread for a rank: {error}"),
+                    kind: FaultKind::Other,
                     retry: false,
                 });
             }
@@ -195,6 +197,7 @@ impl Crew {
             step,
             operation,
             cause,
+            kind,
             retry,
         } = fault.clone();
         emit(Event::Fault {
@@ -202,6 +205,7 @@ impl Crew {
             step,
             operation,
             cause,
+            kind,
             retry,
         });
         Ending::Faulted(fault)
@@ -211,13 +215,13 @@ impl Crew {
 /// A rank's thread. A rank that fails parks with its memory intact, since others may be reading it.
 fn live(job: Arc<Job>, seat: Seat, fault: &FaultCell, events: &Sender<Message>) {
     let (rank_number, number, progress) = (seat.rank, seat.number(), Arc::clone(&seat.progress));
-    let has_other_workers = job.plan.n_workers > 1;
+    let (has_other_workers, device) = (job.plan.n_workers > 1, job.plan.ranks[seat.rank].device);
     let mut rank = None;
     let lived = panic::catch_unwind(AssertUnwindSafe(|| {
         let rank = rank.insert(Rank::new(job, seat)?);
         rank.run()
     }));
-    let (cause, retry) = match lived {
+    let (cause, kind, retry) = match lived {
         Ok(Ok(finish)) => {
             let _ = events.send(Message::Finished {
                 seat: number,
@@ -234,9 +238,13 @@ fn live(job: Arc<Job>, seat: Seat, fault: &FaultCell, events: &Sender<Message>) 
             if let Some(details) = error.details() {
                 eprintln!("rank {rank_number}: {details}");
             }
-            (error.to_string(), error.may_help_to_retry())
+            let kind = error.kind(has_no_memory(device));
+            (error.to_string(), kind, error.may_help_to_retry())
         }
-        Err(payload) => (format!("panic: {}", panic_text(payload.as_ref())), true),
+        Err(payload) => {
+            let text = format!("panic: {}", panic_text(payload.as_ref()));
+            (text, FaultKind::Other, true)
+        }
     };
     let operation = progress.operation().to_owned();
     fault.poison(Fault {
@@ -244,10 +252,19 @@ fn live(job: Arc<Job>, seat: Seat, fault: &FaultCell, events: &Sender<Message>) 
         step: progress.step(),
         operation,
         cause,
+        kind,
         retry,
     });
     let _ = events.send(Message::Failed);
     park()
+}
+
+/// Whether a GPU refused a tensor its memory; on a CPU the kernel ends the process instead.
+fn has_no_memory(device: Device) -> bool {
+    match device {
+        Device::Cpu => false,
+        Device::Cuda(index) => memory::refusals_of_gpu(index).is_ok_and(|refusals| refusals > 0),
+    }
 }
 
 fn park() -> ! {
@@ -278,6 +295,7 @@ fn hang(stuck: &RankProgress, n_lanes: usize) -> Fault {
             rank,
             stuck.collective
         ),
+        kind: FaultKind::Other,
         retry: true,
     }
 }
