@@ -15,6 +15,9 @@ use crate::{
     torch::TorchError,
 };
 
+/// The head multiplies with the embedding's table.
+const OUTPUT_EMBEDDING: &str = "wte.weight";
+
 /// Embedding, attention and MLP of each layer, head.
 pub fn segments(shape: &GptShape) -> Vec<Box<dyn Segment>> {
     let mut segments: Vec<Box<dyn Segment>> = vec![Box::new(Embedding {
@@ -192,7 +195,11 @@ impl Segment for Head {
         h_btd: &Tensor,
         _: &Context<'_>,
     ) -> Result<Tensor, TorchError> {
-        Ok(h_btd.f_matmul(&weights.get("wte.weight")?.f_tr()?)?)
+        Ok(h_btd.f_matmul(&weights.get(OUTPUT_EMBEDDING)?.f_tr()?)?)
+    }
+
+    fn output_embedding(&self) -> Option<&'static str> {
+        Some(OUTPUT_EMBEDDING)
     }
 }
 
