@@ -9,7 +9,7 @@ use super::{
     clock::{Phase, StepClock},
     inject::Kind as FaultKind,
     step::{Completion, Crew, Wanted},
-    tape::Tape,
+    tape::{OfStep, Tape},
 };
 use crate::{
     data::{HostBatch, StepBatch},
@@ -63,6 +63,10 @@ impl Passes {
             match action {
                 Action::Forward { chunk, micro } => {
                     let host = &batch.micros[self.number_of(micro, n_micros)];
+                    let step = OfStep {
+                        number: step,
+                        divisor: self.divisor(batch, micro),
+                    };
                     let (output, tape) = self.forward(chunk, host, step, clock)?;
                     kept.insert((chunk, micro), tape);
                     match self.pipeline.after(chunk) {
@@ -76,7 +80,6 @@ impl Passes {
                         TorchError::new("a backward pass before its forward pass")
                     })?;
                     let done = Completion {
-                        divisor: self.divisor(batch, micro),
                         is_last: self.pipeline.n_stages == 1 && micro + 1 == n_micros,
                     };
                     self.backward(chunk, tape, done, clock)?;
@@ -110,10 +113,10 @@ impl Passes {
         &mut self,
         chunk: usize,
         host: &HostBatch,
-        step: u64,
+        step: OfStep,
         clock: &mut StepClock,
     ) -> Result<(Tensor, Tape), EngineError> {
-        let batch = self.stepper.load(host)?;
+        let tape = Tape::new(self.stepper.load(host)?, step);
         let (rows, time) = (host.rows as i64, host.seq_len as i64);
         let input = self.receive(
             Flow::Activation,
@@ -126,7 +129,7 @@ impl Passes {
             groups: &mut self.groups,
             clock,
         };
-        self.stepper.forward(chunk, batch, input, step, &mut crew)
+        self.stepper.forward(chunk, tape, input, &mut crew)
     }
 
     fn backward(

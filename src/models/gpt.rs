@@ -15,6 +15,9 @@ use crate::{
     torch::TorchError,
 };
 
+/// The head multiplies with the embedding's table.
+const OUTPUT_EMBEDDING: &str = "wte.weight";
+
 /// Embedding, attention and MLP of each layer, head.
 pub fn segments(shape: &GptShape) -> Vec<Box<dyn Segment>> {
     let mut segments: Vec<Box<dyn Segment>> = vec![Box::new(Embedding {
@@ -118,10 +121,9 @@ impl Segment for Attention {
         let shard = weights.shard();
         let heads = self.n_head / shard.of as i64;
         let qkv = functional::linear(weights, "attn.c_attn", h_btd)?;
-        let qkv = qkv
-            .f_view([batch, time, 3, heads, -1])?
-            .f_permute([2, 0, 3, 1, 4])?;
-        let [q, k, v] = [0, 1, 2].map(|part| qkv.f_select(0, part));
+        // One operator gives all three, so that one operator takes their gradients and puts them side by side.
+        let parts_bthd = qkv.f_view([batch, time, 3, heads, -1])?.f_unbind(2)?;
+        let [q, k, v] = [0, 1, 2].map(|part| parts_bthd[part].f_transpose(1, 2));
         let y_bhtd = self.attend([&q?, &k?, &v?], shard, context)?;
         let y_btd = y_bhtd.f_transpose(1, 2)?.f_reshape([batch, time, -1])?;
         Ok(y_btd.f_matmul(weights.get("attn.c_proj.weight")?)?)
@@ -193,7 +195,11 @@ impl Segment for Head {
         h_btd: &Tensor,
         _: &Context<'_>,
     ) -> Result<Tensor, TorchError> {
-        Ok(h_btd.f_matmul(&weights.get("wte.weight")?.f_tr()?)?)
+        Ok(h_btd.f_matmul(&weights.get(OUTPUT_EMBEDDING)?.f_tr()?)?)
+    }
+
+    fn output_embedding(&self) -> Option<&'static str> {
+        Some(OUTPUT_EMBEDDING)
     }
 }
 
