@@ -7,6 +7,8 @@ use std::sync::{
 
 use serde::{Deserialize, Serialize};
 
+use super::brief::Brief;
+
 /// Faults that are met in a way of their own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -35,7 +37,7 @@ pub struct Fault {
     pub step: u64,
     /// What the rank was doing.
     pub operation: String,
-    pub cause: String,
+    pub cause: Brief,
     pub kind: FaultKind,
     /// Whether starting again from a checkpoint may help.
     pub retry: bool,

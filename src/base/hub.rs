@@ -192,7 +192,7 @@ impl Spoke {
                 rank: self.worker,
                 step: 0,
                 operation: "speaking to other workers".to_owned(),
-                cause: error.to_string(),
+                cause: error.to_string().into(),
                 kind: FaultKind::Other,
                 retry: true,
             });
@@ -291,7 +291,7 @@ pub mod tests {
                 rank: 1,
                 step: 1,
                 operation: String::new(),
-                cause: String::new(),
+                cause: "a test".into(),
                 kind: FaultKind::Other,
                 retry: false,
             });

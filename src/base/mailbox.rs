@@ -81,7 +81,7 @@ mod tests {
                 rank: 0,
                 step: 1,
                 operation: "forward".to_owned(),
-                cause: "a test".to_owned(),
+                cause: "a test".into(),
                 kind: FaultKind::Other,
                 retry: false,
             });

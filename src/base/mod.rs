@@ -1,5 +1,6 @@
 //! Small parts that every floor uses: units, counter-based randomness, files, clocks.
 
+pub mod brief;
 pub mod clock;
 pub mod fault;
 pub mod fs;

@@ -11,6 +11,7 @@ pub const SHIFTS: [u32; 3] = [30, 27, 31];
 pub const INCREMENT: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// Scrambles 64 bits with two multiplications; a bijection.
+#[inline]
 pub const fn mix(mut x: u64) -> u64 {
     x = (x ^ (x >> SHIFTS[0])).wrapping_mul(MULTIPLIERS[0]);
     x = (x ^ (x >> SHIFTS[1])).wrapping_mul(MULTIPLIERS[1]);
@@ -34,11 +35,13 @@ pub fn name_part(name: &str) -> u64 {
 }
 
 /// The 64 random bits at `index` of the stream `key`.
+#[inline]
 pub const fn bits_at(key: u64, index: u64) -> u64 {
     mix(key.wrapping_add(index.wrapping_mul(INCREMENT)))
 }
 
 /// A number in [0, 1) with 53 random bits.
+#[inline]
 pub fn unit_at(key: u64, index: u64) -> f64 {
     (bits_at(key, index) >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
 }
@@ -49,6 +52,7 @@ pub fn below_at(key: u64, index: u64, n: u64) -> u64 {
 }
 
 /// A standard normal number (Box and Muller, 1958).
+#[inline]
 pub fn normal_at(key: u64, index: u64) -> f64 {
     // 1 - u lies in (0, 1], so that the logarithm is finite.
     let radius = (-2.0 * (1.0 - unit_at(key, 2 * index)).ln()).sqrt();

@@ -162,7 +162,7 @@ mod tests {
                 rank: 1,
                 step: 3,
                 operation: "forward".to_owned(),
-                cause: "a test".to_owned(),
+                cause: "a test".into(),
                 kind: FaultKind::Other,
                 retry: false,
             });

@@ -176,7 +176,7 @@ pub fn restore(
     optimizer: &[(&str, &Tensor)],
 ) -> Result<(), CheckpointError> {
     let model = loaded.tensors(MODEL_FILE)?;
-    fill_weights(store, |spec| read(&model, &spec.name, spec))?;
+    store.fill_weights(|spec| read(&model, &spec.name, spec))?;
     if !optimizer.is_empty() {
         let state = loaded.tensors(OPTIMIZER_FILE)?;
         for (buffer_name, buffer) in optimizer {
@@ -193,7 +193,7 @@ pub fn restore(
 /// # Errors
 /// A device fault, or a value that is no finite number; that shapes and types fit has been seen.
 pub fn start_from(pretrained: &Pretrained, store: &ParamStore) -> Result<(), CheckpointError> {
-    fill_weights(store, |spec| {
+    store.fill_weights(|spec| {
         let unfit =
             |reason: String| CheckpointError::DoesNotFit(format!("{}: {reason}", spec.name));
         let stored = pretrained
@@ -207,18 +207,6 @@ pub fn start_from(pretrained: &Pretrained, store: &ParamStore) -> Result<(), Che
             }),
         }
     })
-}
-
-/// Master weights and, where it is another, the copy to compute with.
-fn fill_weights(
-    store: &ParamStore,
-    weights: impl Fn(&ParamSpec) -> Result<Tensor, CheckpointError>,
-) -> Result<(), CheckpointError> {
-    store.fill(store.master(), &weights)?;
-    match store.compute() {
-        Some(copy) if copy.kind() != store.master().kind() => store.fill(copy, &weights),
-        _ => Ok(store.publish(&store.everything())?),
-    }
 }
 
 /// A whole parameter, or what the optimizer holds of it.

@@ -50,6 +50,11 @@ impl<T> HostGroup<T> {
         self.rank
     }
 
+    /// How far the rank is.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
     /// Leaves `value`, waits for all, returns everybody's in rank order.
     ///
     /// # Errors

@@ -4,7 +4,7 @@
 use tch::{Kind, Tensor};
 
 use super::{CommError, Expected, Flow, Links};
-use crate::torch::TorchError;
+use crate::torch::{NumberOps, TorchError};
 
 /// Elements of what is sent: more than any protocol's smallest buffers hold.
 const LEN: i64 = 1 << 18;
@@ -23,9 +23,7 @@ pub fn check_pairs(
     let pattern = |from: usize, to: usize| {
         // Odd, so that no two pairs' patterns agree anywhere.
         let factor = 0x9E37_79B9 + 2 * (from * world + to) as i64;
-        Ok::<_, TorchError>(
-            Tensor::f_arange_start(1, LEN + 1, (Kind::Int64, device))?.f_mul_scalar(factor)?,
-        )
+        Tensor::try_arange(1, LEN + 1, (Kind::Int64, device))?.try_mul(factor)
     };
     // Told at the end: the others are not left waiting.
     let mut changed = None;

@@ -78,6 +78,16 @@ impl Progress {
         self.beat();
     }
 
+    /// Does `body`, in which the rank waits for its own device, whose work may wait for other ranks'. It is no
+    /// collective: some ranks do so more often than others.
+    pub fn waiting_for_device<T>(&self, body: impl FnOnce() -> T) -> T {
+        self.in_collective.store(true, Ordering::Relaxed);
+        self.beat();
+        let result = body();
+        self.leave_collective();
+        result
+    }
+
     /// Says that the rank waits on purpose, or no longer.
     pub fn set_idle(&self, idle: bool) {
         self.idle.store(idle, Ordering::Relaxed);
@@ -136,6 +146,23 @@ impl RankProgress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rank_that_waits_for_its_device_is_not_blamed_before_one_that_does_not_wait() {
+        let ranks: Vec<_> = (0..2).map(|_| Progress::default()).collect();
+        let blamed = || {
+            let ranks = ranks.iter().enumerate();
+            let read = ranks.map(|(rank, progress)| progress.read(rank)).collect();
+            RankProgress::stuck(read, Duration::ZERO).map(|stuck| stuck.rank)
+        };
+        // Rank 1 has not come to the collective of step 4 that rank 0's device is in; rank 0 reads step 3 meanwhile.
+        for progress in &ranks {
+            progress.enter_step(4);
+        }
+        assert_eq!(blamed(), Some(0), "nothing tells the two apart");
+        ranks[0].waiting_for_device(|| assert_eq!(blamed(), Some(1)));
+        assert_eq!(blamed(), Some(0), "it waits no longer, and is no further");
+    }
 
     #[test]
     fn the_rank_furthest_behind_is_named() {

@@ -175,7 +175,7 @@ pub(super) fn garbled(fault: &FaultCell, spoke: &Spoke, error: &dyn std::error::
         rank: spoke.worker(),
         step: 0,
         operation: "reading what another worker said".to_owned(),
-        cause: error.to_string(),
+        cause: error.to_string().into(),
         kind: FaultKind::Other,
         retry: true,
     });

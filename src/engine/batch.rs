@@ -2,7 +2,11 @@
 
 use tch::{Device, Tensor};
 
-use crate::{data::HostBatch, torch::TorchError};
+use crate::{
+    data::HostBatch,
+    nn::MaskKeys,
+    torch::{TorchError, staging},
+};
 
 /// A batch on a rank's device.
 pub struct DeviceBatch {
@@ -10,31 +14,41 @@ pub struct DeviceBatch {
     pub inputs: Tensor,
     /// `[rows, seq_len]`, int64; ignored ones are -1.
     pub targets: Tensor,
-    /// Global sample index of each row.
-    pub samples: Vec<u64>,
+    /// What the rows' dropout masks are drawn from; absent where nothing is dropped.
+    pub mask_keys: Option<MaskKeys>,
 }
 
 impl DeviceBatch {
-    /// Copies a batch; on a GPU through pinned memory, without waiting.
+    /// Brings a batch to a device: to a GPU in one copy out of pinned memory, for which the host does not wait.
     ///
     /// # Errors
     /// The device has no room.
-    pub fn new(batch: &HostBatch, device: Device) -> Result<Self, TorchError> {
+    pub fn new(
+        batch: &HostBatch,
+        mask_keys: Option<MaskKeys>,
+        device: Device,
+    ) -> Result<Self, TorchError> {
         let shape = [batch.rows as i64, batch.seq_len as i64];
-        let move_in = |values: &[i64]| -> Result<Tensor, TorchError> {
-            let host = Tensor::f_from_slice(values)?.f_view(shape)?;
-            Ok(match device {
-                Device::Cpu => host,
-                device => {
-                    host.f_pin_memory(device)?
-                        .f_to_device_(device, host.kind(), true, false)?
-                }
-            })
-        };
+        if device == Device::Cpu {
+            let tensor = |values: &[i64]| Tensor::f_from_slice(values)?.f_view(shape);
+            return Ok(Self {
+                inputs: tensor(&batch.inputs)?,
+                targets: tensor(&batch.targets)?,
+                mask_keys,
+            });
+        }
+        let mut all = batch.inputs.clone();
+        all.extend_from_slice(&batch.targets);
+        all.extend(mask_keys.iter().flat_map(MaskKeys::as_integers));
+        let all = staging::integers(&all, device)?;
+        let n = shape[0] * shape[1];
+        let part = |number: i64| all.f_narrow(0, number * n, n)?.f_view(shape);
+        let (inputs, targets) = (part(0)?, part(1)?);
+        let keys = all.f_narrow(0, 2 * n, all.size()[0] - 2 * n)?;
         Ok(Self {
-            inputs: move_in(&batch.inputs)?,
-            targets: move_in(&batch.targets)?,
-            samples: batch.sample_indices.clone(),
+            inputs,
+            targets,
+            mask_keys: mask_keys.map(|mask_keys| mask_keys.with_copy(keys)),
         })
     }
 }

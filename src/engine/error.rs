@@ -26,7 +26,7 @@ pub enum EngineError {
     /// Each worker reads its checkpoint by itself.
     #[error("the ranks would go on from different steps: {steps:?}")]
     Apart { steps: Vec<u64> },
-    /// Training has diverged; the weights are those before the bad step.
+    /// Training has diverged. Where the norm is not finite, the weights are those before the bad step.
     #[error("the {what} is no finite number; {place}")]
     NotFinite { what: &'static str, place: String },
 }
@@ -62,8 +62,7 @@ impl EngineError {
         else {
             return None;
         };
-        let is_more = error.details.trim() != error.message;
-        is_more.then_some(error.details.as_str())
+        error.has_more().then_some(error.details.as_str())
     }
 
     /// Whether another rank's error is behind it.

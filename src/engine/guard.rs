@@ -41,8 +41,8 @@ impl fmt::Display for Origin {
 
 /// Looks for one in this rank's part of a step whose gradients stand in the buffers.
 ///
-/// The bad update was not made (the optimizer saw the norm), so the same forward pass can be run again,
-/// segment by segment.
+/// The bad update was not made (the optimizer saw the norm), nor any after it, so the same forward pass can be run
+/// again, segment by segment.
 ///
 /// # Errors
 /// libtorch's.

@@ -24,8 +24,10 @@ pub enum Kind {
     Hang,
     /// The process dies by a signal.
     Abort,
-    /// Not a number in this rank's gradients.
+    /// Not a number in this rank's weights.
     NanGrad,
+    /// Not a number in this rank's gradients of one step, once they are complete; the weights stay.
+    BrokenGrad,
     /// Losses are averaged per micro-batch: the classic mistake with uneven counts.
     MeanOfMeans,
     /// Tensor-parallel ranks do not add up the gradients of their cores' inputs.
@@ -52,6 +54,7 @@ impl FromStr for Injection {
             "hang" => Kind::Hang,
             "abort" => Kind::Abort,
             "nan-grad" => Kind::NanGrad,
+            "broken-grad" => Kind::BrokenGrad,
             "mean-of-means" => Kind::MeanOfMeans,
             "missing-reduction" => Kind::MissingReduction,
             "wrong-micro-batch" => Kind::WrongMicroBatch,
@@ -97,6 +100,7 @@ impl Injection {
             },
             Kind::Abort => std::process::abort(),
             Kind::NanGrad
+            | Kind::BrokenGrad
             | Kind::MeanOfMeans
             | Kind::MissingReduction
             | Kind::WrongMicroBatch

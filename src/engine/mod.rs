@@ -11,6 +11,7 @@ mod generate;
 mod guard;
 mod head;
 mod inject;
+mod late;
 mod parts;
 mod passes;
 mod rank;

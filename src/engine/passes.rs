@@ -8,6 +8,7 @@ use super::{
     EngineError, Stepper,
     clock::{Phase, StepClock},
     inject::Kind as FaultKind,
+    late::LateLoss,
     step::{Completion, Crew, Wanted},
     tape::{OfStep, Tape},
 };
@@ -116,7 +117,7 @@ impl Passes {
         step: OfStep,
         clock: &mut StepClock,
     ) -> Result<(Tensor, Tape), EngineError> {
-        let tape = Tape::new(self.stepper.load(host)?, step);
+        let tape = Tape::new(self.stepper.load(host, Some(step.number))?, step);
         let (rows, time) = (host.rows as i64, host.seq_len as i64);
         let input = self.receive(
             Flow::Activation,
@@ -214,7 +215,7 @@ impl Passes {
     /// A forward pass with nothing kept, through all chunks of all stages; its result on ranks of the last.
     fn infer(&mut self, host: &HostBatch, wanted: Wanted) -> Result<Option<Tensor>, EngineError> {
         let extent = (host.rows as i64, host.seq_len as i64);
-        let batch = self.stepper.load(host)?;
+        let batch = self.stepper.load(host, None)?;
         let mut result = None;
         for chunk in 0..self.pipeline.n_chunks {
             let input = match self.pipeline.before(chunk) {
@@ -240,13 +241,14 @@ impl Passes {
         Ok(result)
     }
 
-    /// Loss summed over the valid targets of a batch, in fp64, on ranks of the last stage.
+    /// Loss summed over the valid targets of a batch, in fp64, on ranks of the last stage. On a GPU it has been
+    /// launched, and is read when it has arrived.
     ///
     /// # Errors
     /// libtorch's, or a failed collective.
-    pub fn loss_sum(&mut self, batch: HostBatch) -> Result<Option<f64>, EngineError> {
+    pub fn loss_sum(&mut self, batch: HostBatch) -> Result<LateLoss, EngineError> {
         let loss = self.infer(&batch, Wanted::Loss)?;
-        Ok(loss.map(|loss| loss.f_double_value(&[])).transpose()?)
+        Ok(LateLoss::send(loss.as_ref(), &self.stepper.device)?)
     }
 
     /// Logits `[time, vocab]` for a window of tokens, from the `last` positions alone if so asked, on ranks of

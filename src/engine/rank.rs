@@ -1,12 +1,11 @@
 //! One rank's life: set up, step after step, evaluations and saves between them.
 
+mod boundary;
 mod sample;
+mod strike;
 
 use std::{
-    sync::{
-        Arc,
-        mpsc::{Receiver, Sender},
-    },
+    sync::{Arc, mpsc::Sender},
     time::Instant,
 };
 
@@ -15,18 +14,15 @@ use tch::Tensor;
 use super::{
     EngineError, Job, Passes, RankDevice,
     clock::{Phase, StepClock, StepTiming},
-    evaluate, guard,
-    inject::Kind as FaultKind,
+    evaluate,
     passes::StepNumbers,
     save::Saver,
     seat::{self, Equipment, Finish, Message, Note, Orders, Seat},
 };
 use crate::{
-    arch::Sharding,
-    base::rendezvous::Poisoned,
     checkpoint::{self, BestEval, Contribution, Manifest, RunFacts},
-    data::{BatchPlan, EvalWindows, Loader, StepBatch, WindowOrder},
-    event::{Control, Event, Phases, RankStep, Traffic},
+    data::{BatchPlan, EvalWindows, Loader, WindowOrder},
+    event::{Control, Event, Traffic},
     nn::FlatRange,
     optim::{self, Optimizer},
     plan::StopPlan,
@@ -58,6 +54,9 @@ pub struct Rank {
     /// The step of the last save that began.
     last_save: Option<u64>,
     pending: Option<Launched>,
+    /// Whether an update so far was given up because of its gradients, one number on the device: all later ones are
+    /// given up too, until the host has read which step it was.
+    found_inf: Option<Tensor>,
     /// What this lane updates of the flat buffers.
     part: FlatRange,
     /// Optimizer steps launched.
@@ -117,7 +116,7 @@ impl Rank {
                     .map(|folder| Saver::new(folder, job.config.checkpoint.keep))
             })
             .flatten();
-        let clock = StepClock::new(&device);
+        let clock = StepClock::new(&device)?;
         let pending = None;
         Ok(Self {
             job,
@@ -132,6 +131,7 @@ impl Rank {
             saver,
             last_save: None,
             pending,
+            found_inf: None,
             part,
             step,
             tokens,
@@ -148,7 +148,7 @@ impl Rank {
         if self.step == 0 && self.job.config.eval.at_start {
             self.evaluate(false)?;
         }
-        self.clock.restart();
+        self.clock.restart()?;
         while !self.is_complete() {
             let launched = self.launch()?;
             let finished = if self.device.runs_ahead() {
@@ -176,12 +176,14 @@ impl Rank {
         let step = self.step + 1;
         self.seat.progress.enter_step(step);
         self.strike(step)?;
+        self.clock.mark(Phase::Other)?;
         self.seat.progress.enter("waiting for data");
         let batch = self.loader.next_batch()?;
         self.clock.mark(Phase::Data)?;
         let global_valid = batch.global_valid;
         self.seat.progress.enter("forward and backward");
         let losses = self.passes.train(&batch, step, &mut self.clock)?;
+        self.strike_grads(step)?;
         let lr = optim::lr_at(
             &self.job.config.schedule,
             self.job.config.optimizer.lr(),
@@ -212,7 +214,9 @@ impl Rank {
         {
             let norm = self.passes.grad_norm()?;
             let stats = optim::grad_stats(norm, self.job.config.optimizer.clip())?;
+            let stats = stats.after(self.found_inf.as_ref())?;
             self.optimizer.update(step, lr, &stats)?;
+            self.found_inf = Some(stats.found_inf);
             Some(stats.norm)
         } else {
             None
@@ -221,109 +225,6 @@ impl Rank {
         self.passes.publish(&self.part)?;
         self.clock.mark(Phase::Comm)?;
         Ok(norm)
-    }
-
-    /// Meets the other ranks between two steps: the finished step's numbers, and what has been ordered.
-    fn boundary(&mut self, mut finished: Option<Launched>) -> Result<Orders, EngineError> {
-        let mut note = Note {
-            orders: self.take_orders(),
-            ..Note::default()
-        };
-        let step_time_s = self.clock.lap();
-        let mut phases = Phases::default();
-        if let Some(finished) = &mut finished {
-            let timing = std::mem::take(&mut finished.timing);
-            timing.wait()?;
-            let (loss_sum, grad_norm) = finished.numbers.read()?;
-            // Tensor-parallel ranks all know the same loss.
-            if self.seat.at(&self.job.plan).shard == 0 {
-                note.loss_sum = loss_sum;
-            }
-            note.grad_norm = grad_norm;
-            self.tokens += finished.global_valid;
-            phases = timing.phases(step_time_s)?;
-            self.clock.reuse(timing);
-            note.part = RankStep {
-                rank: self.seat.rank,
-                phases,
-                bytes: finished.traffic,
-                ..RankStep::default()
-            };
-            if self.job.plan.has_own_device(self.seat.rank) {
-                let memory = self.device.memory()?;
-                note.part.memory_bytes = Some(memory.live_bytes);
-                note.part.memory_peak_bytes = Some(memory.peak_bytes);
-            }
-        }
-        note.trained_s = self.trained_s + if finished.is_some() { step_time_s } else { 0.0 };
-        let notes = self.seat.notes.exchange(note)?;
-        self.trained_s = notes[0].trained_s;
-        if let Some(finished) = finished {
-            self.report_step(finished, &notes, phases, step_time_s)?;
-        }
-        Ok(notes[0].orders)
-    }
-
-    fn report_step(
-        &mut self,
-        finished: Launched,
-        notes: &[Note],
-        phases: Phases,
-        step_time_s: f64,
-    ) -> Result<(), EngineError> {
-        let loss_sum: f64 = notes.iter().map(|note| note.loss_sum).sum();
-        let loss = loss_sum / finished.global_valid.max(1) as f64;
-        let grad_norm = notes[0].grad_norm;
-        if self.is_first() {
-            let tokens_per_sec = finished.global_valid as f64 / step_time_s;
-            let plan = &self.job.plan;
-            let lanes = self.seat.n_lanes;
-            self.emit(Event::Step {
-                step: finished.step,
-                loss,
-                lr: finished.lr,
-                grad_norm,
-                tokens: self.tokens,
-                step_time_s,
-                tokens_per_sec,
-                mfu: plan
-                    .peak_flops
-                    .map(|peak| tokens_per_sec * plan.flops_per_token / peak),
-                phases,
-                ranks: notes.chunks(lanes).map(Note::of_lanes).collect(),
-            });
-        }
-        if loss.is_finite() && grad_norm.is_finite() {
-            return Ok(());
-        }
-        Err(self.not_finite(finished.step, loss)?)
-    }
-
-    /// All ranks look for where a value that is no number came from; the one nearest to its origin says so.
-    fn not_finite(&mut self, step: u64, loss: f64) -> Result<EngineError, EngineError> {
-        let train = &self.job.data.train;
-        let batch = StepBatch::read(train, &self.order, &self.batches, step - 1);
-        if self.device.runs_ahead() {
-            // The buffers hold the next step's gradients by now.
-            self.passes.train(&batch, step, &mut self.clock)?;
-        }
-        let stage = self.seat.at(&self.job.plan).stage;
-        let own = guard::look(&self.passes.stepper, stage, batch, step)?;
-        let origins = self.seat.origins.exchange(own)?;
-        let found = origins.iter().enumerate();
-        let found = found.filter_map(|(seat, origin)| Some((origin.as_ref()?, seat)));
-        let (place, speaker) = match found.min() {
-            Some((origin, seat)) => (origin.to_string(), seat),
-            None => ("all weights and gradients are finite".to_owned(), 0),
-        };
-        let what = match loss.is_finite() {
-            true => "gradient norm",
-            false => "loss",
-        };
-        Ok(match speaker == self.seat.number() {
-            true => EngineError::NotFinite { what, place },
-            false => Poisoned.into(),
-        })
     }
 
     /// What lies between two steps: evaluation, checkpoint, pause, stop.
@@ -368,7 +269,7 @@ impl Rank {
         }
         // What was moved meanwhile is no step's.
         let _ = self.passes.take_traffic();
-        self.clock.restart();
+        self.clock.restart()?;
         Ok(None)
     }
 
@@ -479,7 +380,7 @@ impl Rank {
             plan.micro_batch,
             turn,
             &self.seat.losses,
-            |batch| Ok(passes.loss_sum(batch)?.filter(|_| at.shard == 0)),
+            |batch| Ok(passes.loss_sum(batch)?.of_reporter(at.shard == 0)),
             on_batch,
         )?;
         self.emit_from_first(Event::Eval {
@@ -579,46 +480,10 @@ impl Rank {
             StopPlan::Steps { steps } => steps,
             StopPlan::Seconds { .. } if self.trained_s <= 0.0 => u64::MAX,
             StopPlan::Seconds { seconds } => {
-                (self.step as f64 * seconds / self.trained_s).ceil() as u64
+                let finished = self.step - u64::from(self.pending.is_some());
+                (finished as f64 * seconds / self.trained_s).ceil() as u64
             }
         }
-    }
-
-    fn take_orders(&self) -> Orders {
-        let mut orders = Orders::default();
-        let controls = self.seat.controls.iter().flat_map(Receiver::try_iter);
-        for control in controls {
-            match control {
-                Control::Checkpoint => orders.checkpoint = true,
-                Control::Sample => orders.sample = true,
-                Control::Stop | Control::Kill => orders.stop = true,
-                Control::Pause => orders.pause = true,
-                Control::Continue => orders.pause = false,
-            }
-        }
-        orders
-    }
-
-    fn strike(&mut self, step: u64) -> Result<(), EngineError> {
-        let Some(fault) = self.job.inject.filter(|_| self.seat.lane == 0) else {
-            return Ok(());
-        };
-        let store = &self.passes.stepper.store;
-        let _guard = tch::no_grad_guard();
-        if fault.is_due(self.seat.rank, step, FaultKind::NanGrad) {
-            let _ = store.master().f_narrow(0, 0, 1)?.f_fill_(f64::NAN)?;
-        }
-        if fault.is_due(self.seat.rank, step, FaultKind::ShiftedShard) {
-            let shard = store.layout().shard();
-            let cut = store
-                .specs()
-                .find(|spec| shard.cuts(spec) && spec.sharding != Sharding::Vocab);
-            if let Some(spec) = cut {
-                let mut view = store.named_view(store.master(), &spec.name)?;
-                view.f_copy_(&view.f_roll([1i64].as_slice(), [0i64].as_slice())?)?;
-            }
-        }
-        fault.strike(self.seat.rank, step)
     }
 
     /// Whether this seat speaks for all.

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     base::{
+        brief::Brief,
         fault::{Fault, FaultCell, FaultKind},
         hub::Spoke,
     },
@@ -127,7 +128,7 @@ impl Crew {
                     rank,
                     step: 0,
                     operation: "starting".to_owned(),
-                    cause: format!("no thread for a rank: {error}"),
+                    cause: format!("no thread for a rank: {error}").into(),
                     kind: FaultKind::Other,
                     retry: false,
                 });
@@ -235,16 +236,17 @@ fn live(job: Arc<Job>, seat: Seat, fault: &FaultCell, events: &Sender<Message>) 
         }
         Ok(Err(error)) if error.is_consequence() => park(),
         Ok(Err(error)) => {
-            if let Some(details) = error.details() {
+            let (text, retry) = (error.to_string(), error.may_help_to_retry());
+            let cause = Brief::from(&text);
+            let rest = (!cause.is_all_of(&text)).then_some(text.as_str());
+            if let Some(details) = error.details().or(rest) {
                 eprintln!("rank {rank_number}: {details}");
             }
             let kind = error.kind(has_no_memory(device));
-            (error.to_string(), kind, error.may_help_to_retry())
+            (cause, kind, retry)
         }
-        Err(payload) => {
-            let text = format!("panic: {}", panic_text(payload.as_ref()));
-            (text, FaultKind::Other, true)
-        }
+        // The panic's hook has printed all of it.
+        Err(payload) => (panic_cause(payload.as_ref()), FaultKind::Other, true),
     };
     let operation = progress.operation().to_owned();
     fault.poison(Fault {
@@ -273,14 +275,10 @@ fn park() -> ! {
     }
 }
 
-fn panic_text(payload: &(dyn Any + Send)) -> String {
-    let text = payload
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned());
-    let text = text
-        .or_else(|| payload.downcast_ref::<String>().cloned())
-        .unwrap_or_default();
-    text.lines().next().unwrap_or_default().to_owned()
+fn panic_cause(payload: &(dyn Any + Send)) -> Brief {
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    format!("panic: {}", text.unwrap_or("without a word")).into()
 }
 
 fn hang(stuck: &RankProgress, n_lanes: usize) -> Fault {
@@ -294,7 +292,8 @@ fn hang(stuck: &RankProgress, n_lanes: usize) -> Fault {
             stuck.silent_for.as_secs_f64(),
             rank,
             stuck.collective
-        ),
+        )
+        .into(),
         kind: FaultKind::Other,
         retry: true,
     }

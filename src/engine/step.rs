@@ -3,7 +3,7 @@
 //! The rank's thread is in charge between pieces: it gathers weights, meets tensor-parallel ranks and
 //! lets gradients go. What leaves a piece is detached; a piece's input is a fresh leaf.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use tch::{Kind, Tensor};
 
@@ -11,15 +11,15 @@ use super::{
     EngineError, RankDevice,
     batch::DeviceBatch,
     clock::{Phase, StepClock},
-    tape::{OfStep, Pass, SpanPass, Tape},
+    tape::{Pass, SpanPass, Tape},
 };
 use crate::{
     arch::{ModelShape, Role, Shard, StageSpec},
     config::Precision,
     data::HostBatch,
     dist::{Communicator, Expected, Groups},
-    models::{self, Context, Dropout, Positions, Segment},
-    nn::{self, Layout, Numbers, ParamStore, Partition},
+    models::{self, Context, Positions, Segment},
+    nn::{self, Layout, MaskKeys, MaskPlaces, Numbers, ParamStore, Partition},
     parallel::{self, Cuts, Piece, Strategy, TensorAxis},
     plan,
     torch::{TorchError, vjp},
@@ -34,8 +34,9 @@ pub struct Stepper {
     chunks: Vec<Vec<Piece>>,
     pub store: ParamStore,
     pub(super) tensor: TensorAxis,
-    device: RankDevice,
+    pub(super) device: RankDevice,
     seed: u64,
+    mask_places: Arc<MaskPlaces>,
     pub(super) model: ModelShape,
     /// Planted: a rank that forgets to add up its inputs' gradients.
     pub forgets_input_grads: bool,
@@ -135,11 +136,13 @@ impl Stepper {
             .collect();
         let mut all: Vec<Option<Box<dyn Segment>>> =
             models::build(model).into_iter().map(Some).collect();
-        let segments = stage
+        let segments: Vec<Box<dyn Segment>> = stage
             .numbers
             .iter()
             .filter_map(|&number| all.get_mut(number).and_then(Option::take))
             .collect();
+        let mask_places = segments.iter().flat_map(|segment| segment.mask_places());
+        let mask_places = Arc::new(MaskPlaces::new(mask_places));
         Self {
             segments,
             roles,
@@ -148,17 +151,19 @@ impl Stepper {
             tensor: recipe.tensor,
             device,
             seed,
+            mask_places,
             model: model.clone(),
             forgets_input_grads: false,
         }
     }
 
-    /// Moves a batch to the rank's device.
+    /// Moves a batch to the rank's device; of a training step, with what its dropout masks are drawn from.
     ///
     /// # Errors
     /// The device has no room.
-    pub fn load(&self, batch: &HostBatch) -> Result<DeviceBatch, TorchError> {
-        DeviceBatch::new(batch, self.device.device)
+    pub fn load(&self, batch: &HostBatch, step: Option<u64>) -> Result<DeviceBatch, TorchError> {
+        let keys = |step| MaskKeys::new(&self.mask_places, self.seed, step, &batch.sample_indices);
+        DeviceBatch::new(batch, step.map(keys), self.device.device)
     }
 
     /// The tensor that the stage before a chunk hands over for `rows` windows of `time` positions.
@@ -334,16 +339,12 @@ impl Stepper {
         step: u64,
     ) -> Result<Option<(usize, String)>, TorchError> {
         let _guard = tch::no_grad_guard();
-        let step = OfStep {
-            number: step,
-            divisor: 1,
-        };
-        let tape = Tape::new(self.load(batch)?, step);
+        let batch = self.load(batch, Some(step))?;
         let context = Context {
-            dropout: Some(self.dropout(&tape)),
-            positions: Positions::all(tape.batch.inputs.size()[1]),
+            dropout: batch.mask_keys.as_ref(),
+            positions: Positions::all(batch.inputs.size()[1]),
         };
-        let mut x = tape.batch.inputs.shallow_clone();
+        let mut x = batch.inputs.shallow_clone();
         for (number, segment) in self.segments.iter().enumerate() {
             let is_finite = match self.roles[number] {
                 Role::Head => self.has_finite_logits(number, &x, &context)?,
@@ -432,17 +433,9 @@ impl Stepper {
         self.tensor.positions(time, tp.rank(), tp.world())
     }
 
-    fn dropout<'a>(&self, tape: &'a Tape) -> Dropout<'a> {
-        Dropout {
-            seed: self.seed,
-            step: tape.step.number,
-            samples: &tape.batch.samples,
-        }
-    }
-
     fn context<'a>(&self, tape: &'a Tape, tp: &dyn Communicator) -> Context<'a> {
         Context {
-            dropout: Some(self.dropout(tape)),
+            dropout: tape.batch.mask_keys.as_ref(),
             positions: self.positions(tape.batch.inputs.size()[1], tp),
         }
     }

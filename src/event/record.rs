@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Reading;
-use crate::base::{fault::FaultKind, nonfinite};
+use crate::base::{brief::Brief, fault::FaultKind, nonfinite};
 
 /// Version of the event log's format, in every `run` event.
 pub const EVENT_VERSION: u32 = 1;
@@ -128,7 +128,7 @@ pub enum Event {
         rank: usize,
         step: u64,
         operation: String,
-        cause: String,
+        cause: Brief,
         #[serde(default, skip_serializing_if = "FaultKind::is_other")]
         kind: FaultKind,
         /// Whether starting again from a checkpoint may help.

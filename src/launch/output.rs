@@ -6,7 +6,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::event::is_replaced;
+use crate::{
+    event::is_replaced,
+    store::lines::{self, Level},
+};
 
 /// Bytes of a line that are kept; what is beyond is in the file.
 pub const LONGEST_LINE: usize = 64 << 10;
@@ -142,7 +145,8 @@ impl Open {
     }
 }
 
-/// The last line with text that was written to a log from byte `from` on, shortened, without control characters.
+/// The last line with text that was written to a log from byte `from` on, shortened, without control characters. What
+/// only warns is passed over: nobody dies of it.
 pub fn last_line(log: &Path, from: u64) -> Option<String> {
     let mut file = File::open(log).ok()?;
     let end = file.metadata().ok()?.len();
@@ -153,7 +157,9 @@ pub fn last_line(log: &Path, from: u64) -> Option<String> {
     let tail = String::from_utf8_lossy(&tail);
     // After a panic's message stands how to learn more of it.
     let tells = |line: &&str| !line.trim().is_empty() && !line.starts_with("note: run with");
-    let line = tail.lines().rev().find(tells)?;
+    let only_warns = |line: &&str| lines::of_output(line, None).level == Level::Warn;
+    let mut told = tail.lines().rev().filter(tells);
+    let line = told.find(|line| !only_warns(line))?;
     let plain = line.trim().chars().filter(|c| !c.is_control());
     Some(plain.take(QUOTE_CHARS).collect())
 }
@@ -242,5 +248,15 @@ mod tests {
         assert_eq!(last_line(&log, 0).as_deref(), Some("why"));
         fs::write(&log, format!("{}\nend", "é".repeat(40_000))).expect("written");
         assert_eq!(last_line(&log, 0).as_deref(), Some("end"));
+    }
+
+    #[test]
+    fn a_warning_is_nobody_s_cause() {
+        let warning =
+            "[W1128 15:00:00.1 Memory.cpp:7] Warning: it is deprecated (function operator())";
+        let (_folder, path) = log(&format!("rank 0: bad size\n{warning}\n{warning}\n"));
+        assert_eq!(last_line(&path, 0).as_deref(), Some("rank 0: bad size"));
+        let (_folder, path) = log(&format!("{warning}\n"));
+        assert_eq!(last_line(&path, 0), None);
     }
 }

@@ -7,11 +7,7 @@ use tch::Tensor;
 use super::{Context, Segment};
 use crate::{
     arch::{Shard, gpt::GptShape},
-    nn::{
-        Weights,
-        dropout::{self, MaskKey},
-        functional,
-    },
+    nn::{Part, Weights, functional},
     torch::TorchError,
 };
 
@@ -46,6 +42,10 @@ struct Embedding {
 impl Segment for Embedding {
     fn name(&self) -> &str {
         "embedding"
+    }
+
+    fn mask_places(&self) -> Vec<String> {
+        mask_places(self.dropout, &[self.name()])
     }
 
     fn core(
@@ -84,26 +84,31 @@ impl Attention {
         shard: Shard,
         context: &Context<'_>,
     ) -> Result<Tensor, TorchError> {
-        let Some(counters) = context.dropout.filter(|_| self.dropout > 0.0) else {
+        let Some(keys) = context.dropout.filter(|_| self.dropout > 0.0) else {
             return functional::causal_attention(q, k, v);
         };
         let (heads, time) = (q.size()[1], q.size()[2]);
-        let place = format!("{}.weights", self.name);
-        let key = MaskKey {
-            seed: counters.seed,
-            step: counters.step,
-            place: &place,
+        let own = Part {
+            first: shard.index as i64 * heads * time * time,
+            shape: &[heads, time, time],
         };
-        let shape = [self.n_head, time, time];
-        let mask = dropout::mask(key, counters.samples, &shape, self.dropout, q.device())?;
-        let own = mask.f_narrow(1, shard.index as i64 * heads, heads)?;
-        functional::masked_causal_attention(q, k, v, &own)
+        let mask = keys.draw(&self.weights_place(), own, self.dropout, q.kind())?;
+        functional::masked_causal_attention(q, k, v, &mask)
+    }
+
+    /// Where attention weights are dropped.
+    fn weights_place(&self) -> String {
+        format!("{}.weights", self.name)
     }
 }
 
 impl Segment for Attention {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn mask_places(&self) -> Vec<String> {
+        mask_places(self.dropout, &[&self.name, &self.weights_place()])
     }
 
     fn pre(&self, weights: Weights<'_>, x: &Tensor) -> Result<Tensor, TorchError> {
@@ -149,6 +154,10 @@ struct Mlp {
 impl Segment for Mlp {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn mask_places(&self) -> Vec<String> {
+        mask_places(self.dropout, &[&self.name])
     }
 
     fn pre(&self, weights: Weights<'_>, x: &Tensor) -> Result<Tensor, TorchError> {
@@ -219,23 +228,25 @@ fn add_to_stream(
     Ok(x.f_add(&drop_out(place, y, p, context)?)?)
 }
 
+/// The places where masks are drawn, if anything is dropped at all.
+fn mask_places(p: f64, names: &[&str]) -> Vec<String> {
+    let drawn = names.iter().filter(|_| p > 0.0);
+    drawn.map(|&name| name.to_owned()).collect()
+}
+
 fn drop_out(
     place: &str,
     x_btd: Tensor,
     p: f64,
     context: &Context<'_>,
 ) -> Result<Tensor, TorchError> {
-    let Some(counters) = context.dropout.filter(|_| p > 0.0) else {
+    let Some(keys) = context.dropout.filter(|_| p > 0.0) else {
         return Ok(x_btd);
     };
-    let key = MaskKey {
-        seed: counters.seed,
-        step: counters.step,
-        place,
+    let (at, width) = (context.positions, x_btd.size()[2]);
+    let own = Part {
+        first: at.first * width,
+        shape: &[at.len, width],
     };
-    let at = context.positions;
-    let width = x_btd.size()[2];
-    let mask = dropout::mask(key, counters.samples, &[at.of, width], p, x_btd.device())?;
-    let own = mask.f_narrow(1, at.first, at.len)?;
-    Ok(x_btd.f_mul(&own.f_to_kind(x_btd.kind())?)?)
+    Ok(x_btd.f_mul(&keys.draw(place, own, p, x_btd.kind())?)?)
 }

@@ -7,22 +7,18 @@ mod llama;
 
 use tch::Tensor;
 
-use crate::{arch::ModelShape, nn::Weights, torch::TorchError};
+use crate::{
+    arch::ModelShape,
+    nn::{MaskKeys, Weights},
+    torch::TorchError,
+};
 
 /// What a forward pass needs besides weights and input.
 #[derive(Clone, Copy)]
 pub struct Context<'a> {
-    pub dropout: Option<Dropout<'a>>,
+    /// What masks are drawn from; absent where nothing is dropped.
+    pub dropout: Option<&'a MaskKeys>,
     pub positions: Positions,
-}
-
-/// The counters that masks are drawn from.
-#[derive(Clone, Copy)]
-pub struct Dropout<'a> {
-    pub seed: u64,
-    pub step: u64,
-    /// Global index of each sample of the batch.
-    pub samples: &'a [u64],
 }
 
 /// Which positions of its windows a rank holds outside of cores: all, unless sequence parallelism cuts them.
@@ -54,6 +50,11 @@ impl Positions {
 pub trait Segment: Send {
     /// The name in reports.
     fn name(&self) -> &str;
+
+    /// The names under which the segment asks for dropout masks.
+    fn mask_places(&self) -> Vec<String> {
+        Vec::new()
+    }
 
     /// What comes before the core: a norm, or nothing.
     ///

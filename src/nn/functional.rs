@@ -3,7 +3,10 @@
 use tch::{Device, Kind, Tensor};
 
 use super::Weights;
-use crate::{arch::gpt::LAYER_NORM_EPS, torch::TorchError};
+use crate::{
+    arch::gpt::LAYER_NORM_EPS,
+    torch::{NumberOps, TorchError},
+};
 
 /// Rows of the table `name.weight` for token ids `[b, t]`: `[b, t, d]`.
 ///
@@ -18,11 +21,11 @@ pub fn embedding(weights: Weights<'_>, name: &str, tokens: &Tensor) -> Result<Te
         return Ok(Tensor::f_embedding(table, tokens, -1, false, false)?);
     }
     let rows = table.size()[0];
-    let own = tokens.f_sub_scalar(shard.index as i64 * rows)?;
-    let elsewhere = own.f_lt(0)?.f_logical_or(&own.f_ge(rows)?)?;
-    let own = own.f_masked_fill(&elsewhere, 0)?;
+    let own = tokens.try_sub(shard.index as i64 * rows)?;
+    let elsewhere = own.try_lt(0)?.f_logical_or(&own.try_ge(rows)?)?;
+    let own = own.try_masked_fill(&elsewhere, 0)?;
     let y = Tensor::f_embedding(table, &own, -1, false, false)?;
-    Ok(y.f_masked_fill(&elsewhere.f_unsqueeze(-1)?, 0.0)?)
+    y.try_masked_fill(&elsewhere.f_unsqueeze(-1)?, 0.0)
 }
 
 /// `x @ weight + bias` over the last dimension; weight `[in, out]`, bias optional.
@@ -150,10 +153,10 @@ pub fn masked_causal_attention(
     let (time, head_dim) = (size[2], size[3]);
     let scores = q
         .f_matmul(&k.f_transpose(-2, -1)?)?
-        .f_div_scalar((head_dim as f64).sqrt())?;
+        .try_div((head_dim as f64).sqrt())?;
     let future = Tensor::f_ones([time, time], (Kind::Bool, q.device()))?.f_triu(1)?;
     let weights = scores
-        .f_masked_fill(&future, f64::NEG_INFINITY)?
+        .try_masked_fill(&future, f64::NEG_INFINITY)?
         .f_softmax(-1, Kind::Float)?;
     let weights = weights
         .f_to_kind(q.kind())?

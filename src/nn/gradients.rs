@@ -34,7 +34,7 @@ impl ParamStore {
         let is_later = std::mem::replace(&mut self.filled[entry], true);
         let mut view = self.grad_view(entry)?;
         if is_later {
-            let _ = view.f_add_(&grad.f_to_kind(view.kind())?)?;
+            let _ = view.f_add_(grad)?;
         } else {
             view.f_copy_(grad)?;
         }
@@ -231,6 +231,21 @@ mod tests {
                 "step {step}"
             );
         }
+    }
+
+    #[test]
+    fn short_gradients_are_added_without_a_wide_copy_and_with_its_bits() {
+        let mut store = store();
+        let short = (Tensor::arange(84, (Kind::Float, Device::Cpu)) * 0.37).sin() * 3.0;
+        let short = short.to_kind(Kind::BFloat16).view([7, 12]);
+        let first = (Tensor::arange(84, (Kind::Float, Device::Cpu)) * 0.11)
+            .cos()
+            .view([7, 12]);
+        store.begin_step();
+        store.take_grad(0, &first).expect("taken");
+        store.take_grad(0, &short).expect("taken");
+        let expected = &first + short.to_kind(Kind::Float);
+        assert!(store.grad_view(0).expect("there").equal(&expected));
     }
 
     #[test]

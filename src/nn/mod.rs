@@ -1,6 +1,6 @@
 //! Layers, losses, parameters and their initialisation.
 
-pub mod dropout;
+mod dropout;
 pub mod functional;
 mod gathered;
 mod grad_sum;
@@ -14,6 +14,7 @@ mod rotary;
 mod shard;
 mod weights;
 
+pub use dropout::{MaskKeys, MaskPlaces, Part};
 pub use grad_sum::GradSum;
 pub use gradients::NotFinite;
 pub use layout::{FlatRange, Layout};

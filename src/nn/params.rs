@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     arch::ParamSpec,
-    torch::{SharedTensor, TorchError},
+    torch::{SharedTensor, TorchError, staging},
 };
 
 /// One rank's parameters and gradients.
@@ -104,14 +104,7 @@ impl ParamStore {
             Compute::Whole(copy(whole)?)
         };
         let store = Self::with_weights(layout, partition, master, compute, numbers.grads())?;
-        store.fill(&store.master, |spec| init::initial_values(spec, seed))?;
-        // A copy in another type is rounded from the same values, also where the master is but a shard.
-        match &store.compute {
-            Compute::Whole(copy) if is_mixed => {
-                store.fill(copy, |spec| init::initial_values(spec, seed))?
-            }
-            _ => store.publish(&store.everything())?,
-        }
+        store.fill_weights(|spec| init::initial_values(spec, seed))?;
         Ok(store)
     }
 
@@ -401,6 +394,26 @@ impl ParamStore {
         Ok(())
     }
 
+    /// Fills the master weights, and what the model computes with, from whole parameters; asks for each once.
+    ///
+    /// # Errors
+    /// What `values` says, or libtorch.
+    pub fn fill_weights<E: From<TorchError>>(
+        &self,
+        values: impl FnMut(&ParamSpec) -> Result<Tensor, E>,
+    ) -> Result<(), E> {
+        match &self.compute {
+            // Where the master is but a shard, the whole copy is rounded from the same values.
+            Compute::Whole(copy) if !self.is_whole(&self.master) => {
+                self.fill_all(&[&self.master, copy], values)
+            }
+            _ => {
+                self.fill_all(&[&self.master], values)?;
+                Ok(self.publish(&self.everything())?)
+            }
+        }
+    }
+
     /// Fills a buffer of this layout, whole or a shard, with this rank's parts of whole parameters.
     ///
     /// # Errors
@@ -408,20 +421,30 @@ impl ParamStore {
     pub fn fill<E: From<TorchError>>(
         &self,
         buffer: &Tensor,
+        values: impl FnMut(&ParamSpec) -> Result<Tensor, E>,
+    ) -> Result<(), E> {
+        self.fill_all(&[buffer], values)
+    }
+
+    fn fill_all<E: From<TorchError>>(
+        &self,
+        buffers: &[&Tensor],
         mut values: impl FnMut(&ParamSpec) -> Result<Tensor, E>,
     ) -> Result<(), E> {
         let _guard = tch::no_grad_guard();
         for (number, entry) in self.layout.entries.iter().enumerate() {
             let whole = values(&entry.spec)?;
             let part = shard::cut(&whole, &entry.spec, self.layout.shard())?;
-            self.fill_entry(buffer, number, &part)?;
+            for buffer in buffers {
+                self.fill_entry(buffer, number, &part)?;
+            }
         }
         Ok(())
     }
 
     fn fill_entry(&self, buffer: &Tensor, number: usize, part: &Tensor) -> Result<(), TorchError> {
         if self.is_whole(buffer) {
-            return Ok(view(buffer, &self.layout, number, 0)?.f_copy_(part)?);
+            return staging::copy(part, &view(buffer, &self.layout, number, 0)?);
         }
         let entry = &self.layout.entries[number];
         let flat = part.f_reshape([-1])?;
@@ -431,7 +454,7 @@ impl ParamStore {
                 own.whole.start - entry.offset,
                 own.whole.end - own.whole.start,
             )?;
-            self.cut(buffer, &own)?.f_copy_(&values)?;
+            staging::copy(&values, &self.cut(buffer, &own)?)?;
         }
         Ok(())
     }
@@ -495,6 +518,51 @@ mod tests {
                 .double_value(&[0, 0]),
             0.5
         );
+    }
+
+    #[test]
+    fn each_weight_is_asked_for_once_whatever_is_filled() {
+        for (level, precision) in [0, 1, 2, 3]
+            .into_iter()
+            .flat_map(|level| [(level, Precision::Fp32), (level, Precision::Bf16)])
+        {
+            let (n_parts, partition) = match level {
+                0 => (1, Partition::NONE),
+                level => (
+                    2,
+                    Partition {
+                        level,
+                        index: 1,
+                        of: 2,
+                    },
+                ),
+            };
+            let numbers = Numbers::of(precision);
+            let store = ParamStore::new(layout(n_parts), partition, numbers, 1, Device::Cpu);
+            let store = store.expect("room");
+            let mut asked = Vec::new();
+            let filled = store.fill_weights(|spec| {
+                asked.push(spec.name.clone());
+                init::initial_values(spec, 7)
+            });
+            filled.expect("filled");
+            let names: Vec<String> = store.specs().map(|spec| spec.name.clone()).collect();
+            assert_eq!(asked, names, "zero {level}, {precision:?}");
+            let Some(compute) = store.compute() else {
+                continue;
+            };
+            for spec in store.specs() {
+                let rounded = init::initial_values(spec, 7)
+                    .expect("room")
+                    .to_kind(compute.kind());
+                let own = store.named_view(compute, &spec.name).expect("there");
+                assert!(
+                    own.equal(&rounded),
+                    "{}: zero {level}, {precision:?}",
+                    spec.name
+                );
+            }
+        }
     }
 
     #[test]

@@ -7,7 +7,10 @@ use std::{
 
 use tch::{Device, Kind, Tensor};
 
-use crate::{config::Llama3Scaling, torch::TorchError};
+use crate::{
+    config::Llama3Scaling,
+    torch::{NumberOps, TorchError},
+};
 
 /// Turns pairs of a head's numbers by angles that grow with the position.
 ///
@@ -67,7 +70,7 @@ impl Rotary {
     }
 
     fn make(&self, kind: Kind, device: Device) -> Result<Tables, TorchError> {
-        let positions = Tensor::f_arange(self.seq_len, (Kind::Double, Device::Cpu))?;
+        let positions = Tensor::try_arange(0, self.seq_len, (Kind::Double, Device::Cpu))?;
         let angles = positions.f_outer(&Tensor::f_from_slice(&self.frequencies)?)?;
         let table = |halves: [Tensor; 2]| -> Result<Tensor, TorchError> {
             let whole = Tensor::f_cat(&halves, 1)?.f_unsqueeze(1)?;

@@ -8,7 +8,7 @@ use super::{GradStats, Optimizer, cut};
 use crate::{
     config::AdamwConfig,
     nn::{FlatRange, ParamStore, UpdatePiece},
-    torch::{AdamwScalars, AdamwTensors, TorchError, fused_adamw},
+    torch::{AdamwScalars, AdamwTensors, NumberOps, TorchError, fused_adamw},
 };
 
 /// Names of the state buffers.
@@ -125,7 +125,7 @@ impl Adamw {
 
 impl Optimizer for Adamw {
     fn update(&mut self, step: u64, lr: f64, grads: &GradStats) -> Result<(), TorchError> {
-        let step = Tensor::f_full([], step as f64, (Kind::Float, self.device))?;
+        let step = Tensor::try_full(&[], step as f64, (Kind::Float, self.device))?;
         for (views, weight_decay) in [
             (&self.decayed, self.config.weight_decay),
             (&self.undecayed, 0.0),

@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::torch::TorchError;
+use crate::torch::{NumberOps, TorchError};
 
 /// PyTorch's guard against a norm of 0 in `clip_grad_norm_`.
 const NORM_EPS: f64 = 1e-6;
@@ -13,8 +13,22 @@ pub struct GradStats {
     pub norm: Tensor,
     /// Gradients are to be divided by this, one fp32 number of at least 1.
     pub divisor: Tensor,
-    /// 1 where the norm is no number, else 0; one fp32 number.
+    /// 1 where the norm is no number, else 0; one fp32 number. The update is given up then.
     pub found_inf: Tensor,
+}
+
+impl GradStats {
+    /// Gives the update up too where an earlier one was: the host reads a norm when the next update has been launched.
+    ///
+    /// # Errors
+    /// Whatever libtorch throws.
+    pub fn after(self, earlier: Option<&Tensor>) -> Result<Self, TorchError> {
+        let found_inf = match earlier {
+            Some(earlier) => self.found_inf.f_maximum(earlier)?,
+            None => self.found_inf,
+        };
+        Ok(Self { found_inf, ..self })
+    }
 }
 
 /// The sum of squares of several stretches of gradients, one fp64 number: ranks add theirs up.
@@ -35,7 +49,7 @@ pub fn square_sum(grads: &[Tensor], device: Device) -> Result<Tensor, TorchError
 /// Whatever libtorch throws.
 pub fn norm(grads: &Tensor) -> Result<Tensor, TorchError> {
     Ok(match grads.kind() {
-        Kind::BFloat16 => grads.f_norm_scalaropt_dtype(2, Kind::Float)?,
+        Kind::BFloat16 => grads.try_norm(2, Kind::Float)?,
         _ => grads.f_norm()?,
     })
 }
@@ -46,10 +60,7 @@ pub fn norm(grads: &Tensor) -> Result<Tensor, TorchError> {
 /// Whatever libtorch throws.
 pub fn grad_stats(norm: Tensor, clip: Option<f64>) -> Result<GradStats, TorchError> {
     let divisor = match clip {
-        Some(clip) => norm
-            .f_add_scalar(NORM_EPS)?
-            .f_div_scalar(clip)?
-            .f_clamp_min(1.0)?,
+        Some(clip) => norm.try_add(NORM_EPS)?.try_div(clip)?.try_clamp_min(1.0)?,
         None => norm.f_ones_like()?,
     };
     let found_inf = norm.f_isfinite()?.f_logical_not()?.f_to_kind(Kind::Float)?;
@@ -87,6 +98,17 @@ mod tests {
         let stats = stats(&[0.3, 0.4], Some(1.0));
         assert_eq!(stats.divisor.double_value(&[]), 1.0);
         assert_eq!(stats.found_inf.double_value(&[]), 0.0);
+    }
+
+    #[test]
+    fn an_update_after_one_that_was_given_up_is_given_up_too() {
+        let found = |stats: &GradStats| stats.found_inf.double_value(&[]);
+        let [good, bad, later] =
+            [[0.3, 0.4], [f32::NAN, 0.4], [0.3, 0.4]].map(|grads| stats(&grads, None));
+        let good = good.after(None).expect("readable");
+        let bad = bad.after(Some(&good.found_inf)).expect("readable");
+        let later = later.after(Some(&bad.found_inf)).expect("readable");
+        assert_eq!([&good, &bad, &later].map(found), [0.0, 1.0, 1.0]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::{GradStats, Optimizer, cut};
 use crate::{
     config::SgdConfig,
     nn::{FlatRange, ParamStore, UpdatePiece},
-    torch::TorchError,
+    torch::{NumberOps, TorchError},
 };
 
 /// Names of the state buffers.
@@ -44,23 +44,21 @@ impl Sgd {
         lr: f64,
         grads: &GradStats,
     ) -> Result<(), TorchError> {
-        let is_bad = grads.found_inf.f_ne(0.0)?;
+        let is_bad = grads.found_inf.try_ne(0.0)?;
         let mut direction = piece
             .grad
             .f_to_kind(piece.param.kind())?
             .f_div(&grads.divisor)?;
         if piece.decays && self.config.weight_decay > 0.0 {
-            direction = direction.f_add(&piece.param.f_mul_scalar(self.config.weight_decay)?)?;
+            direction = direction.f_add(&piece.param.try_mul(self.config.weight_decay)?)?;
         }
         if let Some(momentum) = &self.momentum {
             let mut momentum = cut(momentum, &piece.state)?;
-            let moved = momentum
-                .f_mul_scalar(self.config.momentum)?
-                .f_add(&direction)?;
+            let moved = momentum.try_mul(self.config.momentum)?.f_add(&direction)?;
             momentum.f_copy_(&momentum.f_where_self(&is_bad, &moved)?)?;
             direction = moved;
         }
-        let change = direction.f_mul_scalar(-lr)?.f_masked_fill(&is_bad, 0.0)?;
+        let change = direction.try_mul(-lr)?.try_masked_fill(&is_bad, 0.0)?;
         let _ = piece.param.shallow_clone().f_add_(&change)?;
         Ok(())
     }

@@ -1,11 +1,13 @@
 //! An exception of libtorch as a Rust error.
 
-/// What libtorch said: the first line for people, the rest for the worker's log.
+use crate::base::brief::Brief;
+
+/// What libtorch said: one line for people, all of it for the worker's log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct TorchError {
-    /// First line of the exception.
-    pub message: String,
+    /// The first line of the exception, cut where it is too long for a person.
+    pub message: Brief,
     /// Everything, with the C++ stack where there is one.
     pub details: String,
 }
@@ -13,16 +15,19 @@ pub struct TorchError {
 impl TorchError {
     /// Splits an exception's text.
     pub fn new(text: &str) -> Self {
-        let message = text
-            .lines()
-            .next()
-            .unwrap_or("an unnamed error")
-            .trim()
-            .to_owned();
+        let message = match text.trim() {
+            "" => Brief::from("an unnamed error"),
+            text => Brief::from(text),
+        };
         Self {
             message,
             details: text.to_owned(),
         }
+    }
+
+    /// Whether there is more to tell than the message.
+    pub fn has_more(&self) -> bool {
+        !self.message.is_all_of(&self.details)
     }
 }
 

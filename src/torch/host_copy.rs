@@ -6,7 +6,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use tch::{Device, Kind, Tensor};
 
-use super::{SharedTensor, TorchError};
+use super::{SharedTensor, TorchError, staging};
 
 /// A flat copy on the host. A shared one, serialized, is an address: who reads that maps the same memory, which lives
 /// as long as anybody maps it. The writer has to keep its own until the reader has mapped it.
@@ -32,11 +32,9 @@ impl HostCopy {
     /// # Errors
     /// No room, or a device fault.
     pub fn of(tensor: &Tensor) -> Result<Self, TorchError> {
-        let flat = tensor.f_view([-1])?;
-        let copy = match tensor.device() {
-            Device::Cpu => flat.f_detach_copy()?,
-            _ => flat.f_to_device(Device::Cpu)?,
-        };
+        let options = (tensor.kind(), Device::Cpu);
+        let copy = Tensor::f_empty([tensor.numel() as i64], options)?;
+        staging::copy(tensor, &copy)?;
         Ok(Self {
             file: None,
             tensor: SharedTensor::of(&copy),
@@ -54,8 +52,8 @@ impl HostCopy {
         let n_bytes = tensor.numel() * tensor.kind().elt_size_in_bytes();
         file.set_len(n_bytes as u64).map_err(failed)?;
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let mut mapped = map(&path, tensor.kind(), tensor.numel() as i64)?;
-        mapped.f_copy_(&tensor.f_view([-1])?)?;
+        let mapped = map(&path, tensor.kind(), tensor.numel() as i64)?;
+        staging::copy(tensor, &mapped)?;
         Ok(Self {
             file: Some(file),
             tensor: SharedTensor::of(&mapped),

@@ -15,8 +15,10 @@ pub mod peers;
 pub mod process;
 pub mod raw;
 pub mod runtime;
+mod scalars;
 mod shared;
 mod shim;
+pub mod staging;
 pub mod storage;
 pub mod stream;
 
@@ -24,4 +26,5 @@ pub use autograd::vjp;
 pub use error::TorchError;
 pub use fused::{AdamwScalars, AdamwTensors, fused_adamw};
 pub use host_copy::HostCopy;
+pub use scalars::{Number, NumberOps};
 pub use shared::SharedTensor;

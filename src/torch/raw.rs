@@ -1,6 +1,6 @@
 //! The bytes of contiguous CPU tensors as slices.
 
-use std::slice;
+use std::{ffi::c_int, slice};
 
 use tch::{Device, Kind, Tensor};
 
@@ -57,6 +57,27 @@ pub fn bytes(tensor: &Tensor) -> Result<&[u8], TorchError> {
     let n_bytes = tensor.numel() * tensor.kind().elt_size_in_bytes();
     // SAFETY: checked device and contiguity; the borrow keeps the tensor alive.
     Ok(unsafe { slice::from_raw_parts(tensor.data_ptr().cast(), n_bytes) })
+}
+
+/// libtorch's number of a type of elements; tch lists them in libtorch's order.
+pub(super) const fn number_of_kind(kind: Kind) -> c_int {
+    match kind {
+        Kind::Float8e5m2 => 23,
+        Kind::Float8e4m3fn => 24,
+        Kind::Float8e5m2fnuz => 25,
+        Kind::Float8e4m3fnuz => 26,
+        in_order => in_order as c_int,
+    }
+}
+
+/// A device as torch-sys takes it.
+pub(super) const fn number_of_device(device: Device) -> c_int {
+    match device {
+        Device::Cpu => -1,
+        Device::Cuda(index) => index as c_int,
+        Device::Mps => -2,
+        Device::Vulkan => -3,
+    }
 }
 
 fn check<T: Element>(tensor: &Tensor) -> Result<(), TorchError> {

@@ -245,6 +245,29 @@ int capstan_stream_handle(int device, int64_t id, void** handle) {
   return guarded([&] { *handle = stream_of(device, id).native_handle(); });
 }
 
+int capstan_stream_current(int device, int64_t* id) {
+  return guarded([&] {
+    auto stream = at::accelerator::getCurrentStream(static_cast<c10::DeviceIndex>(device));
+    *id = stream.pack3().stream_id;
+  });
+}
+
+// A flat tensor in host memory that GPUs copy from and to by themselves.
+int capstan_pinned(int64_t n, int kind, at::Tensor** result) {
+  return guarded([&] {
+    auto options = at::TensorOptions().dtype(static_cast<at::ScalarType>(kind)).pinned_memory(true);
+    *result = new at::Tensor(at::empty({n}, options));
+  });
+}
+
+// The host does not wait; what it copies from or to is pinned.
+int capstan_start_copy(at::Tensor* to, at::Tensor* from) {
+  return guarded([&] {
+    c10::AutoGradMode no_grad(false);
+    to->copy_(*from, /*non_blocking=*/true);
+  });
+}
+
 int capstan_event_new(int timing, void** event) {
   return guarded([&] {
     auto flag = timing != 0 ? c10::EventFlag::BACKEND_DEFAULT : c10::EventFlag::PYTORCH_DEFAULT;

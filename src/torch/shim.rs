@@ -52,6 +52,9 @@ unsafe extern "C" {
     pub(super) fn capstan_stream_from_pool(device: c_int, id: *mut i64) -> c_int;
     pub(super) fn capstan_stream_make_current(device: c_int, id: i64) -> c_int;
     pub(super) fn capstan_stream_handle(device: c_int, id: i64, handle: *mut *mut c_void) -> c_int;
+    pub(super) fn capstan_stream_current(device: c_int, id: *mut i64) -> c_int;
+    pub(super) fn capstan_pinned(n: i64, kind: c_int, result: *mut *mut C_tensor) -> c_int;
+    pub(super) fn capstan_start_copy(to: *mut C_tensor, from: *mut C_tensor) -> c_int;
     pub(super) fn capstan_event_new(timing: c_int, event: *mut *mut c_void) -> c_int;
     pub(super) fn capstan_event_free(event: *mut c_void);
     pub(super) fn capstan_event_record(event: *mut c_void, device: c_int, stream: i64) -> c_int;

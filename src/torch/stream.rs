@@ -23,6 +23,17 @@ impl Stream {
         Ok(Self { device, id })
     }
 
+    /// The calling thread's current stream on a GPU.
+    ///
+    /// # Errors
+    /// No CUDA, or no such device.
+    pub fn current(device: usize) -> Result<Self, TorchError> {
+        let mut id = 0;
+        // SAFETY: `id` outlives the call.
+        shim::check(unsafe { shim::capstan_stream_current(device as i32, &raw mut id) })?;
+        Ok(Self { device, id })
+    }
+
     /// Makes this the calling thread's current stream: later libtorch calls launch on it.
     ///
     /// # Errors

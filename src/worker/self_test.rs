@@ -13,6 +13,7 @@ use crate::{
     engine::RankDevice,
     hw::Device,
     torch::{
+        NumberOps,
         nccl::{self, UniqueId},
         runtime,
         stream::{Event, Stream, Timing},
@@ -114,7 +115,7 @@ fn nccl_world_of_one(device: RankDevice) -> Result<()> {
     let version = nccl::load()?;
     let stream = compute_stream(device)?;
     let mut comm = NcclComm::join(UniqueId::new()?, 0, 1, stream, Stream::from_pool(0)?)?;
-    let buffer = Tensor::f_full([1 << 20], 2.5, (Kind::Float, device.device))?;
+    let buffer = Tensor::try_full(&[1 << 20], 2.5, (Kind::Float, device.device))?;
     comm.start_all_reduce(&buffer, Reduction::Sum)?;
     comm.start_reduce(&buffer, 0)?;
     comm.start_broadcast(&buffer, 0)?;

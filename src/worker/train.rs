@@ -9,7 +9,7 @@ use super::{
     link::{self, Link},
 };
 use crate::{
-    base::fault::FaultKind,
+    base::{brief::Brief, fault::FaultKind, text::one_line},
     checkpoint::{self, Loaded, RunFacts},
     config::Attention,
     data::Progress,
@@ -53,7 +53,11 @@ pub fn main(task: &Task) -> i32 {
     match train(task, &mut link) {
         Ok(code) => code,
         Err(error) => {
-            let cause = format!("{error:#}");
+            let text = format!("{error:#}");
+            let cause = Brief::from(one_line(&text));
+            if !cause.is_all_of(&text) {
+                eprintln!("{text}");
+            }
             let operation = "starting".to_owned();
             // Where there are several workers, each has one rank.
             link.emit(&Event::Fault {

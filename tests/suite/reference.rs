@@ -243,7 +243,7 @@ fn model(
             .named_view(stepper.store.master(), &spec.name)?;
         view.copy_(&stored(file, &format!("param.{}", spec.name))?);
         if planted == Some(spec.name.as_str()) {
-            let _ = view.view([-1]).get(0).f_add_scalar_(0.5)?;
+            let _ = view.view([-1]).get(0).g_add_scalar_(0.5);
         }
     }
     Ok(Passes::alone(stepper))
@@ -276,7 +276,7 @@ fn train(passes: &mut Passes, tokens: &Tensor, step: u64) -> Result<f64, Failed>
         global_valid: n_valid,
     };
     let device = RankDevice::enter(Device::Cpu, 1)?;
-    let losses = passes.train(&batch, step, &mut StepClock::new(&device))?;
+    let losses = passes.train(&batch, step, &mut StepClock::new(&device)?)?;
     Ok(losses[0].double_value(&[]) / n_valid as f64)
 }
 

@@ -12,6 +12,8 @@ mod matrix;
 mod planted;
 #[path = "simulated/splits.rs"]
 mod splits;
+#[path = "simulated/steps.rs"]
+mod steps;
 #[path = "simulated/training.rs"]
 mod training;
 
@@ -33,6 +35,7 @@ pub fn trials() -> Vec<Trial> {
         ),
         trial("counts::the_host_waits_once_a_step", counts::waits),
     ]);
+    trials.extend(said_of_steps());
     trials
 }
 
@@ -79,6 +82,19 @@ fn overlaps() -> Vec<Trial> {
         ),
     ])
     .collect()
+}
+
+fn said_of_steps() -> Vec<Trial> {
+    vec![
+        trial("steps::a_step_takes_the_time_it_took", steps::times),
+        trial("steps::a_run_of_two_seconds_takes_two", steps::seconds),
+        trial(
+            "steps::a_bad_step_is_told_as_on_cpu_ranks",
+            steps::bad_steps,
+        ),
+        trial("steps::no_room_is_an_error_of_one_line", steps::no_room),
+        trial("steps::nothing_warns", steps::silence),
+    ]
 }
 
 fn lives() -> Vec<Trial> {

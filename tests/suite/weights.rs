@@ -332,7 +332,7 @@ fn not_finite() -> Result<(), Failed> {
         check(
             fault.step == 0
                 && !fault.retry
-                && fault.cause == "h.1.ln_2.weight holds NaN or infinity",
+                && *fault.cause == *"h.1.ln_2.weight holds NaN or infinity",
             format!("{layout}: {fault:?}"),
         )?;
     }

@@ -1,5 +1,7 @@
 //! Text from the weights of the moment.
 
+use tch::{Device, Tensor};
+
 use super::Rank;
 use crate::{
     config::SampleConfig,
@@ -44,10 +46,15 @@ impl Rank {
             config,
             |context| {
                 let draws = (at.replica, at.shard, lane) == (0, 0, 0);
-                match (at.replica, lane) == (0, 0) || passes.strategy.gathers_weights() {
-                    true => Ok(passes.logits(context, Some(1))?.filter(|_| draws)),
-                    false => Ok(None),
+                if (at.replica, lane) != (0, 0) && !passes.strategy.gathers_weights() {
+                    return Ok(None);
                 }
+                let logits = passes.logits(context, Some(1))?.filter(|_| draws);
+                let to_host = |logits: Tensor| {
+                    let read = || logits.f_to_device(Device::Cpu);
+                    seat.progress.waiting_for_device(read)
+                };
+                Ok(logits.map(to_host).transpose()?)
             },
             |own| {
                 let all = seat.tokens.exchange(own)?;

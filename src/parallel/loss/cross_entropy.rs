@@ -11,7 +11,7 @@ use crate::{
     data::IGNORED_TARGET,
     dist::{CommError, Reduction},
     nn::GradSum,
-    torch::TorchError,
+    torch::{NumberOps, TorchError},
 };
 
 /// The loss summed over valid targets, one number in at least fp32; `targets` has an entry for each row of the input.
@@ -137,7 +137,7 @@ impl Work {
         let counts = self.targets.is_ignored.f_logical_not()?;
         let scale = counts
             .f_to_kind(self.kind)?
-            .f_div_scalar(divisor.max(1) as f64)?;
+            .try_div(divisor.max(1) as f64)?;
         Ok(Grads {
             scale: scale.f_unsqueeze(1)?,
             of_input: self.input.f_empty_like()?,
@@ -172,10 +172,8 @@ impl Work {
                 hooks.passed(Pass::Backward)?;
             }
         }
-        let counted = losses.f_masked_fill(&self.targets.is_ignored, 0.0);
-        Ok(counted
-            .and_then(|losses| losses.f_sum(self.kind))
-            .map_err(TorchError::from)?)
+        let counted = losses.try_masked_fill(&self.targets.is_ignored, 0.0)?;
+        Ok(counted.f_sum(self.kind).map_err(TorchError::from)?)
     }
 
     fn scratch(&self, rows: i64) -> Result<Scratch, TorchError> {
@@ -197,7 +195,7 @@ impl Work {
         let n_padded = self.weight.size()[0] - self.n_own;
         if n_padded > 0 {
             let mut padding = logits.f_narrow(1, self.n_own, n_padded)?;
-            let _ = padding.f_fill_(f64::NEG_INFINITY)?;
+            padding.try_fill_(f64::NEG_INFINITY)?;
         }
         let cut = |x: &Tensor| x.f_narrow(0, first, n);
         Ok(Chunk {
@@ -228,20 +226,20 @@ impl Work {
 impl Targets {
     fn new(targets: &Tensor, first: i64, rows: i64, is_cut: bool) -> Result<Self, TorchError> {
         let targets = targets.f_reshape([-1])?;
-        let is_ignored = targets.f_eq(IGNORED_TARGET)?;
+        let is_ignored = targets.try_eq(IGNORED_TARGET)?;
         if !is_cut {
-            let own = targets.f_masked_fill(&is_ignored, 0)?;
+            let own = targets.try_masked_fill(&is_ignored, 0)?;
             return Ok(Self {
                 is_ignored,
                 own: own.f_unsqueeze(1)?,
                 is_elsewhere: None,
             });
         }
-        let shifted = targets.f_sub_scalar(first)?;
-        let is_elsewhere = shifted.f_lt(0)?.f_logical_or(&shifted.f_ge(rows)?)?;
+        let shifted = targets.try_sub(first)?;
+        let is_elsewhere = shifted.try_lt(0)?.f_logical_or(&shifted.try_ge(rows)?)?;
         Ok(Self {
             is_ignored,
-            own: shifted.f_masked_fill(&is_elsewhere, 0)?.f_unsqueeze(1)?,
+            own: shifted.try_masked_fill(&is_elsewhere, 0)?.f_unsqueeze(1)?,
             is_elsewhere: Some(is_elsewhere.f_unsqueeze(1)?),
         })
     }
@@ -260,7 +258,7 @@ impl Chunk {
         let _ = self.logits.f_sub_out(&self.wide, &column)?;
         let target = self.wide.f_gather(1, &self.own_target, false)?;
         let target = match &self.is_elsewhere {
-            Some(is_elsewhere) => target.f_masked_fill(is_elsewhere, 0.0)?,
+            Some(is_elsewhere) => target.try_masked_fill(is_elsewhere, 0.0)?,
             None => target,
         };
         let _ = self.wide.f_exp_()?;
@@ -275,7 +273,7 @@ impl Chunk {
         let sum = sums.f_select(0, 0)?.f_unsqueeze(1)?;
         let at_target = sum.f_neg()?;
         let at_target = match &self.is_elsewhere {
-            Some(is_elsewhere) => at_target.f_masked_fill(is_elsewhere, 0.0)?,
+            Some(is_elsewhere) => at_target.try_masked_fill(is_elsewhere, 0.0)?,
             None => at_target,
         };
         let _ = self.wide.f_scatter_add_(1, &self.own_target, &at_target)?;
