@@ -52,7 +52,8 @@ size_t rounded(size_t n, size_t to) { return (n + to - 1) / to * to; }
 void* fenced(size_t n) {
   const size_t room = rounded(n, LINE), pages = rounded(room, PAGE);
   void* mapped = mmap(nullptr, pages + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  TORCH_CHECK_WITH(OutOfMemoryError, mapped != MAP_FAILED, "CUDA out of memory: the host has no room for ", n, " bytes");
+  TORCH_CHECK_WITH(OutOfMemoryError, mapped != MAP_FAILED, "CUDA out of memory: the host has no room for ", n,
+                   " bytes");
   auto* memory = static_cast<char*>(mapped);
   mprotect(memory + pages, PAGE, PROT_NONE);
   return memory + pages - room;
@@ -67,13 +68,15 @@ void freed(Block& block) {
   auto& own = stream(block.device, block.stream);
   own.settle(Work::COMPUTE);
   if (order::is_on()) {
-    object(block.device, order::launched(own.key(), "the free of a block", {{static_cast<char*>(block.data), block.size, true}}));
+    object(block.device,
+           order::launched(own.key(), "the free of a block", {{static_cast<char*>(block.data), block.size, true}}));
   }
 }
 
 void give(Gpu& card, Block* block) {
   if (poisons()) {
-    stream(block->device, block->stream).enqueue([data = block->data, size = block->size] { poison(data, size); }, Work::COMPUTE);
+    stream(block->device, block->stream)
+        .enqueue([data = block->data, size = block->size] { poison(data, size); }, Work::COMPUTE);
   }
   card.free[block->stream].emplace(block->size, block);
 }
@@ -113,7 +116,8 @@ void refuse(Gpu& card, int device, size_t n) {
   ++card.stats.num_ooms;
   const size_t in_use = static_cast<size_t>(card.stats.reserved_bytes[0].current);
   TORCH_CHECK_WITH(OutOfMemoryError, false, "CUDA out of memory. Tried to allocate ", n >> 20, " MiB. GPU ", device,
-                   " has a total capacity of ", capacity() >> 20, " MiB of which ", (capacity() - in_use) >> 20, " MiB is free.");
+                   " has a total capacity of ", capacity() >> 20, " MiB of which ", (capacity() - in_use) >> 20,
+                   " MiB is free.");
 }
 
 Block* grow(Gpu& card, int device, size_t n, size_t size) {

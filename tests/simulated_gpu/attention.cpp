@@ -1,11 +1,12 @@
 // Attention as libtorch chooses it on CUDA, over the CPU's flash kernel.
 
+#include <ATen/Context.h>
+#include <ATen/SDPBackend.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/native/transformers/attention.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
 #include <ATen/ops/empty.h>
-#include <ATen/SDPBackend.h>
 #include <torch/library.h>
 
 namespace simgpu {
@@ -18,25 +19,28 @@ using Three = std::tuple<Tensor, Tensor, Tensor>;
 using Four = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 using Nine = std::tuple<Tensor, Tensor, Tensor, Tensor, c10::SymInt, c10::SymInt, Tensor, Tensor, Tensor>;
 
-// Flash for 16 bits, else the memory-efficient kernel, which takes no groups.
-int64_t choice(const Tensor& q, const Tensor&, const Tensor&, const Mask& mask, double dropout, bool, Scale, bool is_grouped) {
+// Flash for 16 bits, else the memory-efficient kernel, which takes no groups; both where they are allowed.
+int64_t choice(const Tensor& q, const Tensor&, const Tensor&, const Mask& mask, double dropout, bool, Scale,
+               bool is_grouped) {
+  const auto& allowed = at::globalContext();
   const auto type = q.scalar_type();
-  auto chosen = at::SDPBackend::efficient_attention;
-  if (dropout > 0 || type == at::kDouble) {
+  const bool is_short = type == at::kBFloat16 || type == at::kHalf;
+  auto chosen = at::SDPBackend::math;
+  if (dropout > 0 || type == at::kDouble || mask) {
     chosen = at::SDPBackend::math;
-  } else if ((type == at::kBFloat16 || type == at::kHalf) && !mask) {
+  } else if (is_short && allowed.userEnabledFlashSDP()) {
     chosen = at::SDPBackend::flash_attention;
-  } else if (is_grouped || mask) {
-    chosen = at::SDPBackend::math;
+  } else if (!is_grouped && allowed.userEnabledMemEfficientSDP()) {
+    chosen = at::SDPBackend::efficient_attention;
   }
   return static_cast<int64_t>(chosen);
 }
 
-Three backward(const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& sums,
-               double dropout, bool is_causal, Scale scale) {
+Three backward(const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
+               const Tensor& sums, double dropout, bool is_causal, Scale scale) {
   if (!grad.defined()) return {};
-  return at::_scaled_dot_product_flash_attention_for_cpu_backward(grad, q, k, v, out, sums, dropout, is_causal, std::nullopt,
-                                                                  scale);
+  return at::_scaled_dot_product_flash_attention_for_cpu_backward(grad, q, k, v, out, sums, dropout, is_causal,
+                                                                  std::nullopt, scale);
 }
 
 Four efficient(const Tensor& q, const Tensor& k, const Tensor& v, const Mask&, bool, double dropout, bool is_causal,
@@ -46,9 +50,9 @@ Four efficient(const Tensor& q, const Tensor& k, const Tensor& v, const Mask&, b
   return {out, sums, seed, seed};
 }
 
-Four efficient_backward(const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor&, const Tensor& out,
-                        const Tensor& sums, const Tensor&, const Tensor&, double dropout, std::array<bool, 4>, bool is_causal,
-                        Scale scale) {
+Four efficient_backward(const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor&,
+                        const Tensor& out, const Tensor& sums, const Tensor&, const Tensor&, double dropout,
+                        std::array<bool, 4>, bool is_causal, Scale scale) {
   auto [dq, dk, dv] = backward(grad, q, k, v, out, sums, dropout, is_causal, scale);
   return {dq, dk, dv, Tensor()};
 }
@@ -59,9 +63,9 @@ Nine flash(const Tensor& q, const Tensor& k, const Tensor& v, double dropout, bo
   return {out, sums, Tensor(), Tensor(), q.sym_size(2), k.sym_size(2), seed, seed, Tensor()};
 }
 
-Three flash_backward(const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& sums,
-                     const Tensor&, const Tensor&, c10::SymInt, c10::SymInt, double dropout, bool is_causal, const Tensor&,
-                     const Tensor&, Scale scale) {
+Three flash_backward(const Tensor& grad, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
+                     const Tensor& sums, const Tensor&, const Tensor&, c10::SymInt, c10::SymInt, double dropout,
+                     bool is_causal, const Tensor&, const Tensor&, Scale scale) {
   return backward(grad, q, k, v, out, sums, dropout, is_causal, scale);
 }
 

@@ -46,8 +46,9 @@ std::string number(const char* name, size_t value) { return std::string("\"") + 
 std::string line(const Counts& counts, int device, long step) {
   std::string waits;
   for (const auto& [kind, n] : counts.waits) waits += (waits.empty() ? "\"" : ",\"") + kind + "\":" + std::to_string(n);
-  return "{" + number("pid", static_cast<size_t>(getpid())) + "," + number("device", static_cast<size_t>(device)) + "," +
-         number("step", static_cast<size_t>(step)) + "," + number("launches", static_cast<size_t>(counts.launches)) + "," +
+  return "{" + number("pid", static_cast<size_t>(getpid())) + "," + number("device", static_cast<size_t>(device)) +
+         "," + number("step", static_cast<size_t>(step)) + "," +
+         number("launches", static_cast<size_t>(counts.launches)) + "," +
          number("learnt", static_cast<size_t>(counts.learnt)) + "," +
          number("collectives", static_cast<size_t>(counts.collectives)) + "," +
          number("sends_and_receives", static_cast<size_t>(counts.links)) + ",\"waits\":{" + waits + "}," +

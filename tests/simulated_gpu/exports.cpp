@@ -16,7 +16,8 @@ Launch described(const SimgpuLaunch& what) {
   Launch launch{what.name, {}, what.is_link ? Work::LINK : Work::COLLECTIVE};
   for (size_t i = 0; order::is_on() && i < what.n_buffers; ++i) {
     const auto& buffer = what.buffers[i];
-    if (buffer.n_bytes > 0) launch.accesses.push_back({static_cast<const char*>(buffer.data), buffer.n_bytes, buffer.is_write});
+    if (buffer.n_bytes > 0)
+      launch.accesses.push_back({static_cast<const char*>(buffer.data), buffer.n_bytes, buffer.is_write});
   }
   return launch;
 }

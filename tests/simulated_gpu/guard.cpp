@@ -109,7 +109,8 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   }
   double elapsedTime(void* from, void* to, DeviceIndex) const override {
     auto *first = static_cast<Event*>(from), *last = static_cast<Event*>(to);
-    TORCH_CHECK(is_recorded(first) && is_recorded(last), "Both events must be recorded before calculating elapsed time.");
+    TORCH_CHECK(is_recorded(first) && is_recorded(last),
+                "Both events must be recorded before calculating elapsed time.");
     TORCH_CHECK(first->has_timing && last->has_timing, "CUDA error: invalid resource handle (an event without timing)");
     TORCH_CHECK(first->marker->is_complete() && last->marker->is_complete(), "CUDA error: device not ready");
     return (last->marker->at() - first->marker->at()) * 1e3;

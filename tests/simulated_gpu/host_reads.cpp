@@ -18,8 +18,9 @@ namespace simgpu {
 namespace {
 
 // These look at sizes alone, or call others that do the reading.
-const std::unordered_set<std::string> TOUCH_NOTHING = {"aten::is_pinned", "aten::item",       "aten::to",        "aten::_to_copy",
-                                                       "aten::detach",    "aten::empty_like", "aten::pin_memory", "aten::_pin_memory"};
+const std::unordered_set<std::string> TOUCH_NOTHING = {"aten::is_pinned",  "aten::item",       "aten::to",
+                                                       "aten::_to_copy",   "aten::detach",     "aten::empty_like",
+                                                       "aten::pin_memory", "aten::_pin_memory"};
 
 bool is_view(const c10::FunctionSchema& schema) {
   for (const auto& result : schema.returns()) {
@@ -61,7 +62,8 @@ std::unique_ptr<at::ObserverContext> observe(const at::RecordFunction& call) {
 
 struct Registered {
   Registered() {
-    if (order::is_on()) at::addGlobalCallback(at::RecordFunctionCallback(&observe).needsInputs(true).scopes({at::RecordScope::FUNCTION}));
+    if (order::is_on())
+      at::addGlobalCallback(at::RecordFunctionCallback(&observe).needsInputs(true).scopes({at::RecordScope::FUNCTION}));
   }
 } registered;
 

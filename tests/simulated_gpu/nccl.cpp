@@ -99,9 +99,12 @@ class Swap {
   std::optional<Job> held_;
 };
 
-bool is_launchable(const Job& job) { return job.comm != nullptr && (job.deed.count == 0 || size_of(job.deed.type) != 0); }
+bool is_launchable(const Job& job) {
+  return job.comm != nullptr && (job.deed.count == 0 || size_of(job.deed.type) != 0);
+}
 
-int together(ncclComm* comm, Kind kind, const void* from, void* to, size_t count, int type, int operation, int root, void* stream) {
+int together(ncclComm* comm, Kind kind, const void* from, void* to, size_t count, int type, int operation, int root,
+             void* stream) {
   const Deed deed{kind, static_cast<int64_t>(count), type, operation, root, comm == nullptr ? 0 : comm->number};
   const Job job{comm, deed, static_cast<const char*>(from), static_cast<char*>(to), 0, false, stream};
   if (!is_launchable(job)) return INVALID_ARGUMENT;
@@ -135,7 +138,8 @@ bool has_card_alone(const ncclComm& comm) {
 
 int join(ncclComm** out, int world, const ncclUniqueId& id, int rank) {
   const size_t skip = strlen(PREFIX);
-  if (rank < 0 || rank >= world || world > MAX_RANKS || strncmp(id.internal, PREFIX, skip) != 0) return INVALID_ARGUMENT;
+  if (rank < 0 || rank >= world || world > MAX_RANKS || strncmp(id.internal, PREFIX, skip) != 0)
+    return INVALID_ARGUMENT;
   const std::string path = std::string("/dev/shm/") + id.internal;
   auto* comm = map_communicator(path, world);
   if (comm == nullptr) return SYSTEM_ERROR;
@@ -171,7 +175,9 @@ int ncclGetUniqueId(ncclUniqueId* id) {
 }
 
 int ncclCommInitRank(ncclComm** out, int world, ncclUniqueId id, int rank) { return join(out, world, id, rank); }
-int ncclCommInitRankConfig(ncclComm** out, int world, ncclUniqueId id, int rank, void*) { return join(out, world, id, rank); }
+int ncclCommInitRankConfig(ncclComm** out, int world, ncclUniqueId id, int rank, void*) {
+  return join(out, world, id, rank);
+}
 int ncclCommDestroy(ncclComm*) { return SUCCESS; }
 int ncclCommFinalize(ncclComm*) { return SUCCESS; }
 int ncclCommAbort(ncclComm*) { return SUCCESS; }

@@ -1,7 +1,9 @@
-// What each stream of each process waits for, for others to read: ranks that wait for each other in a circle find it out.
+// What each stream of each process waits for, for others to read: ranks that wait for each other in a circle find it
+// out.
 //
 // A process's board is memory without a name, which others map through /proc. A stream in a collective hangs out which
-// ranks have not come; who waits follows these from board to board. A circle seen twice with the same tickets stands for ever.
+// ranks have not come; who waits follows these from board to board. A circle seen twice with the same tickets stands
+// for ever.
 #pragma once
 
 #include <fcntl.h>
@@ -59,7 +61,9 @@ class Boards {
     return *one;
   }
 
-  Node node(const void* stream) const { return {static_cast<int32_t>(getpid()), fd_, reinterpret_cast<uint64_t>(stream)}; }
+  Node node(const void* stream) const {
+    return {static_cast<int32_t>(getpid()), fd_, reinterpret_cast<uint64_t>(stream)};
+  }
 
   // Says what the stream waits for; `text` stays as it is while the ticket does.
   void put_up(const void* stream, uint64_t ticket, const std::string& text, const std::vector<Node>& missing) {

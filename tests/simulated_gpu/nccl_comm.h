@@ -1,4 +1,5 @@
-// A communicator: memory that its ranks share, in which they meet, compare what they are about to do, and hand over bytes.
+// A communicator: memory that its ranks share, in which they meet, compare what they are about to do, and hand over
+// bytes.
 #pragma once
 
 #include <fcntl.h>
@@ -55,7 +56,9 @@ inline void futex_wait(std::atomic<uint32_t>& word, uint32_t while_it_is) {
   timespec limit{0, LOOK_AFTER_NS};
   syscall(SYS_futex, &word, FUTEX_WAIT, while_it_is, &limit, nullptr, 0);
 }
-inline void futex_wake(std::atomic<uint32_t>& word) { syscall(SYS_futex, &word, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0); }
+inline void futex_wake(std::atomic<uint32_t>& word) {
+  syscall(SYS_futex, &word, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
+}
 
 // Who waits for whom, while a stream waits.
 class Wait {
@@ -165,7 +168,9 @@ inline ncclComm* map_communicator(const std::string& path, int world) {
   const size_t size = head + n * CHUNK + n * n * sizeof(Letterbox);
   const int fd = open(path.c_str(), O_CREAT | O_RDWR | O_CLOEXEC, 0600);
   if (fd < 0) return nullptr;
-  void* memory = ftruncate(fd, static_cast<off_t>(size)) != 0 ? MAP_FAILED : mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  void* memory = ftruncate(fd, static_cast<off_t>(size)) != 0
+                     ? MAP_FAILED
+                     : mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   close(fd);
   if (memory == MAP_FAILED) return nullptr;
   auto* comm = new ncclComm{};

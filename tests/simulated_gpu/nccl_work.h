@@ -74,14 +74,18 @@ inline bool disagree(const Job& job) {
 inline void nap(const Job& job) {
   static const long limit = setting("SIMNCCL_DELAY_US", 0);
   if (limit == 0) return;
-  static const long seed = setting("SIMGPU_SEED", 1);
+  static const long seed = [] {
+    const long value = setting("SIMGPU_SEED", 1);
+    fprintf(stderr, "simnccl: delays of up to %ld us from seed %ld\n", limit, value);
+    return value;
+  }();
   thread_local std::minstd_rand dice(static_cast<unsigned>(1 + seed * 7919 + job.comm->rank * 101 + job.comm->world));
   usleep(static_cast<useconds_t>(dice() % limit));
 }
 
 inline std::string shown(const Deed& deed) {
-  return std::string(NAMES[deed.kind]) + " " + std::to_string(deed.number) + " of " + std::to_string(deed.count) + " x type " +
-         std::to_string(deed.type) + " (root " + std::to_string(deed.root) + ")";
+  return std::string(NAMES[deed.kind]) + " " + std::to_string(deed.number) + " of " + std::to_string(deed.count) +
+         " x type " + std::to_string(deed.type) + " (root " + std::to_string(deed.root) + ")";
 }
 
 // Compares what all ranks are about to do, before any data is used.
@@ -90,8 +94,8 @@ inline bool agree(const Job& job) {
   for (int other = 0; other < comm.world; ++other) {
     const Deed& theirs = comm.member(other).deed;
     if (theirs == job.deed) continue;
-    fprintf(stderr, "simnccl: mismatch on %s: rank %d is in %s, rank %d in %s\n", comm.name, comm.rank, shown(job.deed).c_str(),
-            other, shown(theirs).c_str());
+    fprintf(stderr, "simnccl: mismatch on %s: rank %d is in %s, rank %d in %s\n", comm.name, comm.rank,
+            shown(job.deed).c_str(), other, shown(theirs).c_str());
     return disagree(job);
   }
   return true;
@@ -101,7 +105,11 @@ inline bool agree(const Job& job) {
 class Collective {
  public:
   explicit Collective(const Job& job)
-      : job_(job), comm_(*job.comm), item_(size_of(job.deed.type)), n_(static_cast<size_t>(job.deed.count)), wait_(job.stream, shown(job)) {
+      : job_(job),
+        comm_(*job.comm),
+        item_(size_of(job.deed.type)),
+        n_(static_cast<size_t>(job.deed.count)),
+        wait_(job.stream, shown(job)) {
     const size_t room = is_cut() ? CHUNK / static_cast<size_t>(comm_.world) : CHUNK;
     step_ = room / item_;
   }
@@ -147,7 +155,8 @@ class Collective {
     if (deed.kind == BROADCAST) {
       if (!is_root() || job_.to != job_.from) memcpy(to, all[static_cast<size_t>(deed.root)], len * item_);
     } else if (deed.kind == ALL_GATHER) {
-      for (size_t rank = 0; rank < all.size(); ++rank) memcpy(job_.to + (rank * n_ + at) * item_, all[rank], len * item_);
+      for (size_t rank = 0; rank < all.size(); ++rank)
+        memcpy(job_.to + (rank * n_ + at) * item_, all[rank], len * item_);
     } else if (deed.kind != REDUCE || is_root()) {
       reduce(all, to, len, deed.type, deed.operation);
     }
@@ -164,7 +173,10 @@ class Collective {
 class Letter {
  public:
   explicit Letter(const Job& job)
-      : job_(job), comm_(*job.comm), total_(static_cast<size_t>(job.deed.count) * size_of(job.deed.type)), wait_(job.stream, shown(job)),
+      : job_(job),
+        comm_(*job.comm),
+        total_(static_cast<size_t>(job.deed.count) * size_of(job.deed.type)),
+        wait_(job.stream, shown(job)),
         box_(job.is_send ? comm_.letter(comm_.rank, job.peer) : comm_.letter(job.peer, comm_.rank)) {}
 
   bool run() {
@@ -202,10 +214,11 @@ class Letter {
   }
 
   bool is_expected() const {
-    if (box_.type == static_cast<uint32_t>(job_.deed.type) && box_.count == static_cast<uint64_t>(job_.deed.count)) return true;
-    fprintf(stderr, "simnccl: mismatch on %s: rank %d sent %lu x type %u, rank %d receives %ld x type %ld\n", comm_.name, job_.peer,
-            static_cast<unsigned long>(box_.count), box_.type, comm_.rank, static_cast<long>(job_.deed.count),
-            static_cast<long>(job_.deed.type));
+    if (box_.type == static_cast<uint32_t>(job_.deed.type) && box_.count == static_cast<uint64_t>(job_.deed.count))
+      return true;
+    fprintf(stderr, "simnccl: mismatch on %s: rank %d sent %lu x type %u, rank %d receives %ld x type %ld\n",
+            comm_.name, job_.peer, static_cast<unsigned long>(box_.count), box_.type, comm_.rank,
+            static_cast<long>(job_.deed.count), static_cast<long>(job_.deed.type));
     return false;
   }
 
@@ -221,7 +234,8 @@ inline void perform(void* argument) {
   const auto* job = static_cast<Job*>(argument);
   static const bool traces = setting("SIMNCCL_TRACE", 0) != 0;
   const bool is_done = job->deed.kind == POINT_TO_POINT ? Letter(*job).run() : Collective(*job).run();
-  if (traces) fprintf(stderr, "simnccl: %d: %s %s\n", getpid(), shown(*job).c_str(), is_done ? "has ended" : "has failed");
+  if (traces)
+    fprintf(stderr, "simnccl: %d: %s %s\n", getpid(), shown(*job).c_str(), is_done ? "has ended" : "has failed");
   delete job;
 }
 

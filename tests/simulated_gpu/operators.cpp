@@ -20,7 +20,7 @@ namespace {
 
 // For the results of these the host has to wait on a card too.
 const std::unordered_set<std::string> DEPEND_ON_DATA = {
-    "aten::nonzero",  "aten::masked_select", "aten::_unique2", "aten::unique_dim",     "aten::unique_consecutive",
+    "aten::nonzero",  "aten::masked_select", "aten::_unique2",   "aten::unique_dim",     "aten::unique_consecutive",
     "aten::bincount", "aten::equal",         "aten::is_nonzero", "aten::nonzero_static", "aten::repeat_interleave"};
 
 // A mask among indices is turned into numbers first.
@@ -90,12 +90,15 @@ Memo& memo() {
 
 // The CPU kernel, on the stream's thread.
 void compute(const c10::OperatorHandle& op, torch::jit::Stack& stack) {
-  // libtorch's adapter for several `out` tensors drops the stack before it reads the references that the kernel returned.
+  // libtorch's adapter for several `out` tensors drops the stack before it reads the references that the kernel
+  // returned.
   const torch::jit::Stack keep = stack;
   op.redispatchBoxed(c10::DispatchKeySet(c10::DispatchKey::CPU), &stack);
 }
 
-bool is_written(const c10::Argument& argument) { return argument.alias_info() != nullptr && argument.alias_info()->isWrite(); }
+bool is_written(const c10::Argument& argument) {
+  return argument.alias_info() != nullptr && argument.alias_info()->isWrite();
+}
 
 // One call of an operator, on its way to a stream.
 class Call {

@@ -103,8 +103,8 @@ class Judge {
     if (earlier_ == nullptr) return std::nullopt;
     char memory[64];
     snprintf(memory, sizeof memory, "%zu bytes at %p", access_.n_bytes, static_cast<const void*>(access_.begin));
-    return later + (access_.is_write ? " writes" : " reads") + " what " + shown(*earlier_) + (wrote_ ? " writes" : " reads") +
-           ", and nothing orders them (" + memory + ")";
+    return later + (access_.is_write ? " writes" : " reads") + " what " + shown(*earlier_) +
+           (wrote_ ? " writes" : " reads") + ", and nothing orders them (" + memory + ")";
   }
 
  private:
@@ -117,7 +117,7 @@ class Judge {
 
   void compare(const LaunchPtr& earlier, bool wrote, const Access& access) {
     if (earlier == nullptr || knows(clock_, *earlier)) return;
-    if (earlier_ != nullptr && earlier_->number >= earlier->number) return;
+    if (earlier_ != nullptr && (earlier_->number > earlier->number || (earlier_ == earlier && wrote_))) return;
     earlier_ = earlier;
     wrote_ = wrote;
     access_ = access;
@@ -130,7 +130,9 @@ class Judge {
 };
 
 void add_read(Piece& piece, const LaunchPtr& launch) {
-  auto same = [&](const LaunchPtr& read) { return !(read->stream < launch->stream) && !(launch->stream < read->stream); };
+  auto same = [&](const LaunchPtr& read) {
+    return !(read->stream < launch->stream) && !(launch->stream < read->stream);
+  };
   auto found = std::find_if(piece.reads.begin(), piece.reads.end(), same);
   if (found == piece.reads.end()) {
     piece.reads.push_back(launch);

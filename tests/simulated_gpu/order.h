@@ -1,14 +1,15 @@
 // Proves that what touches the same memory is ordered, and names the pair of launches that is not.
 //
-// Judged as the sanitizer of PyTorch's CUDA streams does: at the launch, in the host's order, so that what is found does
-// not depend on timing. Each stream has a clock of how far it has seen every stream; events carry clocks from stream to
-// stream, the host's waits carry them to the host, and every launch takes the host's. A read must come after the last
-// write of the same bytes, a write after the last write and all reads since. Memory is told apart by its address, so
-// that a block that is freed (a write on the stream of its allocation) and handed out again is judged too.
+// Judged as the sanitizer of PyTorch's CUDA streams does: at the launch, in the host's order, so that what is found
+// does not depend on timing. Each stream has a clock of how far it has seen every stream; events carry clocks from
+// stream to stream, the host's waits carry them to the host, and every launch takes the host's. A read must come after
+// the last write of the same bytes, a write after the last write and all reads since. Memory is told apart by its
+// address, so that a block that is freed (a write on the stream of its allocation) and handed out again is judged too.
 //
 // It can't see: what the host reads or writes in pinned memory without an operator of libtorch's (through a pointer);
 // order that only another process makes (a reply that comes after a request): what relies on it must wait itself; host
-// threads that race, since all share one clock; parts of a strided view, which counts from its first to its last element.
+// threads that race, since all share one clock; parts of a strided view, which counts from its first to its last
+// element.
 #pragma once
 
 #include <cstddef>

@@ -1,4 +1,5 @@
-// Page-locked host memory: blocks that are kept, and wait for the copies that use them before they are handed out again.
+// Page-locked host memory: blocks that are kept, and wait for the copies that use them before they are handed out
+// again.
 
 #include <cstdlib>
 #include <cstring>

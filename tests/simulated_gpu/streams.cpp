@@ -26,9 +26,7 @@ thread_local int the_current_device = 0;
 thread_local std::array<int64_t, MAX_DEVICES> the_current_stream{};
 thread_local bool the_thread_is_a_stream_s = false;
 
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 int count_devices() {
   const char* visible = getenv("CUDA_VISIBLE_DEVICES");
@@ -201,7 +199,8 @@ int n_devices() {
 }
 
 Gpu& gpu(int device) {
-  TORCH_CHECK(device >= 0 && device < n_devices(), "CUDA error: invalid device ordinal (", device, " of ", n_devices(), ")");
+  TORCH_CHECK(device >= 0 && device < n_devices(), "CUDA error: invalid device ordinal (", device, " of ", n_devices(),
+              ")");
   return all_gpus()[static_cast<size_t>(device)];
 }
 
@@ -213,7 +212,9 @@ Stream& stream(int device, int64_t id) {
 int current_device() { return the_current_device; }
 void set_current_device(int device) { the_current_device = device; }
 Stream& current_stream(int device) { return stream(device, the_current_stream[static_cast<size_t>(device)]); }
-void set_current_stream(const Stream& stream) { the_current_stream[static_cast<size_t>(stream.device())] = stream.id(); }
+void set_current_stream(const Stream& stream) {
+  the_current_stream[static_cast<size_t>(stream.device())] = stream.id();
+}
 bool is_on_stream() { return the_thread_is_a_stream_s; }
 
 void launch(Stream& stream, Launch what, Task body) {

@@ -1,4 +1,5 @@
-// Cards and their streams: threads that work off queues in order. All semantics are CUDA's, as far as libtorch relies on them.
+// Cards and their streams: threads that work off queues in order. All semantics are CUDA's, as far as libtorch relies
+// on them.
 #pragma once
 
 #include <c10/core/CachingDeviceAllocator.h>
@@ -28,7 +29,8 @@ enum class Work { COMPUTE, COLLECTIVE, LINK };
 // A point in a stream's work, once it has been passed.
 class Marker {
  public:
-  Marker(Work after, long n_copies, order::ClockPtr clock) : after(after), n_copies(n_copies), clock(std::move(clock)) {}
+  Marker(Work after, long n_copies, order::ClockPtr clock)
+      : after(after), n_copies(n_copies), clock(std::move(clock)) {}
   void complete();
   void wait();
   bool is_complete();

@@ -49,7 +49,9 @@ void grow(c10::StorageImpl& storage, size_t n_bytes, int device) {
   const auto* from = static_cast<const char*>(storage._mutable_data_ptr_no_checks().get());
   auto* to = static_cast<char*>(data.get());
   if (const size_t n = storage.nbytes(); n > 0) {
-    launch(current_stream(device), {"aten::resize_", {{from, n, false}, {to, n, true}}}, [to, from, n] { memcpy(to, from, n); });
+    counts::launched(device);
+    launch(current_stream(device), {"aten::resize_", {{from, n, false}, {to, n, true}}},
+           [to, from, n] { memcpy(to, from, n); });
   }
   storage.set_data_ptr_noswap(std::move(data));
   storage.set_nbytes(n_bytes);
@@ -75,6 +77,7 @@ void follow(Stream& stream, Stream& before) {
 void copy_on_cards(const at::Tensor& to, const at::Tensor& from) {
   auto &source = current_stream(from.get_device()), &target = current_stream(to.get_device());
   const bool is_between_cards = to.get_device() != from.get_device();
+  counts::launched(from.get_device());
   if (is_between_cards) follow(source, target);
   launch_copy(source, "aten::copy_", raw(to), raw(from));
   if (is_between_cards) follow(target, source);
@@ -143,9 +146,12 @@ at::Scalar local_scalar(const at::Tensor& self) {
   return at::_local_scalar_dense(raw(self));
 }
 
-void record_stream(at::Tensor& self, c10::Stream stream) { allocator().recordStream(self.storage().data_ptr(), stream); }
+void record_stream(at::Tensor& self, c10::Stream stream) {
+  allocator().recordStream(self.storage().data_ptr(), stream);
+}
 
-at::Tensor as_strided(const at::Tensor& self, c10::IntArrayRef size, c10::IntArrayRef stride, std::optional<int64_t> offset) {
+at::Tensor as_strided(const at::Tensor& self, c10::IntArrayRef size, c10::IntArrayRef stride,
+                      std::optional<int64_t> offset) {
   return at::native::as_strided_tensorimpl(self, size, stride, offset);
 }
 
@@ -159,7 +165,8 @@ at::Tensor unfold(const at::Tensor& self, int64_t dimension, int64_t size, int64
   return at::native::unfold(self, dimension, size, step);
 }
 
-at::Tensor& set_storage(at::Tensor& self, at::Storage storage, int64_t offset, c10::IntArrayRef size, c10::IntArrayRef stride) {
+at::Tensor& set_storage(at::Tensor& self, at::Storage storage, int64_t offset, c10::IntArrayRef size,
+                        c10::IntArrayRef stride) {
   auto* impl = self.unsafeGetTensorImpl();
   impl->set_storage_keep_dtype(std::move(storage));
   impl->set_sizes_and_strides(size, stride, offset);
@@ -195,7 +202,9 @@ at::Tensor raw(const at::Tensor& tensor) {
   return result;
 }
 
-Shape shape_of(const at::Tensor& tensor) { return {tensor.sizes().vec(), tensor.strides().vec(), tensor.scalar_type()}; }
+Shape shape_of(const at::Tensor& tensor) {
+  return {tensor.sizes().vec(), tensor.strides().vec(), tensor.scalar_type()};
+}
 
 at::Tensor empty_like_shape(const Shape& shape, int device) {
   c10::OptionalDeviceGuard guard(cuda(device));
@@ -209,7 +218,8 @@ void touches(Launch& launch, const at::Tensor& tensor, bool is_write) {
   int64_t n_items = 1;
   for (int64_t dim = 0; dim < tensor.dim(); ++dim) n_items += (tensor.size(dim) - 1) * tensor.stride(dim);
   const auto item = tensor.element_size();
-  launch.accesses.push_back({base + tensor.storage_offset() * static_cast<int64_t>(item), static_cast<size_t>(n_items) * item, is_write});
+  launch.accesses.push_back(
+      {base + tensor.storage_offset() * static_cast<int64_t>(item), static_cast<size_t>(n_items) * item, is_write});
 }
 
 void launch_copy(Stream& stream, const std::string& name, const at::Tensor& to, const at::Tensor& from) {

@@ -5,6 +5,8 @@
 
 use serde_json::{Value, json};
 
+use crate::support::is_soak;
+
 /// How near the simulated cards must come to CPU ranks.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Bound {
@@ -60,13 +62,15 @@ impl Split {
     }
 }
 
-/// A training of a second: a few steps, an evaluation between them, a whole one and a sample at the end.
+/// A training of a second: a few steps, an evaluation between them, a whole one and a sample at the end. `make soak` takes
+/// more steps.
 fn base() -> Value {
+    let steps = if is_soak() { 20 } else { 4 };
     json!({
         "model": gpt(json!({})),
         "data": { "text": { "path": "input.txt" } },
         "batch": { "global": 8, "micro": 2 },
-        "stop": { "steps": 4 },
+        "stop": { "steps": steps },
         "optimizer": { "adamw": { "lr": 1e-3, "clip": 1.0 } },
         "eval": { "every": 2, "batches": 2 },
         "checkpoint": { "every": 1000 },
@@ -154,7 +158,7 @@ fn combined() -> Vec<Split> {
             merged(&[sequence.clone(), json!({ "dp": 2, "zero": 2 })]),
         ),
         split("pp2_dp2", 4, json!({ "pp": 2, "dp": 2 })),
-        split("pp2_zero2", 4, json!({ "pp": 2, "dp": 2, "zero": 2 })),
+        split("pp2_zero1", 4, json!({ "pp": 2, "dp": 2, "zero": 1 })),
         split("pp2_tp2_interleaved_sp", 4, interleaved(sequence)),
         split(
             "pp2_dp2_tp2_zero1",
