@@ -243,7 +243,11 @@ fn live(job: Arc<Job>, seat: Seat, fault: &FaultCell, events: &Sender<Message>) 
         }
         Err(payload) => {
             let text = format!("panic: {}", panic_text(payload.as_ref()));
-            (text, FaultKind::Other, true)
+            let kind = match has_no_memory(device) {
+                true => FaultKind::OutOfMemory,
+                false => FaultKind::Other,
+            };
+            (text, kind, true)
         }
     };
     let operation = progress.operation().to_owned();
