@@ -246,7 +246,13 @@ fn live(job: Arc<Job>, seat: Seat, fault: &FaultCell, events: &Sender<Message>) 
             (cause, kind, retry)
         }
         // The panic's hook has printed all of it.
-        Err(payload) => (panic_cause(payload.as_ref()), FaultKind::Other, true),
+        Err(payload) => {
+            let kind = match has_no_memory(device) {
+                true => FaultKind::OutOfMemory,
+                false => FaultKind::Other,
+            };
+            (panic_cause(payload.as_ref()), kind, true)
+        }
     };
     let operation = progress.operation().to_owned();
     fault.poison(Fault {

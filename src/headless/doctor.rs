@@ -263,6 +263,7 @@ fn worker_checks(report: &WorkerReport, machine: &Machine) -> Vec<Check> {
     let program = program.map(|program| good("worker", program.display().to_string()));
     let n_gpus = machine.gpus.len();
     let prefers_cudnn = machine.gpus.iter().any(Gpu::prefers_cudnn_attention);
+    let needs_nvrtc = prefers_cudnn && report.has_cudnn;
     program
         .into_iter()
         .chain([
@@ -271,7 +272,7 @@ fn worker_checks(report: &WorkerReport, machine: &Machine) -> Vec<Check> {
             seen_by_cuda(report.cuda_devices, machine),
             library("CUDA", &report.cuda, n_gpus > 0, "on CPU"),
             library("NCCL", &report.nccl, n_gpus > 1, "on CPU or one GPU"),
-            library("NVRTC", &report.nvrtc, prefers_cudnn, "by these devices"),
+            library("NVRTC", &report.nvrtc, needs_nvrtc, "by these devices"),
         ])
         .collect()
 }
@@ -383,6 +384,7 @@ mod tests {
             threads: 2,
             cuda_devices: 0,
             cuda: library(),
+            has_cudnn: true,
             nccl: library(),
             nvrtc: library(),
         }

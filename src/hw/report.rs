@@ -12,6 +12,8 @@ pub struct WorkerReport {
     /// GPUs that CUDA counts.
     pub cuda_devices: usize,
     pub cuda: Library,
+    /// CUDA sees GPUs, and libtorch has cuDNN for them.
+    pub has_cudnn: bool,
     pub nccl: Library,
     /// CUDA's compiler, which cuDNN's attention needs; it is good once it has compiled a kernel.
     pub nvrtc: Library,

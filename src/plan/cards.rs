@@ -122,7 +122,7 @@ mod tests {
         assert!(notes(&machine, &[], "/dev/shm").is_empty());
         machine.shm_bytes = Some(64 << 20);
         let found = notes(&machine, &[], "/dev/shm");
-        assert!(found[0].contains("64.00 MiB are free"), "{found:?}");
+        assert!(found[0].contains("64.0 MiB are free"), "{found:?}");
         assert!(notes(&machine, &["devices=[0]"], "/dev/shm").is_empty());
         assert!(planned(&machine, &[]).expect("a plan").lacks_peer_access);
         let mut nvlink = recorded::machine("nvlink-8").machine;

@@ -14,8 +14,10 @@ use super::{
     libraries::{self, Places, Visibility},
 };
 
-/// The names of NVRTC, by CUDA's version.
-const NAMES: [&str; 2] = ["libnvrtc.so.13", "libnvrtc.so.12"];
+/// Its name for the CUDA of the pinned libtorch.
+const NAME: &str = "libnvrtc.so.13";
+/// Its name for that of another build of libtorch.
+const NAME_OF_CUDA_12: &str = "libnvrtc.so.12";
 const SOURCE: &CStr = c"extern \"C\" __global__ void twice(float* x) { x[threadIdx.x] *= 2.0f; }";
 /// Part of the compiled kernel.
 const ENTRY: &str = ".entry twice";
@@ -38,7 +40,8 @@ pub(super) fn preload(places: &Places) {
 /// # Errors
 /// The loader knows no NVRTC, or it does not compile: it says why.
 pub fn check() -> Result<String, TorchError> {
-    let library = libraries::open(&NAMES.map(PathBuf::from), Visibility::Own)?;
+    let open = |name: &str| libraries::open(&[PathBuf::from(name)], Visibility::Own);
+    let library = open(NAME).or_else(|error| open(NAME_OF_CUDA_12).map_err(|_| error))?;
     let nvrtc = Nvrtc::of(&library).map_err(|error| TorchError::new(&error.to_string()))?;
     let ptx = nvrtc.compile()?;
     if !ptx.contains(ENTRY) {

@@ -110,6 +110,7 @@ pub fn doctor() -> i32 {
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             cuda_devices: usize::try_from(tch::Cuda::device_count()).unwrap_or(0),
             cuda: cuda.into(),
+            has_cudnn: tch::Cuda::cudnn_is_available(),
             nccl: nccl::load().into(),
             nvrtc: nvrtc::check().into(),
         };

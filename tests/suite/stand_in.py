@@ -11,7 +11,8 @@ arguments = [part for argument in sys.argv for part in argument.split("=", 1)] +
 mode, run = arguments[1:3]
 if mode == "doctor":
     none = {"bad": "none"}
-    print(json.dumps({"libtorch": "none", "threads": 1, "cuda_devices": 0, "cuda": none, "nccl": none, "nvrtc": none}))
+    libraries = {"cuda": none, "has_cudnn": False, "nccl": none, "nvrtc": none}
+    print(json.dumps({"libtorch": "none", "threads": 1, "cuda_devices": 0, **libraries}))
     sys.exit(0)
 if mode == "eval":
     print("sees", os.environ.get("CUDA_VISIBLE_DEVICES"), file=sys.stderr)

@@ -81,7 +81,8 @@ pub fn with_remedy(cause: Cause, kind: FaultKind, plan: &RunPlan, has_stepped: b
         }
         FaultKind::OutOfMemory => less_memory(plan),
     };
-    let text = format!("{}; {remedy}", cause.text);
+    // libtorch ends a sentence with a full stop.
+    let text = format!("{}; {remedy}", cause.text.trim_end_matches('.'));
     match kind {
         FaultKind::OutOfMemory if !has_stepped => Cause {
             text,
