@@ -111,11 +111,11 @@ def check(options, steps, scratch):
     place = prepare(options, scratch)
     card = card_name(place)
     place.results = (options.results or bench.RESULTS / f"gpu-{slug(card)}-{datetime.date.today()}").resolve()
-    runner = Runner(place.results, budget)
+    runner = Runner(place.results, budget, STEPS)
     summarize = lambda code=None: write_summary(runner, place, card, code)  # noqa: E731
     code = None
     try:
-        runner.run(steps, lambda step, report: Context(place, step, report, budget, runner.results), summarize)
+        runner.run(steps, lambda step, report: Context(place, step, report, budget, runner.all_results()), summarize)
     except KeyboardInterrupt:
         code = INTERRUPTED
         say("interrupted")
@@ -148,7 +148,7 @@ def write_summary(runner, place, card, code):
         "counts": {name: counts[name] for name in ("passed", "failed", "skipped")},
         "seconds": round(runner.budget.spent_s(), 1),
         "budget": "none" if runner.budget.total_s is None else in_words(runner.budget.total_s),
-        "machine": bench.describe_machine(), "torch": place.torch, "capstan": version, "commit": place.build["commit"], "steps": runner.results,
+        "machine": bench.describe_machine(), "torch": place.torch, "capstan": version, "commit": place.build["commit"], "steps": runner.all_results(),
     }
     write_whole(place.results / "summary.json", json.dumps(summary, indent=1) + "\n")
     write_whole(place.results / "index.html", as_html(summary))

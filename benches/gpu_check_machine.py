@@ -4,11 +4,11 @@ import json
 import os
 import shutil
 
-import bench
 from gpu_check_place import doctor, nvidia_smi
-from gpu_check_runner import DIFFERENT, MISSING, StepFailed, StepSkipped
+from gpu_check_runner import DIFFERENT, MISSING, StepFailed, StepSkipped, complaint
 
 CUDA_LIBRARIES = ("libcuda.", "libcudart", "libnccl", "libnvrtc", "libcudnn", "libcublas", "libnvidia-ml", "libcupti")
+LIBRARIES = ("CUDA", "NCCL", "NVRTC")  # as doctor names them
 ENVIRONMENT = ("LD_LIBRARY_PATH", "LD_PRELOAD", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "CUDA_HOME", "NCCL_")
 LITTLE_SHARED_MEMORY = 256 * 2**20  # of /dev/shm: NCCL's rings between processes without peer access
 
@@ -20,18 +20,20 @@ def machine(ctx):
     smi_facts(place, report)
     said, code = doctor(place)
     report.fact("doctor", said)
+    found = {}
     for check in said["checks"]:
         report.row("doctor", check=check["name"], health=check["health"], found=check["found"])
-    worker, gpus = said["worker"] or {}, said["machine"]["gpus"]
-    for name, is_sound in (("cuda", worker.get("cuda") == "loaded"), ("nccl", str(worker.get("nccl", ""))[:1].isdigit())):
-        if not is_sound:
-            report.fail(f"{name} does not load: {worker.get(name, 'the worker does not answer')}")
-    if not gpus:
+        found[check["name"]] = check
+        if check["health"] == "bad":
+            report.fail(f"{check['name']}: {check['found']}")
+    if said["machine"]["gpus"] and found.get("CUDA", {}).get("health") != "good":
+        report.fail(f"CUDA: {found.get('CUDA', found['worker'])['found']}")
+    if not said["machine"]["gpus"]:
         report.fail(f"no usable card: {said['machine'].get('no_gpus_because')}")
     if code != 0:
-        bad = [check["found"] for check in said["checks"] if check["health"] == "bad"]
-        report.fail(f"doctor ended with exit code {code}: {'; '.join(bad)}")
-    report.line(f"{len(gpus)} x {gpus[0]['name'] if gpus else 'no card'}, NCCL {worker.get('nccl')}, libtorch {worker.get('libtorch')}")
+        report.fail(f"doctor ended with exit code {code}")
+    names = ", ".join(sorted({gpu["name"] for gpu in said["machine"]["gpus"]})) or "no card"
+    report.line(f"{len(said['machine']['gpus'])} x {names}; " + ", ".join(f"{name} {found[name]['found']}" for name in LIBRARIES if name in found))
 
 
 def loader_facts(place, report):
@@ -53,12 +55,12 @@ def smi_facts(place, report):
         return
     for name, arguments in (("nvidia-smi", ()), ("nvidia-smi-q", ("-q",)), ("topology", ("topo", "--matrix"))):
         try:
-            (ctx_logs(place) / f"{name}.txt").write_text(nvidia_smi(place, *arguments))
+            (logs_of(place) / f"{name}.txt").write_text(nvidia_smi(place, *arguments))
         except StepFailed as problem:
             report.note(str(problem))
 
 
-def ctx_logs(place):
+def logs_of(place):
     folder = place.results / "logs"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -67,15 +69,17 @@ def ctx_logs(place):
 def self_test(ctx):
     """The worker's own test of streams, events and a world of one over NCCL, without a run around it."""
     place, report = ctx.place, ctx.report
-    said = place.run([place.worker, "self-test"], 90)
-    found = [json.loads(line) for line in said.stdout.splitlines() if line.startswith("{")]
-    for result in found:
-        report.row("self-test", **result)
+    said = place.run([place.worker, "self-test"], 90, env={**place.environment, "NCCL_SOCKET_IFNAME": "lo"})
+    results = [line.partition(": ") for line in said.stdout.splitlines()]
+    for verdict, _, what in results:
+        report.row("self-test", test=what, passed=verdict == "ok")
+        if verdict != "ok":
+            report.fail(what)
     if said.returncode != 0:
-        raise StepFailed(f"capstan-worker self-test ended with exit code {said.returncode}: {bench.last_lines(said.stderr)}")
-    if not found:
+        raise StepFailed(f"capstan-worker self-test ended with exit code {said.returncode}: {complaint(said.stderr)}")
+    if not results:
         raise StepFailed("capstan-worker self-test says nothing")
-    report.line(f"{len(found)} tests of the worker pass")
+    report.line(f"{len(results)} tests of the worker pass")
 
 
 # Sensors ------------------------------------------------------------------------------------------------------------------
@@ -130,7 +134,7 @@ def alike(theirs, ours, share, more):
 def looks(place, count):
     said = place.run([place.capstan, "top", "--json", "--every-s", "1", "--count", count], 60 + count)
     if said.returncode != 0:
-        raise StepFailed(f"capstan top ended with exit code {said.returncode}: {bench.last_lines(said.stderr)}")
+        raise StepFailed(f"capstan top ended with exit code {said.returncode}: {complaint(said.stderr)}")
     return [json.loads(line) for line in said.stdout.splitlines()]
 
 

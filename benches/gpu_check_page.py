@@ -58,7 +58,7 @@ def setting(summary):
 
 def overview(steps):
     rows = [
-        {"step": step["name"], "": step["status"], "seconds": step["seconds"], "result": result_line(step)}
+        {"step": step["name"] + (" (earlier)" if step.get("earlier") else ""), "": step["status"], "seconds": step["seconds"], "result": result_line(step)}
         for step in steps
     ]
     return table(rows, status_column="")

@@ -38,6 +38,11 @@ class Place:
     rounds: int = 3
 
     @property
+    def n_parity_steps(self):
+        """Steps that are compared: as many as a card takes seconds for, fewer on the stand-in."""
+        return 6 if self.simulated else 20
+
+    @property
     def worker(self):
         return self.capstan.parent / "capstan-worker"
 
@@ -131,7 +136,8 @@ def environment_of(scratch, simulated):
     environment.setdefault("PATH", os.defpath)
     environment.setdefault("HOME", str(scratch))
     if simulated:
-        environment = {**SIMULATED, **environment, "LD_LIBRARY_PATH": str(simulated), "CAPSTAN_NVML": str(simulated / "libnvidia-ml.so")}
+        own = {"CAPSTAN_CUDA": simulated, "LD_LIBRARY_PATH": simulated, "CAPSTAN_NVML": simulated / "libnvidia-ml.so"}
+        environment = {**SIMULATED, **environment, **{name: str(value) for name, value in own.items()}}
     return environment
 
 

@@ -170,6 +170,13 @@ def shown(value):
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
+def complaint(text):
+    """What a program that failed said: its line that calls itself an error, else its last ones."""
+    lines = [line.strip() for line in text.strip().splitlines() if line.strip()]
+    errors = [line for line in lines if line.lower().startswith("error")]
+    return errors[0] if errors else " | ".join(lines[-3:]) or "no message"
+
+
 def say(text):
     print(f"gpu-check: {text}", flush=True)
 
@@ -182,18 +189,33 @@ def write_whole(path, text):
 
 
 class Runner:
-    """Runs steps one after the other; `results` is what they found so far, in their order."""
+    """Runs steps one after the other; `results` is what they found so far, in their order.
 
-    def __init__(self, folder, budget):
+    `earlier` is what other steps had found in the same folder before, so that a check can go on where a budget ended.
+    """
+
+    def __init__(self, folder, budget, every_step):
         self.folder, self.budget, self.results = folder, budget, []
+        self.paths = {step.name: folder / "steps" / f"{number:02}-{step.name}.json" for number, step in enumerate(every_step, 1)}
+        self.earlier = {}
         (folder / "steps").mkdir(parents=True, exist_ok=True)
         adopt_descendants()
 
+    def all_results(self):
+        """Of this run and of earlier ones, in the order of all steps."""
+        mine = {result["name"]: result for result in self.results}
+        found = (mine.get(name) or self.earlier.get(name) for name in self.paths)
+        return [result for result in found if result]
+
     def run(self, steps, context, after_each):
         """Runs the steps; `context(step, report)` gives each what it is called with, `after_each` hears after every one."""
+        wanted = {step.name for step in steps}
+        self.earlier = {
+            name: {**json.loads(path.read_text()), "earlier": True} for name, path in self.paths.items() if name not in wanted and path.exists()
+        }
         for number, step in enumerate(steps, 1):
             say(f"{number} of {len(steps)}, {step.name}: {step.title}")
-            path = self.folder / "steps" / f"{number:02}-{step.name}.json"
+            path = self.paths[step.name]
             report = Report(path, step)
             began = time.monotonic()
             excuse = self.budget.excuse(step.needs_s)
@@ -201,7 +223,7 @@ class Runner:
             result["seconds"] = round(time.monotonic() - began, 2)
             write_whole(path, json.dumps(result, indent=1) + "\n")
             self.results.append(result)
-            say(f"   {verdict(result)}, {in_words(result['seconds'])}")
+            say(f"   {verdict(result)} ({in_words(result['seconds'])})")
             after_each()
 
     def run_one(self, step, report, context):
@@ -234,8 +256,6 @@ def skipped(report, reason):
 
 
 def verdict(result):
-    if result["status"] == "failed":
-        return "FAILED: " + "; ".join(failure["text"] for failure in result["failures"])
     return f"{result['status']}: {result['line']}" if result["line"] else result["status"]
 
 

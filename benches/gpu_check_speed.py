@@ -23,7 +23,7 @@ from gpu_check_place import first_card, nvidia_smi
 from gpu_check_runner import StepFailed, StepSkipped
 from gpu_check_training import GPT2, find_tool, plan_of, train, wrapped_worker
 
-STEPS, GRAD_ACCUM = 40, 4  # the first WARMUP_STEPS are not counted
+STEPS, SIMULATED_STEPS, GRAD_ACCUM = 40, 24, 4  # the first WARMUP_STEPS are not counted
 N_TOKEN_IDS = 50257  # of the tokens; the models' vocabularies are as large or larger
 SAMPLE_INTERVAL_MS = 100
 SIDES = ("capstan", "eager", "compiled")
@@ -163,6 +163,10 @@ def jobs(place):
     return TINY_JOBS if place.simulated else JOBS
 
 
+def n_steps(place):
+    return SIMULATED_STEPS if place.simulated else STEPS
+
+
 def micro_batch(job, memory_bytes):
     return next(batch for gib, batch in job.micro_batch_by_gib if memory_bytes / 2**30 >= gib)
 
@@ -213,13 +217,13 @@ def capstan_settings(job, tokens, micro):
         "data": {"tokens": {"train": str(tokens), "vocab_size": TINY_VOCAB if job.vocab_size == TINY_VOCAB else N_TOKEN_IDS,
                             "windows": "random", "val_fraction": 0.02}},
         "batch.global": micro * GRAD_ACCUM, "batch.micro": micro, "stop.steps": bench.NEVER, "optimizer.adamw.lr": 3e-4,
-        "schedule": "constant", "eval.every": bench.NEVER, "eval.at_start": False, "checkpoint.every": bench.NEVER, "restart.max": 0,
+        "schedule": {"constant": {}}, "eval.every": bench.NEVER, "eval.at_start": False, "checkpoint.every": bench.NEVER, "restart.max": 0,
     }
 
 
 def capstan_run(ctx, job, tokens, micro, recompute):
     with GpuSampler(ctx.place) as sampler:
-        run = train(ctx, job.config, f"dp=1,recompute={recompute}", capstan_settings(job, tokens, micro), stop_at=STEPS)
+        run = train(ctx, job.config, f"dp=1,recompute={recompute}", capstan_settings(job, tokens, micro), stop_at=n_steps(ctx.place))
     steps = run.steps
     steady = steps[bench.WARMUP_STEPS:]
     return {
@@ -238,7 +242,7 @@ def pytorch_run(ctx, job, tokens, micro, recompute, side):
         raise StepFailed("no Python with PyTorch 2.11")
     options = [*job.pytorch, *(["--recompute"] if recompute == "full" else []), *(["--compile"] if side == "compiled" else [])]
     with GpuSampler(ctx.place) as sampler:
-        result = pytorch(ctx, job, tokens, micro * GRAD_ACCUM, GRAD_ACCUM, STEPS, *options)
+        result = pytorch(ctx, job, tokens, micro * GRAD_ACCUM, GRAD_ACCUM, n_steps(ctx.place), *options)
     steady = result["steady"]
     return {
         "tokens_per_sec": result["tokens_per_sec"],
