@@ -111,7 +111,7 @@ def check(options, steps, scratch):
     place = prepare(options, scratch)
     card = card_name(place)
     place.results = (options.results or bench.RESULTS / f"gpu-{slug(card)}-{datetime.date.today()}").resolve()
-    runner = Runner(place.results, budget, STEPS)
+    runner = Runner(place.results, budget, STEPS, f"{place.build['commit']} on {card}")
     summarize = lambda code=None: write_summary(runner, place, card, code)  # noqa: E731
     code = None
     try:
@@ -140,11 +140,11 @@ def slug(text):
 
 
 def write_summary(runner, place, card, code):
-    counts = collections.Counter(result["status"] for result in runner.results)
+    counts = collections.Counter(result["status"] for result in runner.all_results())
     version = subprocess.run([place.capstan, "--version"], capture_output=True, text=True).stdout.strip()
     summary = {
         "date": datetime.date.today().isoformat(), "card": card, "simulated": bool(place.simulated),
-        "exit_code": exit_code(runner.results) if code is None else code,
+        "exit_code": exit_code(runner.all_results()) if code is None else code,
         "counts": {name: counts[name] for name in ("passed", "failed", "skipped")},
         "seconds": round(runner.budget.spent_s(), 1),
         "budget": "none" if runner.budget.total_s is None else in_words(runner.budget.total_s),
@@ -160,10 +160,17 @@ def tell(summary):
     for status in ("skipped", "failed"):
         for step in summary["steps"]:
             if step["status"] == status:
-                reason = step["line"] if status == "skipped" else "; ".join(failure["text"] for failure in step["failures"])
-                say(f"{status}: {step['name']}: {reason}")
+                say(f"{status}{' earlier' * step.get('earlier', False)}: {step['name']}: {in_short(step)}")
     counts = summary["counts"]
     say(f"{counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped in {in_words(summary['seconds'])}; exit code {summary['exit_code']}")
+
+
+def in_short(step):
+    """Why a step was skipped, or its first failure and how many more there are."""
+    if step["status"] == "skipped":
+        return step["line"]
+    first, *more = (failure["text"] for failure in step["failures"])
+    return first + (f" (and {len(more)} more)" if more else "")
 
 
 if __name__ == "__main__":

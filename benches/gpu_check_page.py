@@ -21,7 +21,7 @@ p { margin: .2rem 0; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .8rem .2rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); max-width: 44rem; overflow-wrap: anywhere; }
 th { color: var(--dim); font-weight: 600; white-space: nowrap; }
-td.number { text-align: right; white-space: nowrap; }
+th.number, td.number { text-align: right; white-space: nowrap; }
 a { color: inherit; }
 """
 LONGEST_CELL = 300
@@ -65,7 +65,8 @@ def overview(steps):
 
 
 def result_line(step):
-    return "; ".join(failure["text"] for failure in step["failures"]) or step["line"]
+    first, *more = [failure["text"] for failure in step["failures"]] or [step["line"]]
+    return first + (f" (and {len(more)} more)" if more else "")
 
 
 def section(step):
@@ -82,9 +83,18 @@ def section(step):
 
 def table(rows, status_column=None):
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    head = "".join(f"<th>{escape(column.replace('_', ' '))}</th>" for column in columns)
+    head = "".join(heading(column, any(is_number(row.get(column)) for row in rows)) for column in columns)
     body = "".join(f"<tr>{''.join(cell(row.get(column), column == status_column) for column in columns)}</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def heading(column, is_of_numbers):
+    name = escape(column.replace("_", " "))
+    return f'<th class="number">{name}</th>' if is_of_numbers else f"<th>{name}</th>"
+
+
+def is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def cell(value, is_status):
@@ -92,5 +102,4 @@ def cell(value, is_status):
     text = escape(text if len(text) <= LONGEST_CELL else text[:LONGEST_CELL] + "…")
     if is_status:
         return f'<td class="status {text}">{text}</td>'
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return f'<td class="number">{text}</td>' if is_number else f"<td>{text}</td>"
+    return f'<td class="number">{text}</td>' if is_number(value) else f"<td>{text}</td>"

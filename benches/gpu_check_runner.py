@@ -137,6 +137,11 @@ class Report:
         self.write()
         say("   " + ", ".join(f"{name} {shown(value)}" for name, value in cells.items()))
 
+    def table(self, name, rows):
+        """A whole table, which is too long for the screen."""
+        self.content["tables"][name] = rows
+        self.write()
+
     def note(self, text):
         self.content["notes"].append(text)
         self.write()
@@ -164,7 +169,7 @@ def shown(value):
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        if value == 0 or not 1e-3 <= abs(value) < 1e9:
+        if value and not 1e-3 <= abs(value) < 1e9:
             return f"{value:.1e}"
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
@@ -191,11 +196,12 @@ def write_whole(path, text):
 class Runner:
     """Runs steps one after the other; `results` is what they found so far, in their order.
 
-    `earlier` is what other steps had found in the same folder before, so that a check can go on where a budget ended.
+    `earlier` is what other steps had found in the same folder before, so that a check can go on where a budget ended; of the
+    same `subject`, the programs and cards that are checked.
     """
 
-    def __init__(self, folder, budget, every_step):
-        self.folder, self.budget, self.results = folder, budget, []
+    def __init__(self, folder, budget, every_step, subject):
+        self.folder, self.budget, self.subject, self.results = folder, budget, subject, []
         self.paths = {step.name: folder / "steps" / f"{number:02}-{step.name}.json" for number, step in enumerate(every_step, 1)}
         self.earlier = {}
         (folder / "steps").mkdir(parents=True, exist_ok=True)
@@ -209,10 +215,7 @@ class Runner:
 
     def run(self, steps, context, after_each):
         """Runs the steps; `context(step, report)` gives each what it is called with, `after_each` hears after every one."""
-        wanted = {step.name for step in steps}
-        self.earlier = {
-            name: {**json.loads(path.read_text()), "earlier": True} for name, path in self.paths.items() if name not in wanted and path.exists()
-        }
+        self.earlier = self.found_before({step.name for step in steps})
         for number, step in enumerate(steps, 1):
             say(f"{number} of {len(steps)}, {step.name}: {step.title}")
             path = self.paths[step.name]
@@ -220,11 +223,15 @@ class Runner:
             began = time.monotonic()
             excuse = self.budget.excuse(step.needs_s)
             result = skipped(report, excuse) if excuse else self.run_one(step, report, context)
-            result["seconds"] = round(time.monotonic() - began, 2)
+            result |= {"seconds": round(time.monotonic() - began, 2), "subject": self.subject}
             write_whole(path, json.dumps(result, indent=1) + "\n")
             self.results.append(result)
             say(f"   {verdict(result)} ({in_words(result['seconds'])})")
             after_each()
+
+    def found_before(self, wanted):
+        found = {name: json.loads(path.read_text()) for name, path in self.paths.items() if name not in wanted and path.exists()}
+        return {name: {**result, "earlier": True} for name, result in found.items() if result.get("subject") == self.subject}
 
     def run_one(self, step, report, context):
         report.write()

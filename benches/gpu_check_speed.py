@@ -372,8 +372,7 @@ def kernels(ctx):
     micro = micro_batch(job, first_card(place)["memory_bytes"])
     if place.python:
         result = pytorch(ctx, job, tokens, micro, 1, 8, *job.pytorch, "--profile")
-        for row in result["kernels"][:N_KERNELS]:
-            ctx.report.row("PyTorch eager", **row)
+        ctx.report.table("PyTorch eager", result["kernels"][:N_KERNELS])
         ctx.report.line(f"PyTorch eager: {sum(row['ms'] for row in result['kernels']):.1f} ms of {'operators' if place.simulated else 'kernels'} a step of one micro-batch")
     else:
         ctx.report.note("no Python with PyTorch 2.11, so no kernels of PyTorch's")
@@ -395,8 +394,9 @@ def capstan_kernels(ctx, job, tokens, micro):
     rows = list(csv.DictReader(said.stdout[said.stdout.find("Time (%)"):].splitlines()))
     if not rows:
         ctx.report.note(f"nsys tells no kernel of capstan's: {bench.last_lines(said.stderr)}")
-    for row in rows[:N_KERNELS]:
-        ctx.report.row("capstan, 8 steps", kernel=row["Name"][:120], calls=int(row["Instances"]), ms=float(row["Total Time (ns)"]) / 1e6)
+    ctx.report.table("capstan, 8 steps", [
+        {"kernel": row["Name"][:120], "calls": int(row["Instances"]), "ms": float(row["Total Time (ns)"]) / 1e6} for row in rows[:N_KERNELS]
+    ])
 
 
 # The UI -------------------------------------------------------------------------------------------------------------------
