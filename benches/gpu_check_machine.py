@@ -75,7 +75,7 @@ def self_test(ctx):
         report.row("self-test", test=what, passed=verdict == "ok")
         if verdict != "ok":
             report.fail(what)
-    if said.returncode != 0:
+    if said.returncode != 0 and not report.content["failures"]:
         raise StepFailed(f"capstan-worker self-test ended with exit code {said.returncode}: {complaint(said.stderr)}")
     if not results:
         raise StepFailed("capstan-worker self-test says nothing")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import bench
 from gpu_check_place import cards
-from gpu_check_runner import DIFFERENT, StepFailed, StepSkipped, complaint, descendants
+from gpu_check_runner import DIFFERENT, FAILED, StepFailed, StepSkipped, complaint, descendants
 
 HELLO, GPT2 = "configs/hello.json", "configs/gpt2-124m.json"
 # Relative differences of fp32 losses, at a learning rate where rounding does not grow: at the first step, and over all steps.
@@ -90,7 +90,7 @@ def train(ctx, config, layout, settings, stop_at=None, environment=None, on_step
     is_sound = run.steps and (run.code == 0 or is_ended)
     if not is_sound and not may_fail:
         kept = keep_logs(ctx, folder)
-        raise StepFailed(f"capstan ended with exit code {code}: {run.reason()} (logs in {kept})")
+        raise StepFailed(f"capstan ended with exit code {code}: {run.reason()} (logs in {kept})", FAILED)
     shutil.rmtree(folder, ignore_errors=True)
     return run
 
