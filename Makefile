@@ -52,5 +52,7 @@ stills: setup
 gpu-check:
 	@scripts/gpu-check.sh $(ARGS)
 
-gpu-bundle: build
+# Built whole: programs that cargo builds step by step are half as large again.
+gpu-bundle: setup
+	CARGO_INCREMENTAL=0 $(CARGO) build --release --bins
 	@python3 scripts/gpu_bundle.py $(ARGS)

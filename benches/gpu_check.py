@@ -82,6 +82,9 @@ def main():
     except Refusal as refusal:
         print(f"gpu-check: error: {refusal}", file=sys.stderr)
         return refusal.code
+    except KeyboardInterrupt:
+        say("interrupted before the first step")
+        return INTERRUPTED
 
 
 def parse_args():

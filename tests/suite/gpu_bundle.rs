@@ -17,7 +17,11 @@ use crate::{
     tidy::elf,
 };
 
+/// What may travel.
 const LARGEST_BYTES: u64 = 40_000_000;
+/// What the programs under test may make of the folder: built step by step they are half as large again as those of
+/// `make gpu-bundle`, whose folder may have [`LARGEST_BYTES`].
+const LARGEST_MB: &str = "60";
 /// What programs may ask for on a machine with Python and torch: libtorch and the C and C++ libraries.
 const LIBRARIES: [&str; 8] = [
     "libtorch_cpu.so",
@@ -73,9 +77,10 @@ fn holds_what_it_lists() -> Result<(), Failed> {
     )?;
     let sizes = listed.values().filter_map(|file| file["bytes"].as_u64());
     let total: u64 = sizes.sum();
+    let packed = fs::metadata(bundle.with_extension("tar.gz"))?.len();
     check(
-        (1_000_000..LARGEST_BYTES).contains(&total),
-        format!("{total} bytes"),
+        packed < total && packed < LARGEST_BYTES,
+        format!("{packed} bytes, {total} unpacked"),
     )?;
     for name in ["capstan", "capstan-worker"] {
         let name = format!("target/release/{name}");
@@ -184,7 +189,8 @@ fn bundle() -> Result<&'static Path, Failed> {
             .arg("--release")
             .arg(release)
             .arg("--out")
-            .arg(&out);
+            .arg(&out)
+            .args(["--largest-mb", LARGEST_MB]);
         match command.output() {
             Ok(output) if output.status.success() => Ok(out.join("capstan-gpu-check")),
             Ok(output) => Err(format!("{:#?}", Said::from(output))),
