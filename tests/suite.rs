@@ -17,6 +17,8 @@ mod equivalence;
 mod faults;
 #[path = "suite/gpu.rs"]
 mod gpu;
+#[path = "suite/gpu_bundle.rs"]
+mod gpu_bundle;
 #[path = "suite/in_process.rs"]
 mod in_process;
 #[path = "suite/launching.rs"]
@@ -66,6 +68,7 @@ fn main() {
         equivalence::trials(),
         faults::trials(),
         gpu::trials(),
+        gpu_bundle::trials(),
         launching::trials(),
         logs::trials(),
         parity::trials(),
