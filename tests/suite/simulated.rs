@@ -2,6 +2,8 @@
 
 #[path = "simulated/counts.rs"]
 mod counts;
+#[path = "simulated/coverage.rs"]
+mod coverage;
 #[path = "simulated/libraries.rs"]
 mod libraries;
 #[path = "simulated/life.rs"]
@@ -23,7 +25,7 @@ use libtest_mimic::{Failed, Trial};
 
 pub fn trials() -> Vec<Trial> {
     let everything = "simulated::everything_is_in_the_matrix";
-    let mut trials = vec![Trial::test(everything, matrix::everything)];
+    let mut trials = vec![Trial::test(everything, coverage::everything)];
     trials.extend(rows());
     trials.extend(overlaps());
     trials.extend(lives());
@@ -80,6 +82,7 @@ fn overlaps() -> Vec<Trial> {
             "planted::a_buffer_freed_early_is_named",
             planted::freed_early,
         ),
+        trial("planted::a_bound_sees_a_missing_wait", planted::bounds),
     ])
     .collect()
 }

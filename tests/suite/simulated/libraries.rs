@@ -80,6 +80,7 @@ impl Sources {
         if target.is_dir() {
             return Ok(target);
         }
+        sweep(&cache);
         let partial = cache.join(format!(".{key}-{}", std::process::id()));
         fs::create_dir_all(&partial).map_err(|error| format!("{}: {error}", partial.display()))?;
         let built = self.build(&partial);
@@ -184,6 +185,18 @@ fn cache() -> PathBuf {
     let program = Path::new(env!("CARGO_BIN_EXE_capstan"));
     let target = program.ancestors().nth(2).unwrap_or(program);
     target.join("simulated_gpu")
+}
+
+/// Deletes what suites left that were ended while they compiled.
+fn sweep(cache: &Path) {
+    for path in files_in(cache).unwrap_or_default() {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let maker = name.strip_prefix('.').and_then(|name| name.split_once('-'));
+        let is_left = |pid: &str| !Path::new("/proc").join(pid).exists();
+        if maker.is_some_and(|(_, pid)| is_left(pid)) {
+            let _ = fs::remove_dir_all(&path);
+        }
+    }
 }
 
 fn files_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
