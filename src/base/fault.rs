@@ -23,7 +23,6 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// Whether nothing is known of the fault but its words.
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
     pub fn is_other(&self) -> bool {
         *self == Self::Other
     }

@@ -2,6 +2,7 @@
 
 use super::RunPlan;
 use crate::{
+    arch::ModelShape,
     config::{Attention, Precision},
     hw::{Gpu, Machine, peak_flops},
 };
@@ -10,14 +11,20 @@ impl RunPlan {
     /// Takes in what a machine's cards are like, those that the ranks have.
     pub fn take_cards(&mut self, machine: &Machine) {
         let indices = self.gpus();
-        self.cudnn_attention =
-            self.attention == Attention::Auto && self.would_prefer_cudnn(machine);
+        self.cudnn_attention = self.attention == Attention::Auto
+            && self.would_prefer_cudnn(machine)
+            && !self.drops_out_of_attention();
         self.lacks_peer_access = !machine.without_peer_access(&indices).is_empty();
         // The rates that are known are those of bf16.
         let is_rated = self.precision == Precision::Bf16 && !indices.is_empty();
         let cards = indices.iter().map(|&index| machine.gpus.get(index));
         let peaks = cards.map(|card| Some(peak_flops(&card?.name)?.flops));
         self.peak_flops = is_rated.then(|| peaks.sum()).flatten();
+    }
+
+    /// Whether attention is written out while training, so that a mask can be put on its weights.
+    pub(super) fn drops_out_of_attention(&self) -> bool {
+        matches!(&self.model, ModelShape::Gpt(gpt) if gpt.dropout > 0.0)
     }
 
     /// Whether libtorch takes cuDNN's attention on some of the ranks' cards where it has the choice.
@@ -75,6 +82,7 @@ mod tests {
             (&nvlink, &["precision=bf16", "attention=flash"], false),
             (&nvlink, &["precision=bf16", "attention=math"], false),
             (&nvlink, &["precision=bf16", "devices=[\"cpu\"]"], false),
+            (&nvlink, &["precision=bf16", "model.gpt.dropout=0.1"], false),
             (&geforce, &["precision=bf16"], false),
             (&consumer, &["precision=bf16"], false),
             (&blackwell, &["precision=bf16"], true),

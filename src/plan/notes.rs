@@ -32,13 +32,9 @@ pub fn notes(config: &RunConfig, machine: &Machine, plan: &RunPlan) -> Vec<Strin
 
 /// A choice of attention that nothing comes of.
 fn attention(config: &RunConfig, machine: &Machine, plan: &RunPlan) -> Option<String> {
-    let drops_out = match &config.model {
-        ModelConfig::Gpt(gpt) => gpt.dropout.is_some_and(|dropout| dropout > 0.0),
-        ModelConfig::Llama(_) => false,
-    };
     let words = match config.attention {
         Attention::Auto => return None,
-        Attention::Flash | Attention::Math if drops_out => {
+        Attention::Flash | Attention::Math if plan.drops_out_of_attention() => {
             "attention has no effect on training: with model.gpt.dropout it is written out"
         }
         Attention::Flash if !plan.would_prefer_cudnn(machine) => {

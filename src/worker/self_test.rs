@@ -25,8 +25,11 @@ const DONE: i32 = 0;
 const FAILED: i32 = 1;
 const MISSING: i32 = 4;
 
+/// Fails with what it found.
+type Test = fn(RankDevice) -> Result<()>;
+
 /// What is tested, with its name.
-const TESTS: [(&str, fn(RankDevice) -> Result<()>); 3] = [
+const TESTS: [(&str, Test); 3] = [
     ("events tell the time of work", events_tell_time),
     ("streams and events order work", events_order_work),
     ("NCCL works in a world of one", nccl_world_of_one),
@@ -94,7 +97,7 @@ fn events_order_work(device: RankDevice) -> Result<()> {
     let mut buffer = Tensor::f_zeros([2048, 2048], (Kind::Float, device.device))?;
     runtime::synchronize(0)?;
     let product = product(device)?;
-    let _ = buffer.f_copy_(&product)?;
+    buffer.f_copy_(&product)?;
     compute.record(&written)?;
     other.wait_for(&written)?;
     other.make_current()?;
