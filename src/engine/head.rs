@@ -26,13 +26,13 @@ pub(super) struct HeadPass {
 }
 
 /// What a loss tells the rank that takes it.
-struct Meeting<'a> {
+struct LossHooks<'a> {
     tp: &'a mut dyn Communicator,
     /// Absent where nobody asks what the time went to.
     clock: Option<&'a mut StepClock>,
 }
 
-impl loss::Hooks for Meeting<'_> {
+impl loss::Hooks for LossHooks<'_> {
     fn share(&mut self, buffer: &Tensor, reduction: Reduction) -> Result<(), CommError> {
         self.mark(Phase::Forward)?;
         self.tp.all_reduce(buffer, reduction)?;
@@ -47,7 +47,7 @@ impl loss::Hooks for Meeting<'_> {
     }
 }
 
-impl Meeting<'_> {
+impl LossHooks<'_> {
     fn mark(&mut self, phase: Phase) -> Result<(), CommError> {
         match &mut self.clock {
             Some(clock) => Ok(clock.mark(phase)?),
@@ -71,7 +71,7 @@ impl Stepper {
         let entry = self.store.weights(segment).entry(name);
         let entry = entry.ok_or_else(|| no_matrix(name))?;
         let mut of_weight = self.store.sum_grad(entry)?;
-        let mut meeting = Meeting {
+        let mut hooks = LossHooks {
             tp: &mut *crew.groups.tp,
             clock: Some(&mut *crew.clock),
         };
@@ -80,7 +80,7 @@ impl Stepper {
             &tape.batch.targets,
             tape.step.divisor,
             &mut of_weight,
-            &mut meeting,
+            &mut hooks,
         )?;
         of_weight.finish()?;
         crew.clock.mark(Phase::Backward)?;
@@ -98,12 +98,12 @@ impl Stepper {
         let before = self.segments[segment].pre(self.store.weights(segment), x)?;
         let (tensor, role) = (self.tensor, self.roles[segment]);
         let input = tensor.into_core(role, &before, &mut *groups.tp)?;
-        let mut meeting = Meeting {
+        let mut hooks = LossHooks {
             tp: &mut *groups.tp,
             clock: None,
         };
         let head = self.head(segment, &input)?;
-        Ok(cross_entropy::sum(head, targets, &mut meeting)?)
+        Ok(cross_entropy::sum(head, targets, &mut hooks)?)
     }
 
     pub(super) fn forward_head(

@@ -41,9 +41,9 @@ struct Found {
     of_weight: Tensor,
 }
 
-struct Meeting(Box<dyn Communicator>);
+struct Together(Box<dyn Communicator>);
 
-impl Hooks for Meeting {
+impl Hooks for Together {
     fn share(&mut self, buffer: &Tensor, reduction: Reduction) -> Result<(), CommError> {
         assert!(self.0.world() > 1, "a rank alone has nobody to share with");
         self.0.all_reduce(buffer, reduction)
@@ -133,7 +133,7 @@ impl Case {
         };
         let place = Tensor::full_like(&weight, 9.0);
         let mut of_weight = GradSum::over(place.shallow_clone(), false);
-        let mut hooks = Meeting(end);
+        let mut hooks = Together(end);
         let targets = Tensor::from_slice(&self.targets);
         let work = cross_entropy::Work::new(head, &targets).expect("fits");
         let mut grads = work.grads(self.n_valid(), &mut of_weight).expect("room");
@@ -321,7 +321,7 @@ fn large_logits_keep_their_loss() {
             shard: Shard::WHOLE,
         };
         let targets = Tensor::from_slice(&[target]);
-        let loss = cross_entropy::sum(head, &targets, &mut Meeting(Box::new(SoloComm)));
+        let loss = cross_entropy::sum(head, &targets, &mut Together(Box::new(SoloComm)));
         let loss = loss.expect("done").double_value(&[]);
         assert_eq!(loss, 2_000.0 * target as f64);
     }
