@@ -79,7 +79,7 @@ def self_test(ctx):
         raise StepFailed(f"capstan-worker self-test ended with exit code {said.returncode}: {complaint(said.stderr)}")
     if not results:
         raise StepFailed("capstan-worker self-test says nothing")
-    report.line(f"{len(results)} tests of the worker pass")
+    report.line(f"{sum(verdict == 'ok' for verdict, *_ in results)} of {len(results)} tests of the worker pass")
 
 
 # Sensors ------------------------------------------------------------------------------------------------------------------
