@@ -3,7 +3,7 @@
 #[path = "simulated/counts.rs"]
 mod counts;
 #[path = "simulated/libraries.rs"]
-mod libraries;
+pub mod libraries;
 #[path = "simulated/life.rs"]
 mod life;
 #[path = "simulated/matrix.rs"]
