@@ -175,16 +175,20 @@ fn refuses_another_torch() -> Result<(), Failed> {
 /// Doctor, streams, NCCL and a training, in a fresh folder with an empty environment; results lie where they should.
 fn runs_on_simulated_cards() -> Result<(), Failed> {
     let bare = Bare::new()?;
-    bare.on_cards(libraries::folder()?, "machine,self-test,hello-fp32", &[])?
-        .ended_with(0)?
-        .says(&[
-            "3 passed, 0 failed, 0 skipped",
-            "losses of the card are the CPU's",
-        ])?;
+    bare.on_cards(
+        libraries::folder()?,
+        "machine,self-test,hello-fp32,sensors",
+        &[],
+    )?
+    .ended_with(0)?
+    .says(&[
+        "4 passed, 0 failed, 0 skipped",
+        "losses of the card are the CPU's",
+    ])?;
     let summary = fs::read_to_string(bare.results().join("summary.json"))?;
     let summary: Value = serde_json::from_str(&summary)?;
     check(
-        summary["simulated"] == true && summary["steps"].as_array().map(Vec::len) == Some(3),
+        summary["simulated"] == true && summary["steps"].as_array().map(Vec::len) == Some(4),
         format!("{summary:#}"),
     )?;
     let mut found = files(&bare.results())?;
@@ -194,12 +198,14 @@ fn runs_on_simulated_cards() -> Result<(), Failed> {
         "steps/01-machine.json",
         "steps/02-self-test.json",
         "steps/03-hello-fp32.json",
+        "steps/11-sensors.json",
         "summary.json",
     ];
     check(found == wanted, format!("{found:?}"))
 }
 
-/// A missing library, a wait that is left out, a run that fails, and a budget that is too short: exit codes and words.
+/// A missing library, a wait that is left out, a run that fails, a sensor that differs, and a budget that is too short:
+/// exit codes and words.
 fn fails_by_planted_faults() -> Result<(), Failed> {
     let cards = libraries::folder()?;
     let without_nccl = tempfile::tempdir()?;
@@ -219,6 +225,9 @@ fn fails_by_planted_faults() -> Result<(), Failed> {
             "failed: hello-fp32: capstan ended with exit code 1",
             "at step 3",
         ])?;
+    bare.on_cards(cards, "sensors", &[("FAKE_SMI", "power.limit=300")])?
+        .ended_with(6)?
+        .says(&["power.limit: nvidia-smi 300.0, capstan 450.0"])?;
     bare.check(&[
         "--simulated",
         &cards.to_string_lossy(),
@@ -330,15 +339,18 @@ impl Bare {
         self.folder.path().join("results")
     }
 
-    /// Steps on simulated cards, in an environment that is empty but for what is planted.
+    /// Steps on simulated cards, in an environment that is empty but for what is planted, and with no results of before.
     fn on_cards(
         &self,
         cards: &Path,
         steps: &str,
         planted: &[(&str, &str)],
     ) -> Result<Said, Failed> {
+        let _ = fs::remove_dir_all(self.results());
         let (cards, results) = (cards.to_string_lossy(), self.results());
         let (python, results) = (self.torch()?, results.to_string_lossy());
+        let smi = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite/nvidia_smi.py");
+        fs::copy(smi, self.folder.path().join("bin/nvidia-smi"))?;
         let mut command = self.command();
         command
             .args(["--simulated", &cards, "--python", &python])
