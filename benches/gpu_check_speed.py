@@ -190,7 +190,7 @@ def ratios_text(found):
 
 def flops(ctx, job, micro, recompute):
     """Of a token, by PaLM's rule; parameters with embeddings, a tied one once. What is computed again does not count."""
-    settings = {**capstan_settings(job, token_file(ctx.place, job), micro), "parallel.recompute": recompute}
+    settings = {**capstan_settings(ctx.place, job, token_file(ctx.place, job), micro), "parallel.recompute": recompute}
     return 6 * plan_of(ctx, job.config, settings)["n_params"] + 12 * job.n_layer * job.d_model * job.seq_len
 
 
@@ -211,9 +211,14 @@ def measured_peak_flops(ctx):
 # The two sides ------------------------------------------------------------------------------------------------------------
 
 
-def capstan_settings(job, tokens, micro):
+def precision(place):
+    """bf16 on a card; a processor has few fast products in it."""
+    return "fp32" if place.simulated else "bf16"
+
+
+def capstan_settings(place, job, tokens, micro):
     return {
-        **dict(job.settings), "devices": [0], "precision": "bf16",
+        **dict(job.settings), "devices": [0], "precision": precision(place),
         "data": {"tokens": {"train": str(tokens), "vocab_size": TINY_VOCAB if job.vocab_size == TINY_VOCAB else N_TOKEN_IDS,
                             "windows": "random", "val_fraction": 0.02}},
         "batch.global": micro * GRAD_ACCUM, "batch.micro": micro, "stop.steps": bench.NEVER, "optimizer.adamw.lr": 3e-4,
@@ -223,7 +228,7 @@ def capstan_settings(job, tokens, micro):
 
 def capstan_run(ctx, job, tokens, micro, recompute):
     with GpuSampler(ctx.place) as sampler:
-        run = train(ctx, job.config, f"dp=1,recompute={recompute}", capstan_settings(job, tokens, micro), stop_at=n_steps(ctx.place))
+        run = train(ctx, job.config, f"dp=1,recompute={recompute}", capstan_settings(ctx.place, job, tokens, micro), stop_at=n_steps(ctx.place))
     steps = run.steps
     steady = steps[bench.WARMUP_STEPS:]
     return {
@@ -259,7 +264,7 @@ def pytorch(ctx, job, tokens, batch, grad_accum, steps, *options):
     """What pytorch_lm.py reports of a job."""
     command = [
         ctx.place.python, bench.PYTORCH_SCRIPT, "--data", tokens, "--vocab", job.vocab_size, "--device", "cpu" if ctx.place.simulated else "cuda",
-        "--precision", "bf16", "--n-layer", job.n_layer, "--n-head", job.n_head, "--d-model", job.d_model, "--seq-len", job.seq_len,
+        "--precision", precision(ctx.place), "--n-layer", job.n_layer, "--n-head", job.n_head, "--d-model", job.d_model, "--seq-len", job.seq_len,
         "--batch", batch, "--grad-accum", grad_accum, "--steps", steps, "--lr", "3e-4", "--min-lr", "3e-4", "--warmup", "0", *options,
     ]
     said = ctx.place.run(command, 900)
@@ -388,7 +393,7 @@ def capstan_kernels(ctx, job, tokens, micro):
         return
     out = ctx.place.results / "logs" / "capstan-kernels"
     environment = wrapped_worker(ctx, tool, "profile", "--trace=cuda", "--force-overwrite=true", "-o", out)
-    settings = {**capstan_settings(job, tokens, micro), "batch.global": micro, "stop.steps": 8, "sample": None}
+    settings = {**capstan_settings(ctx.place, job, tokens, micro), "batch.global": micro, "stop.steps": 8, "sample": None}
     train(ctx, job.config, "dp=1", settings, environment=environment)
     said = ctx.place.run([tool, "stats", "--report", "cuda_gpu_kern_sum", "--format", "csv", f"{out}.nsys-rep"], 120)
     rows = list(csv.DictReader(said.stdout[said.stdout.find("Time (%)"):].splitlines()))

@@ -13,6 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::{
+    simulated::libraries,
     support::{Said, check},
     tidy::elf,
 };
@@ -45,13 +46,25 @@ pub fn trials() -> Vec<Trial> {
         ("refuses_another_torch", refuses_another_torch),
         ("the_check_itself_is_sound", the_check_itself_is_sound),
     ];
-    tests
-        .into_iter()
-        .map(|(name, test)| {
-            Trial::test(format!("gpu_bundle::{name}{why}"), test)
-                .with_ignored_flag(missing.is_some())
-        })
-        .collect()
+    let plain = tests.into_iter().map(|(name, test)| {
+        Trial::test(format!("gpu_bundle::{name}{why}"), test).with_ignored_flag(missing.is_some())
+    });
+    plain.chain(on_simulated_cards()).collect()
+}
+
+/// Trials that run the unpacked bundle on simulated cards.
+fn on_simulated_cards() -> Vec<Trial> {
+    let missing = missing().or_else(libraries::missing);
+    let why = missing.map(|what| format!(" ({what})"));
+    let why = why.unwrap_or_default();
+    let tests: [(&str, fn() -> Result<(), Failed>); 2] = [
+        ("runs_on_simulated_cards", runs_on_simulated_cards),
+        ("fails_by_planted_faults", fails_by_planted_faults),
+    ];
+    let trial = |(name, test)| {
+        Trial::test(format!("gpu_bundle::{name}{why}"), test).with_ignored_flag(missing.is_some())
+    };
+    tests.into_iter().map(trial).collect()
 }
 
 /// The first program that these tests need and that is absent.
@@ -159,6 +172,77 @@ fn refuses_another_torch() -> Result<(), Failed> {
     Ok(())
 }
 
+/// Doctor, streams, NCCL and a training, in a fresh folder with an empty environment; results lie where they should.
+fn runs_on_simulated_cards() -> Result<(), Failed> {
+    let bare = Bare::new()?;
+    bare.on_cards(
+        libraries::folder()?,
+        "machine,self-test,hello-fp32,sensors",
+        &[],
+    )?
+    .ended_with(0)?
+    .says(&[
+        "4 passed, 0 failed, 0 skipped",
+        "losses of the card are the CPU's",
+    ])?;
+    let summary = fs::read_to_string(bare.results().join("summary.json"))?;
+    let summary: Value = serde_json::from_str(&summary)?;
+    check(
+        summary["simulated"] == true && summary["steps"].as_array().map(Vec::len) == Some(4),
+        format!("{summary:#}"),
+    )?;
+    let mut found = files(&bare.results())?;
+    found.retain(|name| !name.starts_with("logs/"));
+    let wanted = [
+        "index.html",
+        "steps/01-machine.json",
+        "steps/02-self-test.json",
+        "steps/03-hello-fp32.json",
+        "steps/11-sensors.json",
+        "summary.json",
+    ];
+    check(found == wanted, format!("{found:?}"))
+}
+
+/// A missing library, a wait that is left out, a run that fails, a sensor that differs, and a budget that is too short:
+/// exit codes and words.
+fn fails_by_planted_faults() -> Result<(), Failed> {
+    let cards = libraries::folder()?;
+    let without_nccl = tempfile::tempdir()?;
+    for name in ["libtorch_cuda.so", "libnvidia-ml.so"] {
+        symlink(cards.join(name), without_nccl.path().join(name))?;
+    }
+    let bare = Bare::new()?;
+    bare.on_cards(without_nccl.path(), "machine,self-test", &[])?
+        .ended_with(4)?
+        .says(&["failed: machine: ", "NCCL"])?;
+    bare.on_cards(cards, "self-test", &[("SIMGPU_SKIP_WAIT", "stream")])?
+        .ended_with(4)?
+        .says(&["failed: self-test: streams and events order work"])?;
+    bare.on_cards(cards, "hello-fp32", &[("CAPSTAN_INJECT", "0:3:exception")])?
+        .ended_with(1)?
+        .says(&[
+            "failed: hello-fp32: capstan ended with exit code 1",
+            "at step 3",
+        ])?;
+    bare.on_cards(cards, "sensors", &[("FAKE_SMI", "power.limit=300")])?
+        .ended_with(6)?
+        .says(&["power.limit: nvidia-smi 300.0, capstan 450.0"])?;
+    bare.check(&[
+        "--simulated",
+        &cards.to_string_lossy(),
+        "--python",
+        &bare.torch()?,
+        "--budget",
+        "1s",
+        "--only",
+        "hello-bf16",
+    ])?
+    .ended_with(0)?
+    .says(&["skipped: hello-bf16: it takes about 20 s", "1 skipped"])?;
+    Ok(())
+}
+
 /// The tests of its own parts, in Python.
 fn the_check_itself_is_sound() -> Result<(), Failed> {
     let mut command = Command::new("python3");
@@ -251,8 +335,47 @@ impl Bare {
         Ok(path)
     }
 
+    fn results(&self) -> PathBuf {
+        self.folder.path().join("results")
+    }
+
+    /// Steps on simulated cards, in an environment that is empty but for what is planted, and with no results of before.
+    fn on_cards(
+        &self,
+        cards: &Path,
+        steps: &str,
+        planted: &[(&str, &str)],
+    ) -> Result<Said, Failed> {
+        let _ = fs::remove_dir_all(self.results());
+        let (cards, results) = (cards.to_string_lossy(), self.results());
+        let (python, results) = (self.torch()?, results.to_string_lossy());
+        let smi = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite/nvidia_smi.py");
+        fs::copy(smi, self.folder.path().join("bin/nvidia-smi"))?;
+        let mut command = self.command();
+        command
+            .args(["--simulated", &cards, "--python", &python])
+            .args(["--results", &results, "--only", steps])
+            .envs(planted.iter().copied());
+        Ok(Said::from(command.output()?))
+    }
+
+    /// A program that answers as a Python with PyTorch 2.11 would, whose libraries are those of the build: the suite has none.
+    fn torch(&self) -> Result<String, Failed> {
+        let torch = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/libtorch");
+        let torch = fs::canonicalize(torch)?;
+        let answer = format!(r#"echo '["2.11.0", "{}", null]'"#, torch.display());
+        Ok(self
+            .program("python-with-torch", &answer)?
+            .display()
+            .to_string())
+    }
+
     /// What the check says there.
     fn check(&self, arguments: &[&str]) -> Result<Said, Failed> {
+        Ok(Said::from(self.command().args(arguments).output()?))
+    }
+
+    fn command(&self) -> Command {
         let folder = self.folder.path();
         let mut command = Command::new(folder.join("capstan-gpu-check/scripts/gpu-check.sh"));
         command
@@ -261,8 +384,7 @@ impl Bare {
                 "PATH",
                 format!("{}:/usr/bin:/bin", folder.join("bin").display()),
             )
-            .stdin(Stdio::null())
-            .args(arguments);
-        Ok(Said::from(command.output()?))
+            .stdin(Stdio::null());
+        command
     }
 }

@@ -5,7 +5,7 @@ mod counts;
 #[path = "simulated/coverage.rs"]
 mod coverage;
 #[path = "simulated/libraries.rs"]
-mod libraries;
+pub mod libraries;
 #[path = "simulated/life.rs"]
 mod life;
 #[path = "simulated/matrix.rs"]
