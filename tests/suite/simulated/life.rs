@@ -149,7 +149,7 @@ pub fn faults() -> Result<(), Failed> {
         ("zero1", "nan-grad", "first in wte.weight"),
     ] {
         let place = with_cards(2)?.with("CAPSTAN_INJECT", &format!("1:3:{kind}"));
-        let restart = json!({ "restart": { "max": 0, "hang_after_s": 3 } });
+        let restart = json!({ "restart": { "max": 0, "hang_after_s": 5 } });
         configure(&place, row, restart)?;
         place
             .train(&["--name", RUN, "--plain"])?

@@ -187,7 +187,7 @@ pub fn felt(overlap: &Overlap) -> Result<(), Failed> {
 /// A run that must fail: its reason, and the run itself.
 fn failed(row: &str, variables: Variables) -> Result<(String, Planted), Failed> {
     let split = splits::named(row).ok_or("no such row")?;
-    let changes = json!({ "restart": { "max": 0, "hang_after_s": 3 } });
+    let changes = json!({ "restart": { "max": 0, "hang_after_s": 5 } });
     let planted = Planted::run(&split, changes, variables)?;
     let reason = planted.failure()?;
     let reason = reason.ok_or_else(|| format!("{row}: nothing shows: {:?}", planted.said))?;
