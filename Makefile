@@ -6,7 +6,7 @@ CAPSTAN := target/release/capstan
 # variable: .cargo/config.toml gives it the link, and another value would compile the bindings again.
 unexport LIBTORCH
 
-.PHONY: help run build setup test soak check bench bench-splits stills gpu-check
+.PHONY: help run build setup test soak check bench bench-splits stills gpu-check gpu-bundle
 
 help:
 	@echo "make run        set up, build, open the hello job (L launches it); without a terminal or with ARGS='--set stop.steps=100'"
@@ -18,7 +18,8 @@ help:
 	@echo 'make bench      against PyTorch 2.11 (ARGS=--full adds three full trainings), then every split against ddp'
 	@echo 'make bench-splits  every split against ddp alone'
 	@echo "make stills     draw the README's pictures of the terminal UI anew"
-	@echo 'make gpu-check  what can only be checked on an NVIDIA GPU'
+	@echo "make gpu-check  what can only be checked on an NVIDIA GPU (ARGS='--budget 9m')"
+	@echo 'make gpu-bundle the same as a folder for a machine that has nothing but Python with PyTorch 2.11'
 	@echo 'make setup      fetch libtorch into target/libtorch (LIBTORCH=DIR uses an installed torch 2.11)'
 
 setup:
@@ -54,3 +55,8 @@ stills: setup
 
 gpu-check:
 	@scripts/gpu-check.sh $(ARGS)
+
+# Built whole: programs that cargo builds step by step are half as large again.
+gpu-bundle: setup
+	CARGO_INCREMENTAL=0 $(CARGO) build --release --bins
+	@python3 scripts/gpu_bundle.py $(ARGS)

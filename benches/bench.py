@@ -544,7 +544,11 @@ def describe_machine():
         with open(path) as file:
             return next((line.split(":", 1)[1].strip() for line in file if line.startswith(key)), "unknown")
 
-    git = lambda *command: subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True).stdout.strip()  # noqa: E731
+    def git(*command):
+        with contextlib.suppress(OSError):  # a bundle's machine may have none
+            return subprocess.run(["git", *command], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+        return ""
+
     changed = " with changes" if git("status", "--porcelain", "--untracked-files=no") else ""
     return {
         "cpu": first("/proc/cpuinfo", "model name"),

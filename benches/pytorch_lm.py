@@ -28,7 +28,7 @@ SYNTHETIC_TOKENS = 4_000_000
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
-    add("--data", required=True, help="a UTF-8 text file, or `synthetic` for random tokens")
+    add("--data", required=True, help="a UTF-8 text file, nanoGPT's tokens (.bin, with --vocab), or `synthetic` for random tokens")
     add("--steps", type=int, default=2000)
     add("--seed", type=int, default=1337)
     add("--device", choices=["cpu", "cuda"], default="cpu")
@@ -37,13 +37,14 @@ def parse_args():
     add("--compile", action="store_true")
     add("--ddp", type=int, default=1, metavar="N", help="processes, each with 1/N of the batch (gloo, CPU)")
     add("--final-eval", action="store_true", help="validation loss over the whole validation split at the end")
+    add("--profile", action="store_true", help="also report the last step's time by kernel (on the CPU: by operator)")
     add("--recompute", action="store_true", help="checkpoint each block's activations")
     add("--family", choices=["gpt", "llama"], default="gpt")
     add("--n-layer", type=int, default=4)
     add("--n-head", type=int, default=4)
     add("--d-model", type=int, default=128)
     add("--seq-len", type=int, default=64)
-    add("--vocab", type=int, default=50304, help="vocabulary of synthetic data; a text's is its set of characters")
+    add("--vocab", type=int, default=50304, help="vocabulary of tokens and synthetic data; a text's is its set of characters")
     add("--bias", action="store_true")
     add("--n-kv-head", type=int, help="of Llama (default: --n-head)")
     add("--d-ff", type=int, help="of Llama (default: 4 x --d-model)")
@@ -233,6 +234,10 @@ def load_tokens(args):
     if args.data == "synthetic":
         vocab_size = args.vocab
         tokens = torch.randint(vocab_size, (SYNTHETIC_TOKENS,), generator=torch.Generator().manual_seed(args.seed))
+    elif args.data.endswith(".bin"):
+        vocab_size = args.vocab
+        with open(args.data, "rb") as file:
+            tokens = torch.frombuffer(bytearray(file.read()), dtype=torch.uint16).to(torch.int32)
     else:
         with open(args.data, encoding="utf-8", newline="") as file:
             text = file.read()
@@ -351,7 +356,10 @@ def train(args):
 
     clock, losses, first_step_s = StepClock(args.device), [], None
     micro_batches = windows.next_step()
+    profiler = torch.profiler.profile() if args.profile else None
     for step in range(args.steps):
+        if profiler and step == args.steps - 1:
+            profiler.start()
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(args, step)
         step_loss = 0.0
@@ -375,6 +383,7 @@ def train(args):
             first_step_s = time.time() - START_UNIX
 
     return {
+        "kernels": kernels_of(args, profiler) if profiler else None,
         "torch": torch.__version__,
         "mode": "compiled" if args.compile else "eager",
         "processes": args.ddp,
@@ -389,6 +398,20 @@ def train(args):
         "losses": losses,
         "val_loss": validation_loss(args, plain_model, val_tokens, autocast) if args.final_eval and RANK == 0 else None,
     }
+
+
+def kernels_of(args, profiler):
+    """Calls and milliseconds of each kernel since the profiler started, the longest first; on the CPU of each operator itself."""
+    on_gpu = args.device == "cuda"
+    if on_gpu:
+        torch.cuda.synchronize()
+    profiler.stop()
+    rows = [
+        {"kernel": event.key[:120], "calls": event.count, "ms": (event.self_device_time_total if on_gpu else event.self_cpu_time_total) / 1e3}
+        for event in profiler.key_averages()
+        if (event.device_type != torch.autograd.DeviceType.CPU) == on_gpu and not event.is_user_annotation
+    ]
+    return sorted((row for row in rows if row["ms"] > 0), key=lambda row: -row["ms"])
 
 
 def timings(args, clock):

@@ -1,41 +1,35 @@
 #!/usr/bin/env bash
 # `make gpu-check`: what can only be checked on an NVIDIA GPU. Without one it says so and succeeds.
 #
-#   1 capstan doctor, topology  4 sensors = nvidia-smi's            7 GPT-2 and Llama in bf16 against PyTorch
-#   2 hello on CUDA             5 two ranks on one GPU = one rank   8 throughput with and without the UI (benches/ui.py)
-#   3 NCCL, a world of one      6 fp32 on the GPU = fp32 on the CPU   4 to 7: benches/gpu_check.py
+# The same on a build machine, where it builds first, and in an unpacked bundle (`make gpu-bundle`), where nothing is built
+# and only Python with PyTorch 2.11 is needed. Options and exit codes: scripts/gpu-check.sh --help
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-if ! nvidia-smi --list-gpus 2>/dev/null | grep -q '^GPU'; then
+fail() {
+  printf 'gpu-check: error: %s\n' "$*" >&2
+  exit 4
+}
+
+has_gpu() { timeout 60 nvidia-smi --list-gpus 2>/dev/null | grep -q '^GPU'; }
+
+# Whether the options ask for anything that needs no card.
+needs_no_card() {
+  local option
+  for option in "$@"; do
+    case $option in --simulated | --simulated=* | --help | -h | --list) return 0 ;; esac
+  done
+  return 1
+}
+
+python=${CAPSTAN_BENCH_PYTHON:-$(command -v python3 || command -v python || true)}
+[[ -n $python ]] || fail "there is no python3: name one that has PyTorch 2.11 in CAPSTAN_BENCH_PYTHON"
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null ||
+  fail "$python is no Python 3.10 or later: CAPSTAN_BENCH_PYTHON names another one"
+
+if ! needs_no_card "$@" && ! has_gpu; then
   echo "gpu-check: no GPU: nothing checked"
   exit 0
 fi
-nvidia-smi --list-gpus
-
-make build
-readonly CAPSTAN=target/release/capstan
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
-
-step() { printf '\ngpu-check: %s\n' "$*"; }
-
-step "1. capstan doctor, and the topology as nvidia-smi tells it"
-"$CAPSTAN" doctor
-nvidia-smi topo --matrix
-
-step "2. hello on CUDA"
-"$CAPSTAN" train configs/hello.json --layout dp=1 --set 'devices=[0]' --plain --runs-dir "$scratch"
-
-step "3. NCCL with a world of one"
-env -u LIBTORCH cargo test --release --test suite -- nccl_world_of_one | tee "$scratch/nccl.log"
-if ! grep -qE '^test result: ok\. [1-9][0-9]* passed' "$scratch/nccl.log"; then
-  echo "gpu-check: the test of NCCL did not run" >&2
-  exit 1
-fi
-
-# 4 to 7, which compare numbers.
-python3 benches/gpu_check.py "$@"
-
-step "8. throughput with and without the UI"
-python3 benches/ui.py --devices '[0]' --steps 2000 --rounds 5 --at-least 0.995
+if [[ ! -e $root/bundle.json ]]; then make -C "$root" build; fi
+exec "$python" "$root/benches/gpu_check.py" "$@"

@@ -17,6 +17,8 @@ mod equivalence;
 mod faults;
 #[path = "suite/gpu.rs"]
 mod gpu;
+#[path = "suite/gpu_bundle.rs"]
+mod gpu_bundle;
 #[path = "suite/in_process.rs"]
 mod in_process;
 #[path = "suite/launching.rs"]
@@ -31,6 +33,8 @@ mod reference;
 mod refused_weights;
 #[path = "suite/registry.rs"]
 mod registry;
+#[path = "suite/remedies.rs"]
+mod remedies;
 #[path = "suite/resume.rs"]
 mod resume;
 #[path = "suite/screen.rs"]
@@ -64,12 +68,14 @@ fn main() {
         equivalence::trials(),
         faults::trials(),
         gpu::trials(),
+        gpu_bundle::trials(),
         launching::trials(),
         logs::trials(),
         parity::trials(),
         reference::trials(),
         refused_weights::trials(),
         registry::trials(),
+        remedies::trials(),
         resume::trials(),
         sensors::trials(),
         simulated::trials(),

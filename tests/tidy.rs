@@ -8,7 +8,7 @@ use std::{
 
 use libtest_mimic::{Failed, Trial};
 
-mod elf;
+pub mod elf;
 mod source;
 
 use source::Source;

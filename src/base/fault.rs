@@ -5,7 +5,28 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::brief::Brief;
+
+/// Faults that are met in a way of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FaultKind {
+    #[default]
+    Other,
+    /// A loss or a gradient norm is NaN or infinity.
+    NotFinite,
+    /// A GPU has no memory left for a tensor.
+    OutOfMemory,
+}
+
+impl FaultKind {
+    /// Whether nothing is known of the fault but its words.
+    pub fn is_other(&self) -> bool {
+        *self == Self::Other
+    }
+}
 
 /// What went wrong, where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +37,7 @@ pub struct Fault {
     /// What the rank was doing.
     pub operation: String,
     pub cause: Brief,
+    pub kind: FaultKind,
     /// Whether starting again from a checkpoint may help.
     pub retry: bool,
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    fault::{Fault, FaultCell},
+    fault::{Fault, FaultCell, FaultKind},
     mailbox::Mailbox,
     rendezvous::Poisoned,
 };
@@ -193,6 +193,7 @@ impl Spoke {
                 step: 0,
                 operation: "speaking to other workers".to_owned(),
                 cause: error.to_string().into(),
+                kind: FaultKind::Other,
                 retry: true,
             });
             Poisoned
@@ -291,6 +292,7 @@ pub mod tests {
                 step: 1,
                 operation: String::new(),
                 cause: "a test".into(),
+                kind: FaultKind::Other,
                 retry: false,
             });
             assert_eq!(waiting.join().expect("no panic"), Err(Poisoned));

@@ -66,7 +66,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::base::fault::Fault;
+    use crate::base::fault::{Fault, FaultKind};
 
     #[test]
     fn values_arrive_in_order_and_a_fault_frees_the_reader() {
@@ -82,6 +82,7 @@ mod tests {
                 step: 1,
                 operation: "forward".to_owned(),
                 cause: "a test".into(),
+                kind: FaultKind::Other,
                 retry: false,
             });
             assert_eq!(

@@ -132,7 +132,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::base::fault::Fault;
+    use crate::base::fault::{Fault, FaultKind};
 
     #[test]
     fn every_rank_gets_every_value_in_rank_order() {
@@ -163,6 +163,7 @@ mod tests {
                 step: 3,
                 operation: "forward".to_owned(),
                 cause: "a test".into(),
+                kind: FaultKind::Other,
                 retry: false,
             });
             assert_eq!(waiting.join().expect("no panic").map(|_| ()), Err(Poisoned));

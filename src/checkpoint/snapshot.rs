@@ -149,7 +149,7 @@ fn add(
         let known = tensors.iter().position(|(known, _)| *known == name);
         if !layout.shard().cuts(spec) {
             if known.is_none() {
-                tensors.push((name, part));
+                tensors.push((name, nn::without_padding(&part, spec)?));
             }
             continue;
         }

@@ -30,6 +30,8 @@ pub struct RunConfig {
     pub schedule: ScheduleConfig,
     #[serde(default)]
     pub precision: Precision,
+    #[serde(default)]
+    pub attention: Attention,
     /// Degrees of the split; absent: data parallel over all devices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parallel: Option<ParallelConfig>,
@@ -313,6 +315,20 @@ pub enum Precision {
     Bf16,
     /// For tests of the arithmetic, on CPU.
     Fp64,
+}
+
+/// Which kernels compute attention.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Attention {
+    /// The fastest that fits: for bf16 on H100, H200 and B200 cuDNN's, elsewhere FlashAttention. cuDNN's is known to
+    /// give NaN now and then; where it may have, the run goes on without it, from its last checkpoint.
+    #[default]
+    Auto,
+    /// FlashAttention, or what else is fused; never cuDNN's.
+    Flash,
+    /// Written out: slower, and all scores are kept for the backward pass. To compare with.
+    Math,
 }
 
 /// Evaluation on fixed windows of the held-out split.

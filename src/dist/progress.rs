@@ -17,6 +17,8 @@ pub struct Progress {
     last_beat_ms: AtomicU64,
     step: AtomicU64,
     collective: AtomicU64,
+    /// What was begun or done in the step.
+    place: AtomicU64,
     in_collective: AtomicBool,
     idle: AtomicBool,
     operation: Mutex<&'static str>,
@@ -28,6 +30,8 @@ pub struct RankProgress {
     pub rank: usize,
     pub step: u64,
     pub collective: u64,
+    /// How far it is in its step: the number of things begun or done.
+    pub place: u64,
     pub in_collective: bool,
     pub operation: String,
     pub silent_for: Duration,
@@ -42,6 +46,7 @@ impl Default for Progress {
             last_beat_ms: AtomicU64::new(0),
             step: AtomicU64::new(0),
             collective: AtomicU64::new(0),
+            place: AtomicU64::new(0),
             in_collective: AtomicBool::new(false),
             idle: AtomicBool::new(false),
             operation: Mutex::new("starting"),
@@ -56,12 +61,19 @@ impl Progress {
             .operation
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = operation;
+        self.advance();
+    }
+
+    /// Says that a part of the operation is done.
+    pub fn advance(&self) {
+        self.place.fetch_add(1, Ordering::Relaxed);
         self.beat();
     }
 
     /// Says that a step begins.
     pub fn enter_step(&self, step: u64) {
         self.step.store(step, Ordering::Relaxed);
+        self.place.store(0, Ordering::Relaxed);
         self.beat();
     }
 
@@ -119,6 +131,7 @@ impl Progress {
             rank,
             step: self.step(),
             collective: self.collective.load(Ordering::Relaxed),
+            place: self.place.load(Ordering::Relaxed),
             in_collective: self.in_collective.load(Ordering::Relaxed),
             operation: self.operation().to_owned(),
             silent_for: self.began.elapsed().saturating_sub(last_beat),
@@ -131,14 +144,15 @@ impl RankProgress {
     /// The rank furthest behind, where every rank has been silent for `limit`.
     ///
     /// A stuck rank stops the others at their next meeting, so all fall silent; the one to blame does not
-    /// wait for others, or has made the least progress.
+    /// wait for others, or has made the least progress. A rank whose device waits for another's collective may stand
+    /// still without saying that it waits, in a launch that finds the device's queue full; it is further in its step.
     pub fn stuck(ranks: Vec<Self>, limit: Duration) -> Option<Self> {
         let all_silent = ranks
             .iter()
             .all(|rank| rank.silent_for >= limit && !rank.idle);
         let furthest_behind = ranks
             .into_iter()
-            .min_by_key(|rank| (rank.in_collective, rank.step, rank.collective));
+            .min_by_key(|rank| (rank.in_collective, rank.step, rank.collective, rank.place));
         furthest_behind.filter(|_| all_silent)
     }
 }
@@ -162,6 +176,10 @@ mod tests {
         assert_eq!(blamed(), Some(0), "nothing tells the two apart");
         ranks[0].waiting_for_device(|| assert_eq!(blamed(), Some(1)));
         assert_eq!(blamed(), Some(0), "it waits no longer, and is no further");
+        // It has launched until its device's queue was full.
+        ranks[0].enter("forward and backward");
+        ranks[0].advance();
+        assert_eq!(blamed(), Some(1));
     }
 
     #[test]

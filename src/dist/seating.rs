@@ -11,7 +11,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{HostGroup, Progress, RankProgress};
 use crate::base::{
-    fault::{Fault, FaultCell},
+    fault::{Fault, FaultCell, FaultKind},
     hub::Spoke,
     rendezvous::Poisoned,
 };
@@ -176,6 +176,7 @@ pub(super) fn garbled(fault: &FaultCell, spoke: &Spoke, error: &dyn std::error::
         step: 0,
         operation: "reading what another worker said".to_owned(),
         cause: error.to_string().into(),
+        kind: FaultKind::Other,
         retry: true,
     });
     Poisoned

@@ -4,10 +4,11 @@
 //! counted twice. On a CPU the rank's thread holds the clock. On a GPU the thread launches ahead, so its own time says
 //! nothing of a step's; there marks are events on the compute stream, read when the step is known to be done.
 
-use std::{rc::Rc, time::Instant};
+use std::{rc::Rc, sync::Arc, time::Instant};
 
 use super::RankDevice;
 use crate::{
+    dist::Progress,
     event::Phases,
     torch::{
         TorchError,
@@ -34,6 +35,8 @@ pub struct StepClock {
     /// Where the step under way began.
     begin: Moment,
     marks: Vec<(Phase, Moment)>,
+    /// Hears of each mark.
+    progress: Arc<Progress>,
 }
 
 /// Who tells the time.
@@ -102,25 +105,27 @@ pub struct StepTiming {
 }
 
 impl StepClock {
-    /// A clock for a rank on `device`; the first step begins now.
+    /// A clock for a rank on `device`, whose marks are progress; the first step begins now.
     ///
     /// # Errors
     /// Whatever libtorch throws.
-    pub fn new(device: &RankDevice) -> Result<Self, TorchError> {
-        Self::of(match device.stream {
+    pub fn new(device: &RankDevice, progress: Arc<Progress>) -> Result<Self, TorchError> {
+        let source = match device.stream {
             Some(stream) => Source::Device {
                 stream,
                 spare: Vec::new(),
             },
             None => Source::Host,
-        })
+        };
+        Self::of(source, progress)
     }
 
-    fn of(mut source: Source) -> Result<Self, TorchError> {
+    fn of(mut source: Source, progress: Arc<Progress>) -> Result<Self, TorchError> {
         Ok(Self {
             begin: source.now()?,
             source,
             marks: Vec::new(),
+            progress,
         })
     }
 
@@ -140,6 +145,7 @@ impl StepClock {
     /// Whatever libtorch throws.
     pub fn mark(&mut self, phase: Phase) -> Result<(), TorchError> {
         self.marks.push((phase, self.source.now()?));
+        self.progress.advance();
         Ok(())
     }
 
@@ -210,7 +216,8 @@ mod tests {
     /// A step clock, and the hand that moves it.
     fn by_hand() -> (StepClock, impl Fn(f64)) {
         let time = Rc::new(Cell::new(100.0));
-        let clock = StepClock::of(Source::Hand(Rc::clone(&time))).expect("a clock");
+        let clock = StepClock::of(Source::Hand(Rc::clone(&time)), Arc::default());
+        let clock = clock.expect("a clock");
         (clock, move |seconds| time.set(time.get() + seconds))
     }
 

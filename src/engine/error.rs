@@ -1,8 +1,12 @@
 //! Why a rank can't go on.
 
 use crate::{
-    base::rendezvous::Poisoned, checkpoint::CheckpointError, data::DataError, dist::CommError,
-    torch::TorchError, torch::peers::PeerError,
+    base::{fault::FaultKind, rendezvous::Poisoned},
+    checkpoint::CheckpointError,
+    data::DataError,
+    dist::CommError,
+    torch::TorchError,
+    torch::peers::PeerError,
 };
 
 /// A rank's error.
@@ -23,9 +27,7 @@ pub enum EngineError {
     #[error("the ranks would go on from different steps: {steps:?}")]
     Apart { steps: Vec<u64> },
     /// Training has diverged. Where the norm is not finite, the weights are those before the bad step.
-    #[error(
-        "the {what} is no finite number; {place}; a smaller learning rate, a longer warm-up or clipping may help"
-    )]
+    #[error("the {what} is no finite number; {place}")]
     NotFinite { what: &'static str, place: String },
 }
 
@@ -39,6 +41,17 @@ impl EngineError {
             | Self::Data(_)
             | Self::Checkpoint(_)
             | Self::NotFinite { .. } => false,
+        }
+    }
+
+    /// The kind that the worker's fault is of; `has_no_memory`: the rank's GPU refused a tensor its memory.
+    pub fn kind(&self, has_no_memory: bool) -> FaultKind {
+        match self {
+            Self::NotFinite { .. } => FaultKind::NotFinite,
+            Self::Torch(_) | Self::Comm(CommError::Torch(_)) if has_no_memory => {
+                FaultKind::OutOfMemory
+            }
+            _ => FaultKind::Other,
         }
     }
 

@@ -9,6 +9,7 @@ mod error;
 mod evaluate;
 mod generate;
 mod guard;
+mod head;
 mod inject;
 mod late;
 mod parts;

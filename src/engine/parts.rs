@@ -5,16 +5,10 @@ use tch::Tensor;
 use super::{
     EngineError, Stepper,
     clock::Phase,
-    step::{Completion, Crew},
+    step::Crew,
     tape::{Pass, Tape},
 };
-use crate::{
-    arch::Role,
-    dist::Groups,
-    models::Context,
-    parallel::{Parts, vocab},
-    torch::{NumberOps, TorchError},
-};
+use crate::{arch::Role, models::Context, parallel::Parts, torch::TorchError};
 
 /// A segment's three graphs, with the ranks' meetings between them.
 pub(super) struct PartsPass {
@@ -31,7 +25,7 @@ pub(super) struct PartsPass {
 
 impl Stepper {
     pub(super) fn forward_parts(
-        &self,
+        &mut self,
         segment: usize,
         x: Tensor,
         recompute: Parts,
@@ -39,8 +33,11 @@ impl Stepper {
         context: &Context<'_>,
         crew: &mut Crew<'_>,
     ) -> Result<(Tensor, Pass), EngineError> {
-        let (weights, role) = (self.store.weights(segment), self.roles[segment]);
-        let this = &self.segments[segment];
+        let role = self.roles[segment];
+        if role == Role::Head {
+            return self.forward_head(segment, x, tape, crew);
+        }
+        let (this, weights) = (&self.segments[segment], self.store.weights(segment));
         let keeps_ends = recompute != Parts::All;
         let before = grad_mode(keeps_ends, || this.pre(weights, &x))?;
         crew.clock.mark(Phase::Forward)?;
@@ -49,20 +46,6 @@ impl Stepper {
             this.core(weights, &core_input, context)
         })?;
         crew.clock.mark(Phase::Forward)?;
-        if role == Role::Head {
-            let (loss, grad) = self.cut_loss(&core, &tape.batch.targets, crew.groups)?;
-            crew.clock.mark(Phase::Comm)?;
-            let pass = PartsPass {
-                segment,
-                x,
-                before: keeps_ends.then_some(before),
-                core_input,
-                core: Some(core),
-                sum: grad,
-                after: None,
-            };
-            return Ok((loss, Pass::Parts(pass)));
-        }
         let sum = self.out_of_core(&core, crew)?.f_set_requires_grad(true)?;
         let after = grad_mode(keeps_ends, || {
             this.join(weights, &x, sum.shallow_clone(), context)
@@ -85,7 +68,6 @@ impl Stepper {
         pass: PartsPass,
         grad: Option<Tensor>,
         context: &Context<'_>,
-        done: Completion,
         crew: &mut Crew<'_>,
     ) -> Result<Option<Tensor>, EngineError> {
         let PartsPass {
@@ -99,15 +81,12 @@ impl Stepper {
         } = pass;
         let role = self.roles[segment];
         let run = segment..segment + 1;
-        let (grad_around, grad_sum) = match grad {
-            // The head's loss has its gradient from the forward pass.
-            None => (None, sum.try_div(done.divisor.max(1) as f64)?),
-            Some(grad) => self.backward_after(segment, &x, &sum, after, &grad, context)?,
-        };
+        let grad = grad.ok_or_else(|| TorchError::new("a backward pass without a gradient"))?;
+        let (grad_around, grad_sum) =
+            self.backward_after(segment, &x, &sum, after, &grad, context)?;
         crew.clock.mark(Phase::Backward)?;
-        let grad_core = match role {
-            Role::Head => grad_sum,
-            _ if crew.groups.tp.world() == 1 => grad_sum,
+        let grad_core = match crew.groups.tp.world() {
+            1 => grad_sum,
             _ => self
                 .tensor
                 .out_of_core_backward(&grad_sum, &mut *crew.groups.tp)?,
@@ -129,14 +108,7 @@ impl Stepper {
         let Some(grad_input) = grad_input.into_iter().next().flatten() else {
             return Ok(None);
         };
-        let grad_before = match crew.groups.tp.world() {
-            1 => grad_input,
-            _ if self.forgets_input_grads => grad_input,
-            _ => self
-                .tensor
-                .into_core_backward(&grad_input, &mut *crew.groups.tp)?,
-        };
-        crew.clock.mark(Phase::Comm)?;
+        let grad_before = self.grad_before_core(grad_input, crew)?;
         let before = match before {
             Some(before) => before,
             None => self.segments[segment].pre(self.store.weights(segment), &x)?,
@@ -177,7 +149,25 @@ impl Stepper {
         Ok((grads.next().flatten(), of_sum))
     }
 
-    fn meet_into_core(
+    /// The gradient of what the rank holds before a core, from that of what its core computed with.
+    pub(super) fn grad_before_core(
+        &self,
+        grad_input: Tensor,
+        crew: &mut Crew<'_>,
+    ) -> Result<Tensor, EngineError> {
+        let grad = match crew.groups.tp.world() {
+            1 => grad_input,
+            _ if self.forgets_input_grads => grad_input,
+            _ => self
+                .tensor
+                .into_core_backward(&grad_input, &mut *crew.groups.tp)?,
+        };
+        crew.clock.mark(Phase::Comm)?;
+        Ok(grad)
+    }
+
+    /// What a core computes with, a fresh leaf unless it is tokens.
+    pub(super) fn meet_into_core(
         &self,
         role: Role,
         before: &Tensor,
@@ -201,23 +191,6 @@ impl Stepper {
         };
         crew.clock.mark(Phase::Comm)?;
         Ok(sum)
-    }
-
-    pub(super) fn cut_loss(
-        &self,
-        logits: &Tensor,
-        targets: &Tensor,
-        groups: &mut Groups,
-    ) -> Result<(Tensor, Tensor), EngineError> {
-        let shard = self.store.layout().shard();
-        let vocab_size = self.model.vocab_size() as i64;
-        Ok(vocab::cross_entropy_sum(
-            &logits.f_detach()?,
-            targets,
-            vocab_size,
-            shard,
-            &mut *groups.tp,
-        )?)
     }
 }
 

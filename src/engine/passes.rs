@@ -10,7 +10,7 @@ use super::{
     inject::Kind as FaultKind,
     late::LateLoss,
     step::{Completion, Crew, Wanted},
-    tape::Tape,
+    tape::{OfStep, Tape},
 };
 use crate::{
     data::{HostBatch, StepBatch},
@@ -64,6 +64,10 @@ impl Passes {
             match action {
                 Action::Forward { chunk, micro } => {
                     let host = &batch.micros[self.number_of(micro, n_micros)];
+                    let step = OfStep {
+                        number: step,
+                        divisor: self.divisor(batch, micro),
+                    };
                     let (output, tape) = self.forward(chunk, host, step, clock)?;
                     kept.insert((chunk, micro), tape);
                     match self.pipeline.after(chunk) {
@@ -77,7 +81,6 @@ impl Passes {
                         TorchError::new("a backward pass before its forward pass")
                     })?;
                     let done = Completion {
-                        divisor: self.divisor(batch, micro),
                         is_last: self.pipeline.n_stages == 1 && micro + 1 == n_micros,
                     };
                     self.backward(chunk, tape, done, clock)?;
@@ -111,10 +114,10 @@ impl Passes {
         &mut self,
         chunk: usize,
         host: &HostBatch,
-        step: u64,
+        step: OfStep,
         clock: &mut StepClock,
     ) -> Result<(Tensor, Tape), EngineError> {
-        let batch = self.stepper.load(host, Some(step))?;
+        let tape = Tape::new(self.stepper.load(host, Some(step.number))?, step);
         let (rows, time) = (host.rows as i64, host.seq_len as i64);
         let input = self.receive(
             Flow::Activation,
@@ -127,7 +130,7 @@ impl Passes {
             groups: &mut self.groups,
             clock,
         };
-        self.stepper.forward(chunk, batch, input, &mut crew)
+        self.stepper.forward(chunk, tape, input, &mut crew)
     }
 
     fn backward(

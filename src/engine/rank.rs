@@ -116,7 +116,7 @@ impl Rank {
                     .map(|folder| Saver::new(folder, job.config.checkpoint.keep))
             })
             .flatten();
-        let clock = StepClock::new(&device)?;
+        let clock = StepClock::new(&device, Arc::clone(&seat.progress))?;
         let pending = None;
         Ok(Self {
             job,

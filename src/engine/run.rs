@@ -21,7 +21,7 @@ use super::{
 use crate::{
     base::{
         brief::Brief,
-        fault::{Fault, FaultCell},
+        fault::{Fault, FaultCell, FaultKind},
         hub::Spoke,
     },
     checkpoint::Loaded,
@@ -29,6 +29,7 @@ use crate::{
     data::Prepared,
     dist::{GroupEnds, HostGroup, Membership, RankProgress, Seating},
     event::{Control, Event},
+    hw::Device,
     plan::{Communicator, RunPlan},
     torch::{TorchError, memory, runtime},
     weights::Pretrained,
@@ -128,6 +129,7 @@ impl Crew {
                     step: 0,
                     operation: "starting".to_owned(),
                     cause: format!("no thread for a rank: {error}").into(),
+                    kind: FaultKind::Other,
                     retry: false,
                 });
             }
@@ -196,6 +198,7 @@ impl Crew {
             step,
             operation,
             cause,
+            kind,
             retry,
         } = fault.clone();
         emit(Event::Fault {
@@ -203,6 +206,7 @@ impl Crew {
             step,
             operation,
             cause,
+            kind,
             retry,
         });
         Ending::Faulted(fault)
@@ -212,13 +216,13 @@ impl Crew {
 /// A rank's thread. A rank that fails parks with its memory intact, since others may be reading it.
 fn live(job: Arc<Job>, seat: Seat, fault: &FaultCell, events: &Sender<Message>) {
     let (rank_number, number, progress) = (seat.rank, seat.number(), Arc::clone(&seat.progress));
-    let has_other_workers = job.plan.n_workers > 1;
+    let (has_other_workers, device) = (job.plan.n_workers > 1, job.plan.ranks[seat.rank].device);
     let mut rank = None;
     let lived = panic::catch_unwind(AssertUnwindSafe(|| {
         let rank = rank.insert(Rank::new(job, seat)?);
         rank.run()
     }));
-    let (cause, retry) = match lived {
+    let (cause, kind, retry) = match lived {
         Ok(Ok(finish)) => {
             let _ = events.send(Message::Finished {
                 seat: number,
@@ -238,10 +242,17 @@ fn live(job: Arc<Job>, seat: Seat, fault: &FaultCell, events: &Sender<Message>) 
             if let Some(details) = error.details().or(rest) {
                 eprintln!("rank {rank_number}: {details}");
             }
-            (cause, retry)
+            let kind = error.kind(has_no_memory(device));
+            (cause, kind, retry)
         }
         // The panic's hook has printed all of it.
-        Err(payload) => (panic_cause(payload.as_ref()), true),
+        Err(payload) => {
+            let kind = match has_no_memory(device) {
+                true => FaultKind::OutOfMemory,
+                false => FaultKind::Other,
+            };
+            (panic_cause(payload.as_ref()), kind, true)
+        }
     };
     let operation = progress.operation().to_owned();
     fault.poison(Fault {
@@ -249,10 +260,19 @@ fn live(job: Arc<Job>, seat: Seat, fault: &FaultCell, events: &Sender<Message>) 
         step: progress.step(),
         operation,
         cause,
+        kind,
         retry,
     });
     let _ = events.send(Message::Failed);
     park()
+}
+
+/// Whether a GPU refused a tensor its memory; on a CPU the kernel ends the process instead.
+fn has_no_memory(device: Device) -> bool {
+    match device {
+        Device::Cpu => false,
+        Device::Cuda(index) => memory::refusals_of_gpu(index).is_ok_and(|refusals| refusals > 0),
+    }
 }
 
 fn park() -> ! {
@@ -280,6 +300,7 @@ fn hang(stuck: &RankProgress, n_lanes: usize) -> Fault {
             stuck.collective
         )
         .into(),
+        kind: FaultKind::Other,
         retry: true,
     }
 }

@@ -19,10 +19,10 @@ use crate::{
     data::HostBatch,
     dist::{Communicator, Expected, Groups},
     models::{self, Context, Positions, Segment},
-    nn::{self, Layout, MaskKeys, MaskPlaces, Numbers, ParamStore, Partition, functional},
+    nn::{self, Layout, MaskKeys, MaskPlaces, Numbers, ParamStore, Partition},
     parallel::{self, Cuts, Piece, Strategy, TensorAxis},
     plan,
-    torch::{NumberOps, TorchError, vjp},
+    torch::{TorchError, vjp},
 };
 
 /// The part of a model that a rank computes, on the rank's device.
@@ -59,8 +59,6 @@ pub struct Crew<'a> {
 /// What a backward pass needs to know.
 #[derive(Clone, Copy, Debug)]
 pub struct Completion {
-    /// What the summed loss is divided by: valid targets of the whole global batch.
-    pub divisor: u64,
     /// The pass completes the step's gradients, and they may leave.
     pub is_last: bool,
 }
@@ -186,18 +184,18 @@ impl Stepper {
     /// Forward over one micro-batch through a chunk, keeping what the backward pass needs.
     ///
     /// `input` is what the chunk before gave; absent where the chunk takes the batch's tokens. A chunk that
-    /// ends in the head gives the loss summed over the micro-batch's valid targets.
+    /// ends in the head gives the loss summed over the micro-batch's valid targets; the gradient of the head's matrix
+    /// is in the store then.
     ///
     /// # Errors
     /// libtorch's, or a failed collective.
     pub fn forward(
         &mut self,
         chunk: usize,
-        batch: DeviceBatch,
+        mut tape: Tape,
         input: Option<Tensor>,
         crew: &mut Crew<'_>,
     ) -> Result<(Tensor, Tape), EngineError> {
-        let mut tape = Tape::new(batch);
         let mut x = match input {
             Some(input) => input,
             None => tape.batch.inputs.shallow_clone(),
@@ -212,7 +210,10 @@ impl Stepper {
                 Piece::Span {
                     segments,
                     recompute,
-                } => self.forward_span(segments.clone(), leaf, *recompute, &tape, &context)?,
+                } => {
+                    let segments = segments.clone();
+                    self.forward_span(segments, leaf, *recompute, &tape, &context, crew)?
+                }
                 Piece::Parts { segment, recompute } => {
                     self.forward_parts(*segment, leaf, *recompute, &tape, &context, crew)?
                 }
@@ -237,8 +238,8 @@ impl Stepper {
         done: Completion,
         crew: &mut Crew<'_>,
     ) -> Result<Option<Tensor>, EngineError> {
-        let Tape { batch, passes } = tape;
-        let tape = Tape::new(batch);
+        let mut tape = tape;
+        let passes = std::mem::take(&mut tape.passes);
         let pieces: Vec<Range<usize>> = passes.iter().map(Pass::segments).collect();
         let mut grad = grad;
         for (number, pass) in passes.into_iter().enumerate().rev() {
@@ -250,8 +251,9 @@ impl Stepper {
             )?;
             let context = self.context(&tape, &*crew.groups.tp);
             grad = match pass {
-                Pass::Span(pass) => self.backward_span(pass, grad, &tape, &context, done)?,
-                Pass::Parts(pass) => self.backward_parts(pass, grad, &context, done, crew)?,
+                Pass::Span(pass) => self.backward_span(pass, grad, &context)?,
+                Pass::Parts(pass) => self.backward_parts(pass, grad, &context, crew)?,
+                Pass::Head(pass) => self.backward_head(pass, crew)?,
             };
             crew.clock.mark(Phase::Backward)?;
             crew.strategy.release(&mut self.store, segments.clone())?;
@@ -290,22 +292,17 @@ impl Stepper {
             let segments = piece.segments();
             strategy.acquire(&mut self.store, segments.clone(), &mut *groups.dp)?;
             for segment in segments.clone() {
-                x = match groups.tp.world() {
-                    1 => {
+                x = match (self.roles[segment], wanted, groups.tp.world()) {
+                    (Role::Head, Wanted::Loss, _) => {
+                        self.infer_loss(segment, &x, &batch.targets, groups)?
+                    }
+                    (.., 1) => {
                         self.segments[segment].forward(self.store.weights(segment), &x, &context)?
                     }
                     _ => self.infer_parts(segment, &x, &context, groups)?,
                 };
             }
-            strategy.release(&mut self.store, segments.clone())?;
-            let ends = self.roles[segments.end - 1] == Role::Head;
-            if ends && wanted == Wanted::Loss {
-                let targets = &batch.targets;
-                x = match groups.tp.world() {
-                    1 => functional::cross_entropy_sum(&x, targets)?,
-                    _ => self.cut_loss(&x, targets, groups)?.0,
-                };
-            }
+            strategy.release(&mut self.store, segments)?;
         }
         Ok(x)
     }
@@ -349,8 +346,14 @@ impl Stepper {
         };
         let mut x = batch.inputs.shallow_clone();
         for (number, segment) in self.segments.iter().enumerate() {
-            x = segment.forward(self.store.weights(number), &x, &context)?;
-            if !nn::is_finite(&x)? {
+            let is_finite = match self.roles[number] {
+                Role::Head => self.has_finite_logits(number, &x, &context)?,
+                _ => {
+                    x = segment.forward(self.store.weights(number), &x, &context)?;
+                    nn::is_finite(&x)?
+                }
+            };
+            if !is_finite {
                 return Ok(Some((number, segment.name().to_owned())));
             }
         }
@@ -381,15 +384,16 @@ impl Stepper {
     ) -> Result<Tensor, EngineError> {
         let own = own.f_to_kind(Kind::Float)?;
         let (n, rows) = (own.size()[0], own.size()[1]);
+        let vocab_size = self.model.vocab_size() as i64;
         if tp.world() == 1 {
-            return Ok(own);
+            return Ok(own.f_narrow(1, 0, vocab_size)?);
         }
         let options = (Kind::Float, own.device());
         let parts = Tensor::f_empty([tp.world() as i64, n, rows], options)?;
         parts.f_select(0, tp.rank() as i64)?.f_copy_(&own)?;
         tp.all_gather(&parts)?;
         let all = parts.f_transpose(0, 1)?.f_reshape([n, -1])?;
-        Ok(all.f_narrow(1, 0, self.model.vocab_size() as i64)?)
+        Ok(all.f_narrow(1, 0, vocab_size)?)
     }
 
     /// Whether the rank holds the whole model, every weight of it whole.
@@ -436,64 +440,71 @@ impl Stepper {
         }
     }
 
+    /// What a span gives; of one that ends in the head what goes into the head's core.
     fn run_span(
         &self,
         segments: Range<usize>,
         input: &Tensor,
-        tape: &Tape,
         context: &Context<'_>,
     ) -> Result<Tensor, TorchError> {
-        let ends_in_loss = self.roles[segments.end - 1] == Role::Head;
         let mut x = input.shallow_clone();
-        for segment in segments {
-            x = self.segments[segment].forward(self.store.weights(segment), &x, context)?;
+        for number in segments {
+            let (segment, weights) = (&self.segments[number], self.store.weights(number));
+            x = match self.roles[number] {
+                Role::Head => segment.pre(weights, &x)?,
+                _ => segment.forward(weights, &x, context)?,
+            };
         }
-        match ends_in_loss {
-            true => functional::cross_entropy_sum(&x, &tape.batch.targets),
-            false => Ok(x),
-        }
+        Ok(x)
     }
 
     fn forward_span(
-        &self,
+        &mut self,
         segments: Range<usize>,
         input: Tensor,
         recompute: bool,
         tape: &Tape,
         context: &Context<'_>,
+        crew: &mut Crew<'_>,
     ) -> Result<(Tensor, Pass), EngineError> {
-        let _guard = recompute.then(tch::no_grad_guard);
-        let output = self.run_span(segments.clone(), &input, tape, context)?;
-        let detached = output.f_detach()?;
+        let guard = recompute.then(tch::no_grad_guard);
+        let output = self.run_span(segments.clone(), &input, context)?;
+        drop(guard);
+        let last = segments.end - 1;
+        let (result, head_grad) = match self.roles[last] {
+            Role::Head => {
+                let (loss, grad) = self.loss_and_grad(last, &output, tape, crew)?;
+                (loss, Some(grad))
+            }
+            _ => (output.f_detach()?, None),
+        };
         let pass = SpanPass {
             segments,
             input,
             output: (!recompute).then_some(output),
+            head_grad,
         };
-        Ok((detached, Pass::Span(pass)))
+        Ok((result, Pass::Span(pass)))
     }
 
     fn backward_span(
         &mut self,
         pass: SpanPass,
         grad: Option<Tensor>,
-        tape: &Tape,
         context: &Context<'_>,
-        done: Completion,
     ) -> Result<Option<Tensor>, EngineError> {
         let SpanPass {
             segments,
             input,
             output,
+            head_grad,
         } = pass;
         let output = match output {
             Some(output) => output,
-            None => self.run_span(segments.clone(), &input, tape, context)?,
+            None => self.run_span(segments.clone(), &input, context)?,
         };
-        let grad = match grad {
-            Some(grad) => grad,
-            None => output.try_full_like(1.0 / done.divisor.max(1) as f64)?,
-        };
+        let grad = grad.or(head_grad);
+        let grad = grad.ok_or_else(|| TorchError::new("a backward pass without a gradient"))?;
         let wants_input = self.roles[segments.start] != Role::Embedding;
         let inputs: &[&Tensor] = if wants_input { &[&input] } else { &[] };
         Ok(self.pull(segments, &output, &grad, inputs)?.pop().flatten())

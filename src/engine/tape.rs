@@ -4,11 +4,21 @@ use std::ops::Range;
 
 use tch::Tensor;
 
-use super::{batch::DeviceBatch, parts::PartsPass};
+use super::{batch::DeviceBatch, head::HeadPass, parts::PartsPass};
+
+/// The step that a micro-batch belongs to.
+#[derive(Clone, Copy, Debug)]
+pub struct OfStep {
+    /// From 1; dropout masks depend on it.
+    pub number: u64,
+    /// What the summed loss is divided by: valid targets of the whole global batch.
+    pub divisor: u64,
+}
 
 /// One micro-batch's way through a chunk.
 pub struct Tape {
     pub(super) batch: DeviceBatch,
+    pub(super) step: OfStep,
     pub(super) passes: Vec<Pass>,
 }
 
@@ -16,20 +26,25 @@ pub struct Tape {
 pub(super) enum Pass {
     Span(SpanPass),
     Parts(PartsPass),
+    Head(HeadPass),
 }
 
 /// One graph over whole segments.
 pub(super) struct SpanPass {
     pub segments: Range<usize>,
     pub input: Tensor,
-    /// Absent: to be computed again from the input.
+    /// Absent: to be computed again from the input. Of a span that ends in the head what goes into the head's core.
     pub output: Option<Tensor>,
+    /// The output's gradient where the span ends in the head, whose loss gave it.
+    pub head_grad: Option<Tensor>,
 }
 
 impl Tape {
-    pub(super) fn new(batch: DeviceBatch) -> Self {
+    /// A way that begins.
+    pub(super) fn new(batch: DeviceBatch, step: OfStep) -> Self {
         Self {
             batch,
+            step,
             passes: Vec::new(),
         }
     }
@@ -46,6 +61,7 @@ impl Pass {
         match self {
             Self::Span(pass) => pass.segments.clone(),
             Self::Parts(pass) => pass.segment..pass.segment + 1,
+            Self::Head(pass) => pass.segment..pass.segment + 1,
         }
     }
 }

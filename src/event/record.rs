@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Reading;
-use crate::base::{brief::Brief, nonfinite};
+use crate::base::{brief::Brief, fault::FaultKind, nonfinite};
 
 /// Version of the event log's format, in every `run` event.
 pub const EVENT_VERSION: u32 = 1;
@@ -97,6 +97,9 @@ pub enum Event {
     Restart {
         from_step: u64,
         cause: String,
+        /// cuDNN's attention is left out from then on, since it may have given NaN.
+        #[serde(default, skip_serializing_if = "is_false")]
+        without_cudnn_attention: bool,
     },
     Paused {
         step: u64,
@@ -126,6 +129,8 @@ pub enum Event {
         step: u64,
         operation: String,
         cause: Brief,
+        #[serde(default, skip_serializing_if = "FaultKind::is_other")]
+        kind: FaultKind,
         /// Whether starting again from a checkpoint may help.
         retry: bool,
     },
@@ -260,6 +265,11 @@ impl std::ops::AddAssign for Traffic {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
 fn is_none(bytes: &u64) -> bool {
     *bytes == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]

@@ -132,7 +132,7 @@ fn worker(task: &str, folder: &RunFolder) -> anyhow::Result<Command> {
     command
         .arg(task)
         .arg(folder.root())
-        .envs(worker_program::environment(&program))
+        .envs(worker_program::environment())
         .envs(cards_of(folder))
         .stdin(Stdio::null())
         .stdout(Stdio::piped());

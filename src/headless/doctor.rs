@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
     cli::QueryArgs,
@@ -17,9 +17,8 @@ use super::{
 use crate::{
     base::{fs::free_bytes, text::printable, units},
     event::short_uuid,
-    hw::{Gpu, Link, Machine, NO_DRIVER, NONE_SHOWN},
+    hw::{Gpu, Library, Link, Machine, NO_DRIVER, NONE_SHOWN, Unusable, WorkerReport},
     launch::{dirs, in_full, worker_program},
-    plan::OLDEST_CAPABILITY,
 };
 
 /// Less free space than this is worth a word.
@@ -62,7 +61,7 @@ pub fn doctor(runs_dir: &Path, args: &QueryArgs) -> anyhow::Result<u8> {
     Ok(if is_ill { MISSING } else { 0 })
 }
 
-fn checks(machine: &Machine, runs_dir: &Path, worker: &Result<Value, String>) -> Vec<Check> {
+fn checks(machine: &Machine, runs_dir: &Path, worker: &Result<WorkerReport, String>) -> Vec<Check> {
     let mut checks = vec![
         good("cores", machine.cores.to_string()),
         good("memory", units::bytes(machine.memory_bytes)),
@@ -71,7 +70,7 @@ fn checks(machine: &Machine, runs_dir: &Path, worker: &Result<Value, String>) ->
     ];
     checks.extend(gpus(machine));
     match worker {
-        Ok(facts) => checks.extend(worker_facts(facts, machine)),
+        Ok(report) => checks.extend(worker_checks(report, machine)),
         Err(problem) => checks.push(Check {
             name: "worker",
             health: Health::Bad,
@@ -93,7 +92,8 @@ fn gpus(machine: &Machine) -> Vec<Check> {
         let gpus = machine.gpus.iter().enumerate().map(gpu).chain(left_out);
         let order = env::var("CUDA_DEVICE_ORDER").ok();
         let order = order.and_then(|order| other_order(machine, &order));
-        return gpus.chain(order).chain(links(machine)).collect();
+        let gpus = gpus.chain(order).chain(links(machine));
+        return gpus.chain(shared_memory(machine)).collect();
     }
     let reason = machine.no_gpus_because.clone();
     let reason = reason.unwrap_or_else(|| NONE_SHOWN.to_owned());
@@ -123,14 +123,18 @@ fn gpu((index, gpu): (usize, &Gpu)) -> Check {
         gpu.driver,
         short_uuid(&gpu.uuid)
     );
-    if gpu.compute_capability >= OLDEST_CAPABILITY {
+    let Some(reason) = gpu.unusable() else {
         return good("GPU", found);
-    }
+    };
+    let remedy = match reason {
+        Unusable::TooOld(_) => "runs go without it",
+        Unusable::Driver { .. } => "install a newer one; runs go without the card until then",
+    };
     Check {
         name: "GPU",
         health: Health::Note,
         found,
-        remedy: Some("libtorch 2.11 has no kernels for it; runs go without it".to_owned()),
+        remedy: Some(format!("{reason}; {remedy}")),
     }
 }
 
@@ -182,6 +186,28 @@ fn linked(link: Link, pairs: &str) -> Check {
     }
 }
 
+/// Where NCCL exchanges between GPUs without peer access.
+fn shared_memory(machine: &Machine) -> Option<Check> {
+    let all: Vec<usize> = (0..machine.gpus.len()).collect();
+    let free = machine.shm_bytes?;
+    if machine.without_peer_access(&all).is_empty() {
+        return None;
+    }
+    let found = format!("{} free", units::bytes(free));
+    let Some(_) = machine.scarce_shared_memory() else {
+        return Some(good("/dev/shm", found));
+    };
+    Some(Check {
+        name: "/dev/shm",
+        health: Health::Note,
+        found,
+        remedy: Some(
+            "NCCL exchanges through it and may need more; in a container: docker run --shm-size=1g"
+                .to_owned(),
+        ),
+    })
+}
+
 /// The nearest folder that exists stands for one that doesn't yet.
 fn space(name: &'static str, folder: &Path) -> Check {
     let present = folder
@@ -205,20 +231,20 @@ fn space(name: &'static str, folder: &Path) -> Check {
     }
 }
 
-/// What the worker says of itself: whatever it reports, a line each.
-fn ask_worker() -> Result<Value, String> {
+/// What the worker says of itself.
+fn ask_worker() -> Result<WorkerReport, String> {
     let program = worker_program::find().map_err(|error| in_full(&error))?;
     let output = Command::new(&program)
         .arg("doctor")
-        .envs(worker_program::environment(&program))
+        .envs(worker_program::environment())
         .stdin(Stdio::null())
         .output()
         .map_err(|error| format!("{}: {error}", program.display()))?;
     let said = String::from_utf8_lossy(&output.stdout);
-    let facts = said
+    let report = said
         .lines()
         .find_map(|line| serde_json::from_str(line).ok());
-    facts.ok_or_else(|| {
+    report.ok_or_else(|| {
         let complaint = String::from_utf8_lossy(&output.stderr);
         let complaint = complaint.lines().last().unwrap_or("it says nothing");
         format!(
@@ -230,73 +256,62 @@ fn ask_worker() -> Result<Value, String> {
     })
 }
 
-fn worker_facts(facts: &Value, machine: &Machine) -> Vec<Check> {
-    let mut checks = Vec::new();
-    if let Ok(program) = worker_program::find() {
-        checks.push(good("worker", program.display().to_string()));
-    }
-    for (key, value) in facts.as_object().into_iter().flatten() {
-        let value = value.as_str().map_or_else(|| value.to_string(), printable);
-        checks.push(match key.as_str() {
-            "cuda" => library("CUDA", &value, value == "loaded", machine.gpus.len(), 1),
-            "nccl" => {
-                let is_version = value.starts_with(|first: char| first.is_ascii_digit());
-                library("NCCL", &value, is_version, machine.gpus.len(), 2)
-            }
-            "cuda_devices" => seen_by_cuda(&value, machine),
-            _ => good("worker says", format!("{key}: {value}")),
-        });
-    }
-    checks
+fn worker_checks(report: &WorkerReport, machine: &Machine) -> Vec<Check> {
+    let says =
+        |what: &str, value: &str| good("worker says", format!("{what}: {}", printable(value)));
+    let program = worker_program::find().ok();
+    let program = program.map(|program| good("worker", program.display().to_string()));
+    let n_gpus = machine.gpus.len();
+    let prefers_cudnn = machine.gpus.iter().any(Gpu::prefers_cudnn_attention);
+    let needs_nvrtc = prefers_cudnn && report.has_cudnn;
+    program
+        .into_iter()
+        .chain([
+            says("libtorch", &report.libtorch),
+            says("threads", &report.threads.to_string()),
+            seen_by_cuda(report.cuda_devices, machine),
+            library("CUDA", &report.cuda, n_gpus > 0, "on CPU"),
+            library("NCCL", &report.nccl, n_gpus > 1, "on CPU or one GPU"),
+            library("NVRTC", &report.nvrtc, needs_nvrtc, "by these devices"),
+        ])
+        .collect()
 }
 
 /// CUDA has to see what the driver shows.
-fn seen_by_cuda(said: &str, machine: &Machine) -> Check {
-    let found = format!("cuda_devices: {said}");
+fn seen_by_cuda(seen: usize, machine: &Machine) -> Check {
+    let found = format!("cuda_devices: {seen}");
     let (shown, left_out) = (machine.gpus.len(), machine.left_out.len());
     // Whether CUDA counts the cards that are left out depends on why they are.
-    let sound = shown..=shown + left_out;
-    if said.parse().is_ok_and(|seen: usize| sound.contains(&seen)) {
+    if (shown..=shown + left_out).contains(&seen) {
         return good("worker says", found);
     }
     Check {
         name: "worker says",
         health: Health::Bad,
         found: format!("{found}, where the driver shows {shown}"),
-        remedy: Some(
-            "the driver may be too old for CUDA 13 (580 is needed), or a card needs a reset"
-                .to_owned(),
-        ),
+        remedy: Some("a card may need a reset; nvidia-smi says more".to_owned()),
     }
 }
 
-/// A library that the worker opens where a run has `needed_from` GPUs or more.
-fn library(
-    name: &'static str,
-    said: &str,
-    is_loaded: bool,
-    n_gpus: usize,
-    needed_from: usize,
-) -> Check {
-    if is_loaded {
-        return good(name, said.to_owned());
-    }
-    if n_gpus < needed_from {
-        let place = if n_gpus == 0 { "CPU" } else { "one GPU" };
-        return Check {
+/// A library that the worker opens where `is_needed`; elsewhere it is not needed `by` what there is.
+fn library(name: &'static str, library: &Library, is_needed: bool, by: &str) -> Check {
+    match library {
+        Library::Good(found) => good(name, printable(found)),
+        Library::Bad(_) if !is_needed => Check {
             name,
             health: Health::Unneeded,
-            found: format!("not loaded, not needed on {place}"),
+            found: format!("not usable, not needed {by}"),
             remedy: None,
-        };
-    }
-    let remedy =
-        "make setup fetches it with the libtorch for GPUs; until then give \"devices\": [\"cpu\"]";
-    Check {
-        name,
-        health: Health::Bad,
-        found: format!("not loaded: {said}"),
-        remedy: Some(remedy.to_owned()),
+        },
+        Library::Bad(reason) => Check {
+            name,
+            health: Health::Bad,
+            found: format!("not usable: {}", printable(reason)),
+            remedy: Some(
+                "make setup fetches it with the libtorch for GPUs; until then give \"devices\": [\"cpu\"]"
+                    .to_owned(),
+            ),
+        },
     }
 }
 
@@ -354,6 +369,7 @@ mod tests {
         Machine {
             cores: 2,
             memory_bytes: 1 << 30,
+            shm_bytes: None,
             gpus: (0..n_gpus).map(gpu).collect(),
             left_out: Vec::new(),
             links: Vec::new(),
@@ -361,8 +377,21 @@ mod tests {
         }
     }
 
-    fn found(n_gpus: usize, facts: &Value, name: &str) -> (Health, String, bool) {
-        let checks = worker_facts(facts, &machine(n_gpus));
+    fn report(tried: Result<&str, &str>) -> WorkerReport {
+        let library = || Library::from(tried.map(str::to_owned));
+        WorkerReport {
+            libtorch: "2.11.0".to_owned(),
+            threads: 2,
+            cuda_devices: 0,
+            cuda: library(),
+            has_cudnn: true,
+            nccl: library(),
+            nvrtc: library(),
+        }
+    }
+
+    fn found(machine: &Machine, tried: Result<&str, &str>, name: &str) -> (Health, String, bool) {
+        let checks = worker_checks(&report(tried), machine);
         let check = checks.into_iter().find(|check| check.name == name);
         let check = check.expect("a line");
         (check.health, check.found, check.remedy.is_some())
@@ -380,23 +409,18 @@ mod tests {
 
     #[test]
     fn cuda_has_to_see_what_the_driver_shows() {
-        let health = |machine: &Machine, said: &str| {
-            let check = seen_by_cuda(said, machine);
+        let health = |machine: &Machine, seen: usize| {
+            let check = seen_by_cuda(seen, machine);
             assert_eq!(check.remedy.is_some(), check.health == Health::Bad);
             check.health
         };
         let mut machine = machine(2);
-        for (said, expected) in [
-            ("2", Health::Good),
-            ("1", Health::Bad),
-            ("3", Health::Bad),
-            ("no CUDA", Health::Bad),
-        ] {
-            assert_eq!(health(&machine, said), expected, "{said}");
+        for (seen, expected) in [(2, Health::Good), (1, Health::Bad), (3, Health::Bad)] {
+            assert_eq!(health(&machine, seen), expected, "{seen}");
         }
         machine.left_out = vec!["card 2: it is cut into MIG parts".to_owned()];
-        assert_eq!(health(&machine, "3"), Health::Good);
-        assert_eq!(health(&machine, "4"), Health::Bad);
+        assert_eq!(health(&machine, 3), Health::Good);
+        assert_eq!(health(&machine, 4), Health::Bad);
     }
 
     #[test]
@@ -408,33 +432,25 @@ mod tests {
 
     #[test]
     fn what_gpus_need_is_missed_only_where_they_are() {
-        let missing = json!({
-            "cuda": "libtorch_cuda.so: cannot open shared object file",
-            "nccl": "libnccl.so is not on the loader's path",
-        });
-        let unneeded = |place| {
-            (
-                Health::Unneeded,
-                format!("not loaded, not needed on {place}"),
-                false,
-            )
-        };
-        for name in ["CUDA", "NCCL"] {
-            assert_eq!(found(0, &missing, name), unneeded("CPU"));
-            let (health, words, has_remedy) = found(2, &missing, name);
+        let missing = Err("libx.so: cannot open shared object file");
+        let no_h100 = recorded::machine("geforce-4").machine;
+        for (name, place, n_unneeded) in [
+            ("CUDA", "on CPU", 0),
+            ("NCCL", "on CPU or one GPU", 1),
+            ("NVRTC", "by these devices", 0),
+        ] {
+            let unneeded = format!("not usable, not needed {place}");
+            for n_gpus in 0..=n_unneeded {
+                let expected = (Health::Unneeded, unneeded.clone(), false);
+                assert_eq!(found(&machine(n_gpus), missing, name), expected);
+            }
+            let needed = machine(n_unneeded + 1);
+            let (health, words, has_remedy) = found(&needed, missing, name);
             assert!(health == Health::Bad && has_remedy, "{name}: {words}");
-            assert!(words.contains("libnccl.so") || words.contains("libtorch_cuda.so"));
+            assert!(words.contains("libx.so"), "{name}: {words}");
+            let there = (Health::Good, "2.28.9".to_owned(), false);
+            assert_eq!(found(&needed, Ok("2.28.9"), name), there);
         }
-        assert_eq!(found(1, &missing, "CUDA").0, Health::Bad);
-        assert_eq!(found(1, &missing, "NCCL"), unneeded("one GPU"));
-        let there = json!({ "cuda": "loaded", "nccl": "2.28.9" });
-        assert_eq!(
-            found(2, &there, "CUDA"),
-            (Health::Good, "loaded".to_owned(), false)
-        );
-        assert_eq!(
-            found(2, &there, "NCCL"),
-            (Health::Good, "2.28.9".to_owned(), false)
-        );
+        assert_eq!(found(&no_h100, missing, "NVRTC").0, Health::Unneeded);
     }
 }

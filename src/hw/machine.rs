@@ -1,13 +1,18 @@
 //! Cores, memory and GPUs, probed or read from JSON.
 
-use std::{fmt, sync::mpsc, thread, time::Duration};
+use std::{fmt, path::Path, sync::mpsc, thread, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use super::nvidia::{self, Visible};
+use crate::base::{fs::free_bytes, units};
 
 /// A driver that takes longer is taken for hung: a healthy one answers in milliseconds, after a cold start in seconds.
 const DRIVER_ANSWERS_IN: Duration = Duration::from_secs(15);
+
+/// Free space of /dev/shm from which NCCL is not in want there: what NVIDIA advises for containers. Every two GPUs that
+/// exchange through it take about 10 MB a channel, and a container has 64 MiB in all unless told otherwise.
+const ENOUGH_SHARED_MEMORY: u64 = units::GIB;
 
 /// What a plan may count on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +21,9 @@ pub struct Machine {
     /// Cores this process may run on.
     pub cores: usize,
     pub memory_bytes: u64,
+    /// Free bytes of /dev/shm, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shm_bytes: Option<u64>,
     /// Visible NVIDIA GPUs in CUDA's order.
     pub gpus: Vec<Gpu>,
     /// Cards that can't be used, each with the reason. CUDA may count them all the same.
@@ -86,6 +94,14 @@ impl fmt::Display for Route {
     }
 }
 
+impl Gpu {
+    /// Whether libtorch prefers cuDNN's attention on it, for 16-bit numbers: data-centre cards of Hopper (sm_90) and
+    /// Blackwell (sm_100, sm_103), as `check_prefer_cudnn_attention` of libtorch 2.11 has it.
+    pub const fn prefers_cudnn_attention(&self) -> bool {
+        matches!(self.compute_capability, [9 | 10, 0 | 3])
+    }
+}
+
 impl Machine {
     /// Looks at this machine; never fails, a missing driver means no GPUs.
     pub fn probe() -> Self {
@@ -116,11 +132,17 @@ impl Machine {
         Self {
             cores,
             memory_bytes: memory_bytes(),
+            shm_bytes: free_bytes(Path::new("/dev/shm")).ok(),
             gpus,
             left_out,
             links,
             no_gpus_because,
         }
+    }
+
+    /// The free bytes of /dev/shm, where those are few for GPUs that exchange through it.
+    pub fn scarce_shared_memory(&self) -> Option<u64> {
+        self.shm_bytes.filter(|bytes| *bytes < ENOUGH_SHARED_MEMORY)
     }
 
     /// The pairs among `gpus` (CUDA's indices) that are known to have no peer access.

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use crate::{
     event::short_uuid,
-    hw::{Device, Gpu, Machine, peak_flops},
-    plan::{OLDEST_CAPABILITY, RunPlan},
+    hw::{Device, Gpu, Machine},
+    plan::RunPlan,
 };
 
 /// Puts into the plan of a run on GPUs which those are that its ranks have by now.
@@ -38,11 +38,7 @@ pub fn keep(plan: &mut RunPlan, machine: &Machine) -> Result<Option<String>, Str
             ));
         }
     }
-    if plan.peak_flops.is_some() {
-        let gpus = plan.gpus().into_iter();
-        let peaks = gpus.map(|index| peak_flops(&machine.gpus[index].name));
-        plan.peak_flops = peaks.map(|peak| Some(peak?.flops)).sum();
-    }
+    plan.take_cards(machine);
     let others = others.join(", ");
     Ok((!others.is_empty()).then(|| format!("cards of the run are not there any more: {others}")))
 }
@@ -89,7 +85,7 @@ fn is_enough(plan: &RunPlan, index: usize, gpu: &Gpu) -> bool {
     let ranks = plan.ranks.iter();
     let n_ranks = ranks.filter(|rank| rank.device == Device::Cuda(index));
     let needed = plan.memory.total() * n_ranks.count() as u64;
-    gpu.compute_capability >= OLDEST_CAPABILITY && gpu.memory_bytes >= needed
+    gpu.unusable().is_none() && gpu.memory_bytes >= needed
 }
 
 fn refusal(plan: &RunPlan, machine: &Machine) -> String {
@@ -197,6 +193,11 @@ mod tests {
         small.gpus[0].memory_bytes = 1;
         small.gpus[1].compute_capability = [5, 0];
         assert!(keep(&mut plan.clone(), &small).is_err(), "none would do");
+        small.gpus[0] = machine.gpus[0].clone();
+        small.gpus[0].driver = "470.256.02".to_owned();
+        assert!(keep(&mut plan.clone(), &small).is_err(), "an old driver");
+        small.gpus[0].driver = machine.gpus[0].driver.clone();
+        assert!(keep(&mut plan.clone(), &small).is_ok());
         let none = Machine {
             gpus: Vec::new(),
             ..machine

@@ -3,12 +3,12 @@
 use std::{
     env,
     ffi::OsString,
-    fs, io,
-    os::unix::fs::{PermissionsExt, symlink},
+    fs,
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
-use super::{LaunchError, dirs};
+use super::LaunchError;
 use crate::plan::{Communicator, RunPlan};
 
 /// Names the worker's program where it lies elsewhere.
@@ -31,6 +31,14 @@ const OF_SEVERAL_GPUS: [(&str, &str); 1] = [
     // Loading a kernel synchronises the device, which can deadlock against a spinning collective.
     ("CUDA_MODULE_LOADING", "EAGER"),
 ];
+
+/// What NCCL needs where GPUs can't reach each other's memory: its newer way through the host's fails on some of those
+/// cards (error 217), the older one goes through /dev/shm.
+const WITHOUT_PEER_ACCESS: [(&str, &str); 1] = [("NCCL_CUMEM_HOST_ENABLE", "0")];
+
+/// What NCCL needs between the stages of a pipeline: a send that waits for its receiver takes as many of the card's
+/// multiprocessors as it has channels, by default up to a quarter of them.
+const OF_PIPELINES: [(&str, &str); 1] = [("NCCL_MAX_P2P_NCHANNELS", "4")];
 
 /// `$CAPSTAN_WORKER`, else beside this program, else on `PATH`.
 ///
@@ -63,27 +71,25 @@ pub fn find() -> Result<PathBuf, LaunchError> {
     })
 }
 
-/// Variables to add to a worker's environment.
-pub fn environment(program: &Path) -> Vec<(OsString, OsString)> {
-    let mut variables = unless_set(&DEFAULTS);
-    let nccl =
-        libtorch_lib(program).and_then(|lib| nccl_link(&lib, &dirs::cache_dir()).ok().flatten());
-    if let Some(folder) = nccl {
-        variables.push((
-            "LD_LIBRARY_PATH".into(),
-            prepended("LD_LIBRARY_PATH", folder),
-        ));
-    }
-    variables
+/// Variables to add to every worker's environment.
+pub fn environment() -> Vec<(OsString, OsString)> {
+    unless_set(&DEFAULTS)
 }
 
 /// Variables to add besides, for the plan's ranks. GPUs are those that the plan counted, whatever else CUDA would see
 /// and in which order: sensors and ranks mean the same card.
 pub fn environment_of(plan: &RunPlan) -> Vec<(OsString, OsString)> {
-    let mut variables = match (plan.communicator, plan.n_workers) {
-        (Communicator::Nccl, 1) => unless_set(&OF_SEVERAL_GPUS),
-        _ => Vec::new(),
-    };
+    let is_on_nccl = plan.communicator == Communicator::Nccl;
+    let mut variables = Vec::new();
+    for (is_needed, needed) in [
+        (plan.n_workers == 1, &OF_SEVERAL_GPUS),
+        (plan.lacks_peer_access, &WITHOUT_PEER_ACCESS),
+        (plan.split.mesh.pp > 1, &OF_PIPELINES),
+    ] {
+        if is_on_nccl && is_needed {
+            variables.extend(unless_set(needed));
+        }
+    }
     if !plan.gpu_uuids.is_empty() {
         variables.push((
             "CUDA_VISIBLE_DEVICES".into(),
@@ -101,73 +107,6 @@ fn unless_set(variables: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
         .collect()
 }
 
-/// The libraries of the libtorch in use: `$LIBTORCH`, else where the build linked it.
-fn libtorch_lib(program: &Path) -> Option<PathBuf> {
-    let named = env::var_os("LIBTORCH").map(|torch| PathBuf::from(torch).join("lib"));
-    let linked = program
-        .parent()
-        .map(|folder| folder.join("../libtorch/lib"));
-    [named, linked]
-        .into_iter()
-        .flatten()
-        .find_map(|lib| fs::canonicalize(lib).ok())
-}
-
-/// Makes a folder that holds `libnccl.so`, a link to the NCCL that pip laid beside libtorch.
-///
-/// The binding asks for that name only, and the wheel has `libnccl.so.2`. `None` where there is no NCCL.
-///
-/// # Errors
-/// The folder or the link can't be made.
-pub fn nccl_link(libtorch_lib: &Path, cache_dir: &Path) -> io::Result<Option<PathBuf>> {
-    let Ok(nccl) = fs::canonicalize(libtorch_lib.join("../../nvidia/nccl/lib/libnccl.so.2")) else {
-        return Ok(None);
-    };
-    let key = blake3::hash(nccl.as_os_str().as_encoded_bytes()).to_hex();
-    let folder = cache_dir.join("nccl").join(&key[..16]);
-    fs::create_dir_all(&folder)?;
-    match symlink(&nccl, folder.join("libnccl.so")) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(Some(folder)),
-    }
-}
-
-fn prepended(variable: &str, folder: PathBuf) -> OsString {
-    let mut value = folder.into_os_string();
-    if let Some(rest) = env::var_os(variable).filter(|rest| !rest.is_empty()) {
-        value.push(":");
-        value.push(rest);
-    }
-    value
-}
-
 fn is_program(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nccl_is_linked_where_pip_laid_it() {
-        let site = tempfile::tempdir().expect("a folder");
-        let cache = tempfile::tempdir().expect("a folder");
-        let lib = site.path().join("torch/lib");
-        fs::create_dir_all(&lib).expect("made");
-        assert_eq!(nccl_link(&lib, cache.path()).expect("no NCCL"), None);
-
-        let nccl = site.path().join("nvidia/nccl/lib");
-        fs::create_dir_all(&nccl).expect("made");
-        fs::write(nccl.join("libnccl.so.2"), "nccl").expect("written");
-        for _ in 0..2 {
-            let folder = nccl_link(&lib, cache.path())
-                .expect("linked")
-                .expect("found");
-            assert_eq!(
-                fs::read(folder.join("libnccl.so")).expect("a link"),
-                b"nccl"
-            );
-        }
-    }
 }

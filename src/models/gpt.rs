@@ -11,6 +11,9 @@ use crate::{
     torch::TorchError,
 };
 
+/// The head multiplies with the embedding's table.
+const OUTPUT_EMBEDDING: &str = "wte.weight";
+
 /// Embedding, attention and MLP of each layer, head.
 pub fn segments(shape: &GptShape) -> Vec<Box<dyn Segment>> {
     let mut segments: Vec<Box<dyn Segment>> = vec![Box::new(Embedding {
@@ -123,11 +126,8 @@ impl Segment for Attention {
         let shard = weights.shard();
         let heads = self.n_head / shard.of as i64;
         let qkv = functional::linear(weights, "attn.c_attn", h_btd)?;
-        let qkv = qkv
-            .f_view([batch, time, 3, heads, -1])?
-            .f_permute([2, 0, 3, 1, 4])?;
-        let [q, k, v] = [0, 1, 2].map(|part| qkv.f_select(0, part));
-        let y_bhtd = self.attend([&q?, &k?, &v?], shard, context)?;
+        let [q, k, v] = apart(&qkv, heads)?;
+        let y_bhtd = self.attend([&q, &k, &v], shard, context)?;
         let y_btd = y_bhtd.f_transpose(1, 2)?.f_reshape([batch, time, -1])?;
         Ok(y_btd.f_matmul(weights.get("attn.c_proj.weight")?)?)
     }
@@ -142,6 +142,17 @@ impl Segment for Attention {
         let bias = weights.find("attn.c_proj.bias");
         add_to_stream(&self.name, x, y, bias, self.dropout, context)
     }
+}
+
+/// q, k and v `[b, h, t, e]` of `[b, t, 3 h e]`.
+///
+/// One operator gives all three, so that one operator takes their gradients and puts them side by side; selected one
+/// by one, each would have a gradient of zeros around its own part, and the three would be added.
+fn apart(qkv: &Tensor, heads: i64) -> Result<[Tensor; 3], TorchError> {
+    let size = qkv.size();
+    let parts_bthe = qkv.f_view([size[0], size[1], 3, heads, -1])?.f_unbind(2)?;
+    let [q, k, v] = [0, 1, 2].map(|part| parts_bthe[part].f_transpose(1, 2));
+    Ok([q?, k?, v?])
 }
 
 struct Mlp {
@@ -202,7 +213,11 @@ impl Segment for Head {
         h_btd: &Tensor,
         _: &Context<'_>,
     ) -> Result<Tensor, TorchError> {
-        Ok(h_btd.f_matmul(&weights.get("wte.weight")?.f_tr()?)?)
+        Ok(h_btd.f_matmul(&weights.get(OUTPUT_EMBEDDING)?.f_tr()?)?)
+    }
+
+    fn output_embedding(&self) -> Option<&'static str> {
+        Some(OUTPUT_EMBEDDING)
     }
 }
 
@@ -243,4 +258,36 @@ fn drop_out(
         shape: &[at.len, width],
     };
     Ok(x_btd.f_mul(&keys.draw(place, own, p, x_btd.kind())?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, Kind};
+
+    use super::*;
+    use crate::torch::vjp;
+
+    fn values(shape: &[i64], by: f64) -> Tensor {
+        let ramp = Tensor::arange(shape.iter().product::<i64>(), (Kind::Float, Device::Cpu));
+        (ramp * by).sin().view(shape)
+    }
+
+    #[test]
+    fn q_k_and_v_and_their_gradients_are_those_of_three_selections() {
+        let qkv = values(&[2, 5, 3 * 4 * 6], 0.3).set_requires_grad(true);
+        let selected = qkv.view([2, 5, 3, 4, 6]).permute([2, 0, 3, 1, 4]);
+        let selected = [0, 1, 2].map(|part| selected.select(0, part));
+        let parts = apart(&qkv, 4).expect("fits");
+        let grads = [0.7, 1.1, 1.3].map(|by| values(&[2, 4, 5, 6], by));
+        let pull = |parts: &[Tensor; 3], grads: [&Tensor; 3]| {
+            let pulled = vjp(&parts.each_ref(), &grads, &[&qkv]).expect("a graph");
+            pulled.into_iter().next().flatten().expect("a path")
+        };
+        let [a, b, c] = &grads;
+        assert!(parts.iter().zip(&selected).all(|(x, y)| x == y));
+        let expected = pull(&selected, [a, b, c]);
+        assert!(pull(&parts, [a, b, c]) == expected);
+        let parts = apart(&qkv, 4).expect("fits");
+        assert!(pull(&parts, [a, c, b]) != expected);
+    }
 }

@@ -38,8 +38,8 @@ pub fn segments(shape: &LlamaShape) -> Vec<Box<dyn Segment>> {
         }));
     }
     let table = match shape.tie_embeddings {
-        true => "embed_tokens",
-        false => "lm_head",
+        true => "embed_tokens.weight",
+        false => "lm_head.weight",
     };
     segments.push(Box::new(Head { table, norm_eps }));
     segments
@@ -176,6 +176,10 @@ impl Segment for Head {
         h_btd: &Tensor,
         _: &Context<'_>,
     ) -> Result<Tensor, TorchError> {
-        functional::project(weights, self.table, h_btd)
+        Ok(h_btd.f_linear(weights.get(self.table)?, None::<&Tensor>)?)
+    }
+
+    fn output_embedding(&self) -> Option<&'static str> {
+        Some(self.table)
     }
 }

@@ -45,7 +45,8 @@ impl Positions {
 ///
 /// `pre` and `join` work on each token alone and have replicated parameters; `core` has those that
 /// tensor parallelism shards, and then its output is a partial sum (a head's: logits of a part of the
-/// vocabulary). No method communicates. The loss is not a segment's business.
+/// vocabulary). No method communicates. The loss is not a segment's business; a head says with which matrix it
+/// multiplies, so that a loss can be taken of what it multiplies.
 pub trait Segment: Send {
     /// The name in reports.
     fn name(&self) -> &str;
@@ -86,6 +87,12 @@ pub trait Segment: Send {
         _: &Context<'_>,
     ) -> Result<Tensor, TorchError> {
         Ok(y)
+    }
+
+    /// Of a head: the parameter `[v, d]` that its core multiplies each row of its input by, and does no more. Whatever
+    /// else a head computes is its `pre`'s.
+    fn output_embedding(&self) -> Option<&'static str> {
+        None
     }
 
     /// The three in a row.

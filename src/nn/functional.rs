@@ -1,11 +1,10 @@
 //! Layers as functions. Letters in names: b batch, t time, d model width, v vocabulary.
 
-use tch::{Device, Kind, Reduction, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::Weights;
 use crate::{
     arch::gpt::LAYER_NORM_EPS,
-    data::IGNORED_TARGET,
     torch::{NumberOps, TorchError},
 };
 
@@ -26,7 +25,7 @@ pub fn embedding(weights: Weights<'_>, name: &str, tokens: &Tensor) -> Result<Te
     let elsewhere = own.try_lt(0)?.f_logical_or(&own.try_ge(rows)?)?;
     let own = own.try_masked_fill(&elsewhere, 0)?;
     let y = Tensor::f_embedding(table, &own, -1, false, false)?;
-    Ok(y.try_masked_fill(&elsewhere.f_unsqueeze(-1)?, 0.0)?)
+    y.try_masked_fill(&elsewhere.f_unsqueeze(-1)?, 0.0)
 }
 
 /// `x @ weight + bias` over the last dimension; weight `[in, out]`, bias optional.
@@ -163,28 +162,6 @@ pub fn masked_causal_attention(
         .f_to_kind(q.kind())?
         .f_mul(&mask.f_to_kind(q.kind())?)?;
     Ok(weights.f_matmul(v)?)
-}
-
-/// Sum over valid targets of the cross-entropy; logits `[b, t, v]`, targets `[b, t]`.
-///
-/// # Errors
-/// Shapes that don't fit, or a target outside the vocabulary.
-pub fn cross_entropy_sum(logits: &Tensor, targets: &Tensor) -> Result<Tensor, TorchError> {
-    let vocab = logits.size().last().copied().unwrap_or(0);
-    let rows = logits.f_view([-1, vocab])?;
-    let rows = if rows.kind() == Kind::BFloat16 {
-        rows.f_to_kind(Kind::Float)?
-    } else {
-        rows
-    };
-    let targets = targets.f_view([-1])?;
-    Ok(rows.f_cross_entropy_loss(
-        &targets,
-        None::<&Tensor>,
-        Reduction::Sum,
-        IGNORED_TARGET,
-        0.0,
-    )?)
 }
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ impl ParamStore {
     }
 
     /// An entry's place in the whole gradients, or in its group's staged ones.
-    fn grad_view(&mut self, number: usize) -> Result<Tensor, TorchError> {
+    pub(super) fn grad_view(&mut self, number: usize) -> Result<Tensor, TorchError> {
         if let Some(view) = self.grad_views.get(number) {
             return Ok(view.shallow_clone());
         }

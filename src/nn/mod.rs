@@ -3,6 +3,7 @@
 mod dropout;
 pub mod functional;
 mod gathered;
+mod grad_sum;
 mod gradients;
 mod init;
 mod layout;
@@ -14,13 +15,14 @@ mod shard;
 mod weights;
 
 pub use dropout::{MaskKeys, MaskPlaces, Part};
+pub use grad_sum::GradSum;
 pub use gradients::NotFinite;
 pub use layout::{FlatRange, Layout};
 pub use numbers::{Numbers, is_finite};
 pub use params::{ParamStore, SharedWeights, UpdatePiece};
 pub use partition::Partition;
 pub use rotary::Rotary;
-pub use shard::{join_shards, paste};
+pub use shard::{join_shards, paste, without_padding};
 pub use weights::Weights;
 
 /// A small model for this floor's tests and those of the optimizers.

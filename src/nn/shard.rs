@@ -14,7 +14,7 @@ use crate::{
 /// # Errors
 /// A tensor of another shape than `spec` states.
 pub fn cut(whole: &Tensor, spec: &ParamSpec, shard: Shard) -> Result<Tensor, TorchError> {
-    if !shard.cuts(spec) {
+    if shard.is_as_stored(spec) {
         return Ok(whole.shallow_clone());
     }
     let own = Tensor::f_zeros(shard.shape(spec), (whole.kind(), whole.device()))?;
@@ -34,13 +34,24 @@ pub fn paste(
     spec: &ParamSpec,
     shard: Shard,
 ) -> Result<(), TorchError> {
-    if !shard.cuts(spec) {
+    if shard.is_as_stored(spec) {
         return Ok(whole.shallow_clone().f_copy_(part)?);
     }
     for (of_part, mut of_whole) in pairs(part, whole, spec, shard)? {
         of_whole.f_copy_(&of_part)?;
     }
     Ok(())
+}
+
+/// The same memory as what a rank holds whole, less its padding.
+///
+/// # Errors
+/// A tensor of another shape than this rank holds.
+pub fn without_padding(part: &Tensor, spec: &ParamSpec) -> Result<Tensor, TorchError> {
+    match spec.sharding {
+        Sharding::Vocab => Ok(part.f_narrow(0, 0, spec.shape[0])?),
+        Sharding::Replicated | Sharding::Split { .. } => Ok(part.shallow_clone()),
+    }
 }
 
 /// The whole buffer of a layout from the shards of all data-parallel ranks.
@@ -124,6 +135,19 @@ mod tests {
             }
             assert!(rebuilt == whole, "{sharding:?}");
         }
+    }
+
+    #[test]
+    fn a_padded_vocabulary_that_is_not_cut_is_whole() {
+        let spec = ParamSpec::new("p", &[1_030, 2], Init::Zeros).sharded(Sharding::Vocab);
+        let whole = Tensor::arange(2_060, (Kind::Float, Device::Cpu)).view([1_030, 2]) + 1.0;
+        let part = cut(&whole, &spec, Shard::WHOLE).expect("cut");
+        assert_eq!(part.size(), [1_088, 2]);
+        assert!(part.sum(Kind::Float) == whole.sum(Kind::Float));
+        let rebuilt = whole.full_like(-1);
+        paste(&part, &rebuilt, &spec, Shard::WHOLE).expect("pasted");
+        assert!(rebuilt == whole);
+        assert!(without_padding(&part, &spec).expect("narrowed") == whole);
     }
 
     #[test]

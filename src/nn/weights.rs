@@ -28,6 +28,12 @@ impl<'a> Weights<'a> {
 
     /// As [`Self::get`], where the parameter is optional.
     pub fn find(&self, suffix: &str) -> Option<&'a Tensor> {
+        let entry = self.entry(suffix)?;
+        Some(&self.store.leaves[entry])
+    }
+
+    /// The number, in the store, of the parameter that [`Self::find`] gives.
+    pub fn entry(&self, suffix: &str) -> Option<usize> {
         let matches = |entry: &usize| {
             let rest = self.store.layout.entries[*entry]
                 .spec
@@ -35,14 +41,12 @@ impl<'a> Weights<'a> {
                 .strip_suffix(suffix);
             rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
         };
-        let entry = self
-            .group
+        self.group
             .own
             .iter()
             .chain(&self.group.borrowed)
             .copied()
-            .find(|entry| matches(entry));
-        entry.map(|entry| &self.store.leaves[entry])
+            .find(|entry| matches(entry))
     }
 
     /// Which part of sharded parameters this rank holds.

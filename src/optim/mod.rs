@@ -72,3 +72,57 @@ pub fn state_names(config: &OptimizerConfig) -> &'static [&'static str] {
         OptimizerConfig::Sgd(_) => &sgd::STATE,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, Kind};
+
+    use super::*;
+    use crate::{
+        config::Precision,
+        nn::{Numbers, Partition, testing::layout},
+    };
+
+    /// Copies of the weights and of all state.
+    fn standing(store: &ParamStore, optimizer: &dyn Optimizer) -> Vec<Tensor> {
+        let state = optimizer.state().into_iter().map(|(_, state)| state.copy());
+        state.chain([store.master().copy()]).collect()
+    }
+
+    #[test]
+    fn after_an_update_that_was_given_up_the_next_one_changes_nothing() {
+        for config in [
+            r#"{"adamw":{"lr":0.1}}"#,
+            r#"{"sgd":{"lr":0.1,"momentum":0.9}}"#,
+        ] {
+            let config: OptimizerConfig = serde_json::from_str(config).expect("well-formed");
+            let numbers = Numbers::of(Precision::Fp32);
+            let store = ParamStore::new(layout(1), Partition::NONE, numbers, 1, Device::Cpu);
+            let store = store.expect("room");
+            let state = new_state(&config, &store).expect("room");
+            let mut optimizer = build(&config, &store, state, &store.everything()).expect("built");
+            let mut found_inf: Option<Tensor> = None;
+            let mut update = |grad: f64, step: u64| {
+                let _ = store.grads().shallow_clone().fill_(grad);
+                let norm = norm(store.grads()).expect("a norm");
+                let stats = grad_stats(norm, Some(1.0)).expect("readable");
+                let stats = stats.after(found_inf.as_ref()).expect("readable");
+                let before = standing(&store, optimizer.as_ref());
+                optimizer.update(step, 0.1, &stats).expect("updated");
+                let after = standing(&store, optimizer.as_ref());
+                found_inf = Some(stats.found_inf);
+                before
+                    .iter()
+                    .zip(&after)
+                    .all(|(before, after)| before.equal(after))
+            };
+            assert!(!update(0.5, 1), "{config:?}: a good step");
+            assert!(update(f64::NAN, 2), "{config:?}: the bad one");
+            assert!(
+                update(0.5, 3),
+                "{config:?}: launched before the host has read the bad one"
+            );
+            assert_eq!(store.master().isnan().sum(Kind::Int64).int64_value(&[]), 0);
+        }
+    }
+}

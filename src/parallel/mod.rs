@@ -1,17 +1,17 @@
 //! Strategies: what happens between segments. One file each, a few hooks, never a change to a model.
 //!
-//! Each axis of the mesh has its own: a [`Strategy`] on the data-parallel axis, [`TensorAxis`] with the
-//! loss over a cut vocabulary ([`vocab`]), [`Pipeline`] with its [`schedule`]. [`pieces`] cuts a model
-//! where they, or recomputation, need the rank's thread.
+//! Each axis of the mesh has its own: a [`Strategy`] on the data-parallel axis, [`TensorAxis`], [`Pipeline`]
+//! with its [`schedule`]. [`pieces`] cuts a model where they, or recomputation, need the rank's thread;
+//! [`loss`] takes what goes into a head, of the whole vocabulary or of a part.
 
 mod ddp;
+pub mod loss;
 mod pieces;
 mod pipeline;
 mod primary;
 pub mod schedule;
 mod single;
 mod tensor;
-pub mod vocab;
 mod zero1;
 mod zero2;
 mod zero3;

@@ -1,17 +1,19 @@
 //! Which device each rank gets, and how the ranks talk.
 
+use std::collections::BTreeSet;
+
 use super::{Communicator, Mesh, RefusalKind, resolve::Resolver};
 use crate::{
     config::{DeviceConfig, DevicesConfig, ParallelConfig, Precision, RanksPerWorker},
-    hw::{Device, NO_DRIVER},
+    hw::{Device, Gpu, NO_DRIVER, Unusable},
 };
 
 /// Ranks that no run comes near.
 const MOST_RANKS: usize = 1024;
 /// CPU ranks that a run takes when neither devices nor degrees are given.
 const AUTO_CPU_RANKS: usize = 2;
-/// Lowest compute capability that the pinned libtorch has kernels for.
-pub const OLDEST_CAPABILITY: [u32; 2] = [7, 5];
+/// Lowest compute capability with tensor cores for bf16 and tf32.
+const TENSOR_CORES_SINCE: [u32; 2] = [8, 0];
 
 impl Resolver<'_> {
     /// The devices of the ranks, in rank order.
@@ -105,17 +107,23 @@ impl Resolver<'_> {
     }
 
     fn automatic_devices(&mut self, wanted: Option<usize>) -> Vec<Device> {
-        let usable = |capability: [u32; 2]| capability >= OLDEST_CAPABILITY;
-        let old = self
-            .machine
-            .gpus
-            .iter()
-            .filter(|gpu| !usable(gpu.compute_capability))
-            .count();
-        if old > 0 {
-            self.notes.push(format!(
-                "{old} GPU(s) are older than sm_75 and can't be used by libtorch 2.11"
-            ));
+        let reasons: Vec<Option<Unusable>> = self.machine.gpus.iter().map(Gpu::unusable).collect();
+        for (index, reason) in reasons.iter().enumerate() {
+            // Cards that are unusable for one reason share a note.
+            let Some(reason) = reason.as_ref() else {
+                continue;
+            };
+            let alike = |other: &Option<Unusable>| other.as_ref() == Some(reason);
+            if reasons[..index].iter().any(alike) {
+                continue;
+            }
+            let cards = reasons.iter().enumerate();
+            let cards: Vec<String> = cards
+                .filter(|(_, other)| alike(other))
+                .map(|(index, _)| index.to_string())
+                .collect();
+            let cards = cards.join(", ");
+            self.notes.push(format!("not used: GPU {cards}: {reason}"));
         }
         for left_out in &self.machine.left_out {
             self.notes.push(format!("not used: {left_out}"));
@@ -125,7 +133,7 @@ impl Resolver<'_> {
             self.notes.push(format!("no GPU is used: {reason}"));
         }
         let gpus: Vec<Device> = (0..self.machine.gpus.len())
-            .filter(|&index| usable(self.machine.gpus[index].compute_capability))
+            .filter(|&index| reasons[index].is_none())
             .map(Device::Cuda)
             .collect();
         if !gpus.is_empty() && self.config.precision != Precision::Fp64 {
@@ -171,13 +179,9 @@ impl Resolver<'_> {
                 "try \"auto\" or [\"cpu\"]; `capstan doctor` says more",
             );
         }
-        let capability = self
-            .machine
-            .gpus
-            .get(index)
-            .map(|gpu| gpu.compute_capability);
-        if capability.is_some_and(|capability| capability < OLDEST_CAPABILITY) {
-            let problem = format!("names GPU {index}, which is older than sm_75");
+        let unusable = self.machine.gpus.get(index).and_then(Gpu::unusable);
+        if let Some(reason) = unusable {
+            let problem = format!("names GPU {index}, but {reason}");
             self.refuse_as(
                 RefusalKind::DeviceMissing,
                 "devices",
@@ -186,6 +190,34 @@ impl Resolver<'_> {
             );
         }
         Device::Cuda(index)
+    }
+
+    /// Notes what a precision comes to on cards without tensor cores for it.
+    pub(super) fn note_older_cards(&mut self, precision: Precision, devices: &[Device]) {
+        let is_older = |index: &usize| {
+            let gpu = self.machine.gpus.get(*index);
+            gpu.is_some_and(|gpu| gpu.compute_capability < TENSOR_CORES_SINCE)
+        };
+        let gpus = devices.iter().filter_map(|device| match device {
+            Device::Cuda(index) => Some(*index),
+            Device::Cpu => None,
+        });
+        let older: BTreeSet<usize> = gpus.filter(is_older).collect();
+        if older.is_empty() {
+            return;
+        }
+        let older: Vec<String> = older.iter().map(ToString::to_string).collect();
+        let effect = match precision {
+            Precision::Bf16 => {
+                "bf16 is slow and attention keeps all its scores there; fp32 is likely faster"
+            }
+            _ => "tf32 computes as fp32 there",
+        };
+        let [major, minor] = TENSOR_CORES_SINCE;
+        self.notes.push(format!(
+            "precision: GPU {} came before sm_{major}{minor}: {effect}",
+            older.join(", ")
+        ));
     }
 }
 

@@ -1,6 +1,7 @@
 //! What will happen, decided beforehand and with no tensors: every automatic choice filled in, or
 //! every reason why not.
 
+mod cards;
 mod devices;
 mod memory;
 mod mesh;
@@ -12,7 +13,6 @@ mod split;
 mod stages;
 mod types;
 
-pub use devices::OLDEST_CAPABILITY;
 pub use memory::{Kept, MemoryPlan};
 pub use mesh::{Coordinates, Mesh};
 pub use refusal::{PlanError, Refusal, RefusalKind};

@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
-use super::RunPlan;
+use super::{Communicator, RunPlan};
 use crate::{
     base::units,
-    config::{GptConfig, LlamaConfig, ModelConfig, RunConfig, ScheduleConfig},
+    config::{Attention, GptConfig, LlamaConfig, ModelConfig, RunConfig, ScheduleConfig},
     hw::{Device, Machine},
 };
 
@@ -23,9 +23,37 @@ pub fn notes(config: &RunConfig, machine: &Machine, plan: &RunPlan) -> Vec<Strin
     if on_gpus && config.threads_per_rank.is_some() {
         notes.push("threads_per_rank has no effect on GPU ranks".to_owned());
     }
+    notes.extend(attention(config, machine, plan));
     notes.extend(no_peer_access(machine, plan));
+    notes.extend(shared_memory(machine, plan));
     notes.extend(in_use(machine, plan));
     notes
+}
+
+/// A choice of attention that nothing comes of.
+fn attention(config: &RunConfig, machine: &Machine, plan: &RunPlan) -> Option<String> {
+    let words = match config.attention {
+        Attention::Auto => return None,
+        Attention::Flash | Attention::Math if plan.drops_out_of_attention() => {
+            "attention has no effect on training: with model.gpt.dropout it is written out"
+        }
+        Attention::Flash if !plan.would_prefer_cudnn(machine) => {
+            "attention: flash is what these ranks take by themselves; cuDNN's is for bf16 on H100, H200 and B200"
+        }
+        Attention::Flash | Attention::Math => return None,
+    };
+    Some(words.to_owned())
+}
+
+/// GPUs that exchange through a /dev/shm which may be too small.
+fn shared_memory(machine: &Machine, plan: &RunPlan) -> Option<String> {
+    let is_used = plan.lacks_peer_access && plan.communicator == Communicator::Nccl;
+    let bytes = machine.scarce_shared_memory().filter(|_| is_used)?;
+    Some(format!(
+        "NCCL exchanges through /dev/shm there, of which {} are free and which may be too little; in a container give it \
+         more: docker run --shm-size=1g",
+        units::bytes(bytes)
+    ))
 }
 
 /// A share of a card's memory that the driver and a desktop may take; what is beyond is somebody's.

@@ -10,7 +10,7 @@ use crate::{
     config::{
         OptimizerConfig, Precision, Recompute, RunConfig, ScheduleConfig, StopConfig, WindowsConfig,
     },
-    hw::{Device, Machine, peak_flops, sensors::LONGEST_INTERVAL_S},
+    hw::{Device, Machine, sensors::LONGEST_INTERVAL_S},
 };
 
 /// Buckets of this size and more start their reduction during the backward pass (PyTorch DDP's size).
@@ -39,6 +39,7 @@ pub fn resolve(
     };
     let mut plan = resolver.plan();
     if resolver.refusals.is_empty() {
+        plan.take_cards(machine);
         plan.notes
             .extend(super::notes::notes(config, machine, &plan));
         Ok(plan)
@@ -97,7 +98,10 @@ impl Resolver<'_> {
             split,
             communicator,
             n_workers,
-            peak_flops: self.peak(&devices),
+            peak_flops: None,
+            attention: self.config.attention,
+            cudnn_attention: false,
+            lacks_peer_access: false,
             ranks: devices
                 .into_iter()
                 .map(|device| RankPlan {
@@ -445,31 +449,16 @@ impl Resolver<'_> {
                 self.notes.push("tf32 computes as fp32 on CPU".to_owned());
                 Precision::Fp32
             }
+            precision @ (Precision::Tf32 | Precision::Bf16) => {
+                self.note_older_cards(precision, devices);
+                precision
+            }
             Precision::Fp64 if !on_cpu => {
                 self.refuse("precision", "fp64 is for CPU ranks", "try fp32");
                 Precision::Fp32
             }
             precision => precision,
         }
-    }
-
-    fn peak(&self, devices: &[Device]) -> Option<f64> {
-        let mut indices: Vec<usize> = devices
-            .iter()
-            .map(|device| match device {
-                Device::Cuda(index) => Some(*index),
-                Device::Cpu => None,
-            })
-            .collect::<Option<_>>()?;
-        indices.sort_unstable();
-        indices.dedup();
-        if self.config.precision != Precision::Bf16 {
-            return None;
-        }
-        indices
-            .iter()
-            .map(|&index| peak_flops(&self.machine.gpus.get(index)?.name).map(|peak| peak.flops))
-            .sum()
     }
 }
 

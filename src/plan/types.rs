@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Mesh, memory::MemoryPlan};
 use crate::{
     arch::{ModelShape, Shard, StageSpec},
-    config::{ParallelConfig, PipelineSchedule, Precision, Recompute},
+    config::{Attention, ParallelConfig, PipelineSchedule, Precision, Recompute},
     data::Prepared,
     hw::Device,
 };
@@ -20,6 +20,11 @@ pub struct RunPlan {
     /// Forward and backward; see [`ModelShape::flops_per_token`].
     pub flops_per_token: f64,
     pub precision: Precision,
+    #[serde(default)]
+    pub attention: Attention,
+    /// libtorch may choose cuDNN's attention on some of the ranks' GPUs.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub cudnn_attention: bool,
     /// Gradients are kept in the type that the model computes with, since none are accumulated.
     #[serde(default)]
     pub short_grads: bool,
@@ -34,6 +39,9 @@ pub struct RunPlan {
     /// counts them so.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gpu_uuids: Vec<String>,
+    /// Some of the ranks' GPUs can't reach each other's memory: NCCL goes through the host's.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub lacks_peer_access: bool,
     /// Sequences per optimizer step.
     pub global_batch: usize,
     /// Sequences per step of one data-parallel replica.
@@ -59,6 +67,11 @@ pub struct RunPlan {
 
 const fn one() -> usize {
     1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 impl RunPlan {

@@ -39,6 +39,9 @@ pub struct RunState {
     /// Restarts after a crash; what a user resumes is none.
     pub restarts: u64,
     pub last_restart: Option<String>,
+    /// The run goes on without cuDNN's attention, which may have given NaN.
+    #[serde(default)]
+    pub without_cudnn_attention: bool,
     pub warnings: u64,
     pub last_warning: Option<String>,
     /// The latest look at the machine's sensors.
@@ -190,6 +193,7 @@ impl Default for RunState {
             checkpoints: Vec::new(),
             restarts: 0,
             last_restart: None,
+            without_cudnn_attention: false,
             warnings: 0,
             last_warning: None,
             sensors: None,
@@ -244,7 +248,14 @@ impl RunState {
                     best: *best,
                 });
             }
-            Event::Restart { from_step, cause } => self.restart(*from_step, cause),
+            Event::Restart {
+                from_step,
+                cause,
+                without_cudnn_attention,
+            } => {
+                self.without_cudnn_attention |= without_cudnn_attention;
+                self.restart(*from_step, cause);
+            }
             Event::Paused { step } => self.turn(Status::Paused, *step),
             Event::Continued { step } => self.turn(Status::Running, *step),
             Event::Warning { text, .. } => {
@@ -518,6 +529,7 @@ mod tests {
         Event::Restart {
             from_step,
             cause: "killed".to_owned(),
+            without_cudnn_attention: false,
         }
     }
 

@@ -84,7 +84,17 @@ pub fn event(event: &Event) -> Option<String> {
             }
         }
         Event::Sensors { .. } => return None,
-        Event::Restart { from_step, cause } => format!("going on from step {from_step}: {cause}"),
+        Event::Restart {
+            from_step,
+            cause,
+            without_cudnn_attention,
+        } => {
+            let without = match without_cudnn_attention {
+                true => ", without cuDNN's attention",
+                false => "",
+            };
+            format!("going on from step {from_step}{without}: {cause}")
+        }
         Event::Paused { step } => format!("paused after step {step}"),
         Event::Continued { step } => format!("going on after step {step}"),
         Event::Warning { text, rank: None } => format!("warning: {text}"),

@@ -46,6 +46,17 @@ impl Account {
     }
 }
 
+/// How often the caching allocator of a GPU has had no memory for a tensor, after it had freed what it could.
+///
+/// # Errors
+/// No CUDA, or no such device.
+pub fn refusals_of_gpu(device: usize) -> Result<u64, TorchError> {
+    let mut refusals = 0;
+    // SAFETY: the number outlives the call.
+    shim::check(unsafe { shim::capstan_memory_refusals(device as i32, &raw mut refusals) })?;
+    Ok(refusals.unsigned_abs())
+}
+
 /// Asks the caching allocator of a GPU; all ranks of the process on that GPU count together.
 ///
 /// # Errors

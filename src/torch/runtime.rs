@@ -1,8 +1,11 @@
 //! Per-thread and per-process settings of libtorch.
 
-use std::path::Path;
-
-use super::{TorchError, shim};
+use super::{
+    TorchError,
+    libraries::{self, Places, Visibility},
+    nvrtc, shim,
+};
+use crate::config::Attention;
 
 /// Prepares the calling thread for a rank: intra-op width, backward on this thread.
 ///
@@ -35,34 +38,43 @@ pub fn allow_tf32(on: bool) -> Result<(), TorchError> {
     shim::check(unsafe { shim::capstan_allow_tf32(i32::from(on)) })
 }
 
-/// Opens libtorch's CUDA half, which registers itself; to be called before the first other libtorch call.
+/// Process-wide: which kernels of attention libtorch may choose from.
 ///
 /// # Errors
-/// The library or one of its own is missing; the loader's text says which.
-pub fn load_cuda(libtorch_lib: Option<&Path>) -> Result<(), TorchError> {
-    use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
-    const NAME: &str = "libtorch_cuda.so";
-    let candidates = libtorch_lib
-        .map(|folder| folder.join(NAME))
-        .into_iter()
-        .chain([NAME.into()]);
-    let mut last = String::new();
-    for candidate in candidates {
-        // SAFETY: the library's initialisers are libtorch's own and register the CUDA backend.
-        match unsafe { Library::open(Some(&candidate), RTLD_NOW | RTLD_GLOBAL) } {
-            Ok(library) => {
-                // The backend stays registered for the life of the process.
-                std::mem::forget(library);
-                return Ok(());
-            }
-            Err(error) => {
-                last =
-                    std::error::Error::source(&error).map_or(error.to_string(), ToString::to_string)
-            }
-        }
-    }
-    Err(TorchError::new(&last))
+/// Whatever libtorch throws.
+pub fn choose_attention(attention: Attention) -> Result<(), TorchError> {
+    let (cudnn, fused) = match attention {
+        Attention::Auto => (1, 1),
+        Attention::Flash => (0, 1),
+        Attention::Math => (0, 0),
+    };
+    // SAFETY: plain numbers.
+    shim::check(unsafe { shim::capstan_choose_attention(cudnn, fused) })
 }
+
+/// Opens libtorch's CUDA half, which registers itself, and the compiler that cuDNN needs; to be called before the first
+/// other libtorch call of the process.
+///
+/// # Errors
+/// The library or one of its own is missing; the loader's text says which. Or libtorch was used before in a way that
+/// made it look for CUDA: it looks once.
+pub fn load_cuda() -> Result<(), TorchError> {
+    let places = Places::find();
+    let library = libraries::open(&places.cuda(), Visibility::Process)?;
+    // The backend stays registered for the life of the process.
+    std::mem::forget(library);
+    nvrtc::preload(&places);
+    let mut is_known = 0;
+    // SAFETY: the number outlives the call.
+    shim::check(unsafe { shim::capstan_knows_cuda(&raw mut is_known) })?;
+    match is_known {
+        0 => Err(TorchError::new(TOO_LATE)),
+        _ => Ok(()),
+    }
+}
+
+const TOO_LATE: &str = "libtorch had looked for CUDA before its CUDA half was loaded, and looks once: this process can use \
+                        no GPU; it has to load CUDA before it does anything else with libtorch";
 
 /// Waits until all work launched on a GPU is done.
 ///

@@ -120,6 +120,8 @@ pub trait NumberOps: Sized {
     fn try_lt(&self, number: impl Into<Number>) -> Result<Self, TorchError>;
     /// Whether each element is at least a number.
     fn try_ge(&self, number: impl Into<Number>) -> Result<Self, TorchError>;
+    /// Whether each element equals a number.
+    fn try_eq(&self, number: impl Into<Number>) -> Result<Self, TorchError>;
     /// Whether each element differs from a number.
     fn try_ne(&self, number: impl Into<Number>) -> Result<Self, TorchError>;
     /// The greater of each element and a number.
@@ -160,6 +162,7 @@ impl NumberOps for Tensor {
         try_div => atg_div_scalar
         try_lt => atg_lt
         try_ge => atg_ge
+        try_eq => atg_eq
         try_ne => atg_ne
         try_clamp_min => atg_clamp_min
         try_full_like => atg_full_like

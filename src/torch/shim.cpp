@@ -6,6 +6,7 @@
 #include <ATen/Context.h>
 #include <ATen/DeviceAccelerator.h>
 #include <ATen/Parallel.h>
+#include <ATen/detail/CUDAHooksInterface.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <c10/core/Allocator.h>
 #include <c10/core/AutogradState.h>
@@ -20,6 +21,7 @@
 #include <cstdint>
 #include <exception>
 #include <string>
+#include <typeinfo>
 #include <vector>
 
 namespace {
@@ -186,6 +188,24 @@ int capstan_allow_tf32(int on) {
   });
 }
 
+// What stays on is tried in libtorch's own order; the kernel that is written out always is.
+int capstan_choose_attention(int cudnn, int fused) {
+  return guarded([&] {
+    at::globalContext().setSDPUseCuDNN(cudnn != 0);
+    at::globalContext().setSDPUseFlash(fused != 0);
+    at::globalContext().setSDPUseMemEfficient(fused != 0);
+  });
+}
+
+// libtorch takes whoever stands in its registry when CUDA is first asked for, for good: the interface itself, which can
+// do nothing, where that was nobody.
+int capstan_knows_cuda(int* yes) {
+  return guarded([&] {
+    const at::CUDAHooksInterface& hooks = at::detail::getCUDAHooks();
+    *yes = typeid(hooks) != typeid(at::CUDAHooksInterface) ? 1 : 0;
+  });
+}
+
 int capstan_set_device(int device) {
   return guarded([&] { at::accelerator::setDeviceIndex(static_cast<c10::DeviceIndex>(device)); });
 }
@@ -200,6 +220,12 @@ int capstan_memory_stats(int device, int64_t* allocated, int64_t* reserved, int6
     *allocated = stats.allocated_bytes[0].current;
     *reserved = stats.reserved_bytes[0].current;
     *peak_allocated = stats.allocated_bytes[0].peak;
+  });
+}
+
+int capstan_memory_refusals(int device, int64_t* refusals) {
+  return guarded([&] {
+    *refusals = at::accelerator::getDeviceStats(static_cast<c10::DeviceIndex>(device)).num_ooms;
   });
 }
 

@@ -38,6 +38,8 @@ unsafe extern "C" {
     pub(super) fn capstan_point_storage(tensor: *mut C_tensor, data: *mut c_void) -> c_int;
     pub(super) fn capstan_set_deterministic(on: c_int) -> c_int;
     pub(super) fn capstan_allow_tf32(on: c_int) -> c_int;
+    pub(super) fn capstan_choose_attention(cudnn: c_int, fused: c_int) -> c_int;
+    pub(super) fn capstan_knows_cuda(yes: *mut c_int) -> c_int;
     pub(super) fn capstan_set_device(device: c_int) -> c_int;
     pub(super) fn capstan_synchronize(device: c_int) -> c_int;
     pub(super) fn capstan_memory_stats(
@@ -46,6 +48,7 @@ unsafe extern "C" {
         reserved: *mut i64,
         peak_allocated: *mut i64,
     ) -> c_int;
+    pub(super) fn capstan_memory_refusals(device: c_int, refusals: *mut i64) -> c_int;
     pub(super) fn capstan_stream_from_pool(device: c_int, id: *mut i64) -> c_int;
     pub(super) fn capstan_stream_make_current(device: c_int, id: i64) -> c_int;
     pub(super) fn capstan_stream_handle(device: c_int, id: i64, handle: *mut *mut c_void) -> c_int;

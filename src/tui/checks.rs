@@ -506,6 +506,7 @@ mod tests {
         Machine {
             cores: 2,
             memory_bytes: 16 * units::GIB,
+            shm_bytes: None,
             gpus: (0..n_gpus).map(gpu).collect(),
             left_out: Vec::new(),
             links: Vec::new(),

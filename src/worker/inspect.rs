@@ -17,10 +17,10 @@ use crate::{
     dist::HostGroup,
     engine::{self, Passes, RankDevice, Stepper, Turn},
     event::Event,
-    hw::Device,
+    hw::{Device, WorkerReport},
     launch::RunFolder,
     plan::RunPlan,
-    torch::runtime,
+    torch::{nccl, nvrtc, runtime},
 };
 
 /// Exit codes as in the README.
@@ -103,15 +103,18 @@ pub fn logits(folder: &RunFolder, ids: &[i64]) -> i32 {
 /// Says what libtorch offers; returns the process's exit code.
 pub fn doctor() -> i32 {
     ending(|| {
+        let cuda = runtime::load_cuda().map(|()| "loaded".to_owned());
         job::ready_this_thread()?;
-        let cuda = runtime::load_cuda(job::libtorch_lib().as_deref());
-        let report = json!({
-            "libtorch": env!("CAPSTAN_LIBTORCH"),
-            "threads": std::thread::available_parallelism().map_or(1, usize::from),
-            "cuda_devices": tch::Cuda::device_count(),
-            "cuda": cuda.as_ref().map_or_else(ToString::to_string, |()| "loaded".to_owned()),
-            "nccl": crate::torch::nccl::probe().unwrap_or_else(|error| error.to_string()),
-        });
+        let report = WorkerReport {
+            libtorch: env!("CAPSTAN_LIBTORCH").to_owned(),
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            cuda_devices: usize::try_from(tch::Cuda::device_count()).unwrap_or(0),
+            cuda: cuda.into(),
+            has_cudnn: tch::Cuda::cudnn_is_available(),
+            nccl: nccl::load().into(),
+            nvrtc: nvrtc::check().into(),
+        };
+        let report = serde_json::to_string(&report)?;
         Ok(writeln!(io::stdout().lock(), "{report}")?)
     })
 }

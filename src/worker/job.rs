@@ -1,9 +1,6 @@
 //! From a run's folder to work: configuration, plan, data, libtorch.
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
@@ -45,15 +42,11 @@ pub fn ready_libtorch(plan: &RunPlan) -> Result<()> {
         .iter()
         .any(|rank| matches!(rank.device, Device::Cuda(_)))
     {
-        runtime::load_cuda(libtorch_lib().as_deref())
+        runtime::load_cuda()
             .context("libtorch's CUDA half can't be loaded; `make setup` fetches it")?;
     }
-    ready_this_thread()
-}
-
-/// Where `$LIBTORCH` says that libtorch's libraries lie.
-pub fn libtorch_lib() -> Option<PathBuf> {
-    env::var_os("LIBTORCH").map(|torch| Path::new(&torch).join("lib"))
+    ready_this_thread()?;
+    Ok(runtime::choose_attention(plan.attention)?)
 }
 
 /// The main thread must never own a pool of threads: it would slow the ranks'.

@@ -6,6 +6,7 @@
 mod inspect;
 mod job;
 mod link;
+mod self_test;
 mod train;
 
 use std::path::PathBuf;
@@ -33,6 +34,9 @@ enum Task {
         /// Why the run starts again.
         #[arg(long)]
         cause: Option<String>,
+        /// cuDNN's attention may have given NaN.
+        #[arg(long)]
+        without_cudnn_attention: bool,
         /// The number among the run's workers; where there are several, standard output is a socket to their hub.
         #[arg(long, default_value_t = 0)]
         worker: usize,
@@ -62,6 +66,9 @@ enum Task {
     },
     /// Say what libtorch offers here.
     Doctor,
+    /// Test streams, events and NCCL on the first GPU.
+    #[command(hide = true)]
+    SelfTest,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -77,11 +84,13 @@ pub fn main() -> ! {
             folder,
             from,
             cause,
+            without_cudnn_attention,
             worker,
         } => train::main(&TrainTask {
             folder: RunFolder::new(folder),
             from_checkpoint: from == Origin::Checkpoint,
             cause,
+            without_cudnn_attention,
             worker,
         }),
         Task::Sample {
@@ -104,6 +113,7 @@ pub fn main() -> ! {
         Task::Eval { folder } => inspect::evaluate(&RunFolder::new(folder)),
         Task::Logits { folder, ids } => inspect::logits(&RunFolder::new(folder), &ids),
         Task::Doctor => inspect::doctor(),
+        Task::SelfTest => self_test::main(),
     };
     exit_now(code)
 }

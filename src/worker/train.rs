@@ -9,8 +9,9 @@ use super::{
     link::{self, Link},
 };
 use crate::{
-    base::{brief::Brief, text::one_line},
+    base::{brief::Brief, fault::FaultKind, text::one_line},
     checkpoint::{self, Loaded, RunFacts},
+    config::Attention,
     data::Progress,
     engine::{self, Ending, Finish, HubSocket, Injection, Job},
     event::{Event, Outcome},
@@ -33,6 +34,8 @@ pub struct Task {
     pub from_checkpoint: bool,
     /// Why the run starts again.
     pub cause: Option<String>,
+    /// Leave cuDNN's attention out where the plan lets libtorch choose it.
+    pub without_cudnn_attention: bool,
     /// The number among the run's workers.
     pub worker: usize,
 }
@@ -62,6 +65,7 @@ pub fn main(task: &Task) -> i32 {
                 step: 0,
                 operation,
                 cause,
+                kind: FaultKind::Other,
                 retry: false,
             });
             FAULTED
@@ -71,7 +75,14 @@ pub fn main(task: &Task) -> i32 {
 
 fn train(task: &Task, link: &mut Link) -> Result<i32> {
     let folder = &task.folder;
-    let Material { config, plan, data } = read_with_progress(folder, link)?;
+    let Material {
+        config,
+        mut plan,
+        data,
+    } = read_with_progress(folder, link)?;
+    if task.without_cudnn_attention && plan.attention == Attention::Auto {
+        plan.attention = Attention::Flash;
+    }
     let hub = match plan.n_workers {
         1 => None,
         _ => Some(HubSocket {
@@ -81,7 +92,7 @@ fn train(task: &Task, link: &mut Link) -> Result<i32> {
     };
     job::ready_libtorch(&plan)?;
     if plan.communicator == Communicator::Nccl {
-        nccl::probe().context("NCCL can't be loaded")?;
+        nccl::load().context("NCCL can't be loaded")?;
     }
     let names = optim::state_names(&config.optimizer);
     let facts = RunFacts::of(&plan, config.seed, names);
@@ -108,6 +119,7 @@ fn train(task: &Task, link: &mut Link) -> Result<i32> {
         link.emit(&Event::Restart {
             from_step,
             cause: cause.clone(),
+            without_cudnn_attention: task.without_cudnn_attention,
         });
     }
     let inject = injection()?;

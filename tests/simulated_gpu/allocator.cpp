@@ -63,15 +63,14 @@ void poison(void* data, size_t size) {
   if (poisons()) memset(data, NAN_BYTE, size);
 }
 
-// The moment at which a block may be handed to the stream that it belongs to.
-void freed(Block& block) {
-  auto& own = stream(block.device, block.stream);
+// The moment from which bytes may be handed out again to the stream that they belong to.
+void freed(Stream& own, const void* data, size_t n_bytes) {
   own.settle(Work::COMPUTE);
-  if (order::is_on()) {
-    object(block.device,
-           order::launched(own.key(), "the free of a block", {{static_cast<char*>(block.data), block.size, true}}));
-  }
+  if (!order::is_on()) return;
+  own.doubt(order::launched(own.key(), "the free of a block", {{static_cast<const char*>(data), n_bytes, true}}));
 }
+
+void freed(const Block& block) { freed(stream(block.device, block.stream), block.data, block.size); }
 
 void give(Gpu& card, Block* block) {
   if (poisons()) {
@@ -269,9 +268,8 @@ void free_early(int device, const void* data, size_t n_bytes) {
   TORCH_CHECK(block != nullptr, "SIMGPU_FREE_EARLY: NCCL was given memory that is nobody's");
   auto& own = stream(device, block->stream);
   fprintf(stderr, "simgpu: a buffer of %zu bytes that NCCL uses is freed early\n", n_bytes);
-  own.settle(Work::COMPUTE);
+  freed(own, data, n_bytes);
   auto* bytes = static_cast<char*>(const_cast<void*>(data));
-  if (order::is_on()) object(device, order::launched(own.key(), "the free of a block", {{bytes, n_bytes, true}}));
   own.enqueue([bytes, n_bytes] { memset(bytes, NAN_BYTE, n_bytes); }, Work::COMPUTE);
   if (bytes != block->data || rounded(n_bytes, fences() ? LINE : ROUND) < block->size) return;
   live().remove(block);

@@ -5,9 +5,6 @@
 
 #include <sys/random.h>
 
-#include <mutex>
-#include <optional>
-
 #include "nccl_work.h"
 
 extern "C" {
@@ -50,54 +47,13 @@ int start(const Job& job) {
   const auto touched = buffers(job);
   const auto name = name_of(job);
   auto* own = new Job(job);
+  Swap::one().add(own);
   const SimgpuLaunch what{name.c_str(), job.deed.kind == POINT_TO_POINT, touched.data(), touched.size(), &perform, own};
   if (launch(job.stream, &what) == 0) return SUCCESS;
+  Swap::one().remove(own);
   delete own;
   return UNHANDLED_CUDA_ERROR;
 }
-
-// A collective that SIMNCCL_SWAP holds back until one of another communicator has been started.
-class Swap {
- public:
-  static Swap& one() {
-    static auto* swap = new Swap;
-    return *swap;
-  }
-
-  int start_in_order(const Job& job) {
-    std::lock_guard<std::mutex> lock(m_);
-    if (held_) {
-      const Job held = *held_;
-      held_.reset();
-      if (held.comm != job.comm) return swap(held, job);
-      if (const int failed = start(held)) return failed;
-    }
-    if (!is_meant(job)) return start(job);
-    held_ = job;
-    return SUCCESS;
-  }
-
- private:
-  Swap() {
-    const char* value = getenv("SIMNCCL_SWAP");
-    is_over_ = value == nullptr || sscanf(value, "%ld:%ld", &rank_, &number_) != 2;
-  }
-
-  bool is_meant(const Job& job) const { return !is_over_ && job.comm->rank == rank_ && job.deed.number >= number_; }
-
-  int swap(const Job& held, const Job& job) {
-    is_over_ = true;
-    fprintf(stderr, "simnccl: %s is started after %s\n", shown(held).c_str(), shown(job).c_str());
-    const int first = start(job);
-    const int second = start(held);
-    return first == SUCCESS ? second : first;
-  }
-
-  std::mutex m_;
-  bool is_over_;
-  long rank_ = 0, number_ = 0;
-  std::optional<Job> held_;
-};
 
 bool is_launchable(const Job& job) {
   return job.comm != nullptr && (job.deed.count == 0 || size_of(job.deed.type) != 0);
@@ -110,7 +66,7 @@ int together(ncclComm* comm, Kind kind, const void* from, void* to, size_t count
   if (!is_launchable(job)) return INVALID_ARGUMENT;
   ++comm->number;
   if (is_pair("SIMNCCL_SKIP", comm->rank, deed.number)) return SUCCESS;
-  return Swap::one().start_in_order(job);
+  return start(job);
 }
 
 int letter(ncclComm* comm, const void* from, void* to, size_t count, int type, int peer, void* stream) {
@@ -148,7 +104,8 @@ int join(ncclComm** out, int world, const ncclUniqueId& id, int rank) {
   comm->device = of_cuda<decltype(&simgpu_current_device)>("simgpu_current_device")();
   snprintf(comm->name, sizeof comm->name, "%.16s", id.internal + skip);
   snprintf(comm->member(rank).card, sizeof comm->member(rank).card, "%s", card_of(comm->device).c_str());
-  comm->meet(nullptr);
+  Wait wait(nullptr, "rank " + std::to_string(rank) + " in the joining of communicator " + comm->name);
+  comm->meet(wait);
   if (rank == 0) unlink(path.c_str());
   if (!has_card_alone(*comm)) return INVALID_USAGE;
   *out = comm;

@@ -37,6 +37,8 @@ struct Notice {
   std::atomic<uint32_t> version;
   bool is_up;
   uint64_t stream, ticket;
+  // The ticket of a wait that has been answered, whether or not the one who waited has run since.
+  std::atomic<uint64_t> answered;
   // "rank 1 in all-reduce 7 of 0123abcd".
   char text[160];
   int32_t n_missing;
@@ -88,6 +90,13 @@ class Boards {
     notice->version.fetch_add(1);
   }
 
+  // Says that a stream, maybe of another process, no longer waits: it has what it waited for.
+  void answer(const Node& node, uint64_t ticket) {
+    std::lock_guard<std::mutex> lock(m_);
+    auto* notice = ticket == 0 ? nullptr : find(node);
+    if (notice != nullptr) notice->answered.store(ticket);
+  }
+
   // The texts of those who wait for each other, from `own` on around; empty where there is no such circle.
   // `tickets` identify the waits.
   std::vector<std::string> circle(const Node& own, std::vector<uint64_t>& tickets) {
@@ -104,7 +113,7 @@ class Boards {
   }
 
   Notice* of(const void* stream) {
-    if (own_ == nullptr) return nullptr;
+    if (own_ == nullptr || stream == nullptr) return nullptr;
     const auto key = reinterpret_cast<uint64_t>(stream);
     for (auto& notice : own_->notices) {
       if (notice.stream == key || notice.stream == 0) {
@@ -128,17 +137,22 @@ class Boards {
     return found->second;
   }
 
+  Notice* find(const Node& node) {
+    auto* board = node.stream == 0 ? nullptr : board_of(node);
+    for (int i = 0; board != nullptr && i < Board::N; ++i) {
+      if (board->notices[i].stream == node.stream) return &board->notices[i];
+    }
+    return nullptr;
+  }
+
   // A consistent copy of what a stream waits for.
   bool read(const Node& node, Notice& copy) {
-    auto* board = board_of(node);
-    if (board == nullptr || node.stream == 0) return false;
-    for (auto& notice : board->notices) {
-      if (notice.stream != node.stream) continue;
-      const uint32_t before = notice.version.load();
-      memcpy(static_cast<void*>(&copy), static_cast<const void*>(&notice), sizeof copy);
-      return before % 2 == 0 && notice.version.load() == before && copy.is_up;
-    }
-    return false;
+    auto* notice = find(node);
+    if (notice == nullptr) return false;
+    const uint32_t before = notice->version.load();
+    memcpy(static_cast<void*>(&copy), static_cast<const void*>(notice), sizeof copy);
+    const bool is_whole = before % 2 == 0 && notice->version.load() == before;
+    return is_whole && copy.is_up && notice->answered.load() != copy.ticket;
   }
 
   bool leads_back(const Node& from, const Node& own, std::vector<Node>& path, std::vector<std::string>& texts,

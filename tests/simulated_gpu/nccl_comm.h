@@ -34,6 +34,8 @@ struct Deed {
 // Bytes on their way from one rank to another.
 struct Letterbox {
   std::atomic<uint32_t> is_full;
+  // Of the last wait of each side.
+  std::atomic<uint64_t> sender_ticket, receiver_ticket;
   uint32_t type;
   uint64_t count, n_bytes;
   char data[LETTER];
@@ -45,6 +47,8 @@ struct Member {
   Deed deed;
   // Meetings that it has come to.
   std::atomic<uint64_t> n_meetings;
+  // Of its wait in the last.
+  std::atomic<uint64_t> ticket;
 };
 
 struct Shared {
@@ -60,15 +64,24 @@ inline void futex_wake(std::atomic<uint32_t>& word) {
   syscall(SYS_futex, &word, FUTEX_WAKE, INT_MAX, nullptr, nullptr, 0);
 }
 
-// Who waits for whom, while a stream waits.
+// Who waits for whom, while a stream waits; one wait after the other.
 class Wait {
  public:
-  Wait(const void* stream, std::string text) : stream_(stream), text_(std::move(text)), ticket_(next_ticket()) {}
-  ~Wait() {
-    if (is_up_) Boards::here().take_down(stream_);
-  }
+  Wait(const void* stream, std::string text) : stream_(stream), text_(std::move(text)) {}
+  ~Wait() { end(); }
   Wait(const Wait&) = delete;
   Wait& operator=(const Wait&) = delete;
+
+  // Begins a wait; its ticket.
+  uint64_t begin() {
+    static std::atomic<uint64_t> last{0};
+    return ticket_ = ++last;
+  }
+
+  void end() {
+    if (is_up_) Boards::here().take_down(stream_);
+    is_up_ = false;
+  }
 
   // Looks around once it has taken long; true where those who wait make up a circle. It is told then.
   bool is_hopeless(const std::vector<Node>& missing) {
@@ -83,10 +96,6 @@ class Wait {
   }
 
  private:
-  static uint64_t next_ticket() {
-    static std::atomic<uint64_t> last{0};
-    return ++last;
-  }
   static void tell(const std::vector<std::string>& texts) {
     std::string line;
     for (const auto& text : texts) line += (line.empty() ? "" : ", which waits for ") + text;
@@ -95,7 +104,7 @@ class Wait {
 
   const void* stream_;
   std::string text_;
-  uint64_t ticket_;
+  uint64_t ticket_ = 0;
   bool is_up_ = false;
   std::vector<uint64_t> tickets_;
 };
@@ -119,36 +128,55 @@ struct ncclComm {
   simnccl::Member& member(int of) const { return shared->members[of]; }
 
   // Waits for all ranks; false where that is hopeless.
-  bool meet(simnccl::Wait* wait) const {
+  bool meet(simnccl::Wait& wait) const {
+    member(rank).ticket = wait.begin();
     const uint64_t meeting = ++member(rank).n_meetings;
     const uint32_t now = shared->generation.load();
     if (shared->arrived.fetch_add(1) + 1 == static_cast<uint32_t>(world)) {
-      shared->arrived.store(0);
-      shared->generation.fetch_add(1);
-      simnccl::futex_wake(shared->generation);
+      open();
       return true;
     }
     simnccl::futex_wait(shared->generation, now);
     while (shared->generation.load() == now) {
-      if (wait != nullptr && wait->is_hopeless(missing(meeting))) return false;
+      if (wait.is_hopeless(missing(meeting))) return false;
       simnccl::futex_wait(shared->generation, now);
     }
+    wait.end();
     return true;
   }
 
-  // Waits until a letterbox is full, or empty.
+  // Waits until a letterbox is full, as its receiver, or empty, as its sender.
   bool await(simnccl::Wait& wait, simnccl::Letterbox& box, bool full, int peer) const {
     const uint32_t other = full ? 0 : 1;
+    (full ? box.receiver_ticket : box.sender_ticket) = wait.begin();
     if (box.is_full.load() != other) return true;
     simnccl::futex_wait(box.is_full, other);
     while (box.is_full.load() == other) {
       if (wait.is_hopeless({member(peer).node})) return false;
       simnccl::futex_wait(box.is_full, other);
     }
+    wait.end();
     return true;
   }
 
+  // Turns a letterbox full, as its sender, or empty.
+  void turn(simnccl::Letterbox& box, bool full, int peer) const {
+    simnccl::Boards::here().answer(member(peer).node, full ? box.receiver_ticket : box.sender_ticket);
+    box.is_full.store(full ? 1 : 0);
+    simnccl::futex_wake(box.is_full);
+  }
+
  private:
+  // The last to come lets all go on.
+  void open() const {
+    for (int other = 0; other < world; ++other) {
+      if (other != rank) simnccl::Boards::here().answer(member(other).node, member(other).ticket);
+    }
+    shared->arrived.store(0);
+    shared->generation.fetch_add(1);
+    simnccl::futex_wake(shared->generation);
+  }
+
   std::vector<simnccl::Node> missing(uint64_t meeting) const {
     std::vector<simnccl::Node> result;
     for (int other = 0; other < world; ++other) {

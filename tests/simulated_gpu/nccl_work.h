@@ -7,27 +7,14 @@
 #include <random>
 
 #include "exports.h"
-#include "nccl_comm.h"
+#include "nccl_job.h"
 #include "nccl_sums.h"
+#include "nccl_swap.h"
 #include "settings.h"
 
 namespace simnccl {
 
 using simgpu::setting;
-
-enum Kind { POINT_TO_POINT = 0, ALL_REDUCE, REDUCE_SCATTER, ALL_GATHER, BROADCAST, REDUCE };
-inline const char* const NAMES[] = {"", "all-reduce", "reduce-scatter", "all-gather", "broadcast", "reduce"};
-
-struct Job {
-  ncclComm* comm;
-  Deed deed;
-  const char* from;
-  char* to;
-  // Of a send or a receive.
-  int peer;
-  bool is_send;
-  void* stream;
-};
 
 // The simulated CUDA, which the program has loaded for all.
 template <typename F>
@@ -38,21 +25,6 @@ F of_cuda(const char* name) {
     abort();
   }
   return reinterpret_cast<F>(found);
-}
-
-inline bool is_pair(const char* name, int64_t a, int64_t b) {
-  long x = -1, y = -1;
-  const char* value = getenv(name);
-  return value != nullptr && sscanf(value, "%ld:%ld", &x, &y) == 2 && x == a && y == b;
-}
-
-inline std::string shown(const Job& job) {
-  const std::string rank = "rank " + std::to_string(job.comm->rank) + " in ";
-  const std::string of = std::string(" of communicator ") + job.comm->name;
-  if (job.deed.kind == POINT_TO_POINT) {
-    return rank + (job.is_send ? "a send to rank " : "a receive from rank ") + std::to_string(job.peer) + of;
-  }
-  return rank + NAMES[job.deed.kind] + " " + std::to_string(job.deed.number) + of;
 }
 
 inline void fail(const Job& job, const char* what) { of_cuda<decltype(&simgpu_fail)>("simgpu_fail")(job.stream, what); }
@@ -121,11 +93,11 @@ class Collective {
     do {
       const size_t len = std::min(step_, n_ - at);
       lay_down(at, len);
-      if (!comm_.meet(&wait_)) return give_up(job_);
+      if (!comm_.meet(wait_)) return give_up(job_);
       if (at == 0 && !agree(job_)) return false;
       if (at == 0) nap(job_);
       take(at, len);
-      if (!comm_.meet(&wait_)) return give_up(job_);
+      if (!comm_.meet(wait_)) return give_up(job_);
       at += len;
     } while (at < n_);
     return true;
@@ -197,8 +169,7 @@ class Letter {
     box_.type = static_cast<uint32_t>(job_.deed.type);
     box_.count = static_cast<uint64_t>(job_.deed.count);
     box_.n_bytes = len;
-    box_.is_full.store(1);
-    futex_wake(box_.is_full);
+    comm_.turn(box_, true, job_.peer);
     return true;
   }
 
@@ -208,8 +179,7 @@ class Letter {
     if (at == 0) nap(job_);
     memcpy(job_.to + at, box_.data, len);
     if (at + len == total_ && is_pair("SIMNCCL_CORRUPT", job_.peer, comm_.rank)) job_.to[total_ - 1] ^= 1;
-    box_.is_full.store(0);
-    futex_wake(box_.is_full);
+    comm_.turn(box_, false, job_.peer);
     return true;
   }
 
@@ -229,11 +199,18 @@ class Letter {
   Letterbox& box_;
 };
 
+inline bool perform_in_order(const Job& job) {
+  auto& swap = Swap::one();
+  if (swap.is_taken(job)) return true;
+  const Job* first = swap.to_precede(job);
+  return (first == nullptr || Collective(*first).run()) && Collective(job).run();
+}
+
 // The body of a launch; takes the job over.
 inline void perform(void* argument) {
   const auto* job = static_cast<Job*>(argument);
   static const bool traces = setting("SIMNCCL_TRACE", 0) != 0;
-  const bool is_done = job->deed.kind == POINT_TO_POINT ? Letter(*job).run() : Collective(*job).run();
+  const bool is_done = job->deed.kind == POINT_TO_POINT ? Letter(*job).run() : perform_in_order(*job);
   if (traces)
     fprintf(stderr, "simnccl: %d: %s %s\n", getpid(), shown(*job).c_str(), is_done ? "has ended" : "has failed");
   delete job;

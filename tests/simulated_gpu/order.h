@@ -4,7 +4,8 @@
 // does not depend on timing. Each stream has a clock of how far it has seen every stream; events carry clocks from
 // stream to stream, the host's waits carry them to the host, and every launch takes the host's. A read must come after
 // the last write of the same bytes, a write after the last write and all reads since. Memory is told apart by its
-// address, so that a block that is freed (a write on the stream of its allocation) and handed out again is judged too.
+// address, so that a block that is freed (a write on the stream of its allocation, told once that stream is given more)
+// and handed out again is judged too.
 //
 // It can't see: what the host reads or writes in pinned memory without an operator of libtorch's (through a pointer);
 // order that only another process makes (a reply that comes after a request): what relies on it must wait itself; host

@@ -26,8 +26,8 @@
 //   SIMGPU_SKIP_WAIT_COUNT  waits of that kind that are left out then (all)
 //   SIMGPU_FREE_EARLY       the buffer of that number (from 1) that NCCL is given is freed behind the launch, as if nobody had kept it
 //   SIMNCCL_SKIP            RANK:N: that rank of a communicator leaves its collective N (from 0) out
-//   SIMNCCL_SWAP            RANK:N: that rank starts a collective, the first from its N on where that can be, only after the next
-//                           one of another of its communicators
+//   SIMNCCL_SWAP            RANK:N: that rank of a communicator starts a collective, from its N on the first that is followed by
+//                           one of another communicator of the same ranks (or two of them), only after that
 //   SIMNCCL_CORRUPT         FROM:TO: the last byte of what one rank sends another arrives changed
 #pragma once
 

@@ -13,6 +13,7 @@
 #include <cstring>
 #include <random>
 #include <thread>
+#include <utility>
 
 #include "settings.h"
 #include "skip.h"
@@ -147,6 +148,16 @@ void Stream::settle(Work next) {
   }
 }
 
+void Stream::doubt(order::Finding finding) {
+  std::lock_guard<std::mutex> lock(m_);
+  if (!doubt_) doubt_ = std::move(finding);
+}
+
+order::Finding Stream::take_doubt() {
+  std::lock_guard<std::mutex> lock(m_);
+  return std::exchange(doubt_, std::nullopt);
+}
+
 void Stream::push(Task task) {
   std::unique_lock<std::mutex> lock(m_);
   if (!is_used_) {
@@ -224,7 +235,10 @@ void launch(Stream& stream, Launch what, Task body) {
   card.is_used = true;
   trace(stream, what);
   stream.settle(what.work);
-  if (order::is_on()) object(stream.device(), order::launched(stream.key(), what.name, what.accesses));
+  if (order::is_on()) {
+    object(stream.device(), stream.take_doubt());
+    object(stream.device(), order::launched(stream.key(), what.name, what.accesses));
+  }
   stream.enqueue([&card, &stream, body = std::move(body)] { perform(card, stream, body); }, what.work);
   if (is_sync) synchronize(stream);
 }

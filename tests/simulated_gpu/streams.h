@@ -66,6 +66,9 @@ class Stream {
   void wait_for(const MarkerPtr& marker);
   // Settles what it was told to wait for, before a task of that kind.
   void settle(Work next);
+  // A free that is not in order matters once something else comes: a program that ends frees what it likes.
+  void doubt(order::Finding finding);
+  order::Finding take_doubt();
   // Copies into pinned memory that it was given, and of these how many the host has waited for.
   std::atomic<long> n_copies{0}, n_seen_copies{0};
   bool is_used() const { return is_used_; }
@@ -82,6 +85,7 @@ class Stream {
   std::condition_variable work_, room_;
   std::deque<Task> queue_;
   std::vector<MarkerPtr> waits_;
+  order::Finding doubt_;
 };
 
 struct Block;

@@ -396,7 +396,7 @@ fn doctor() -> Result<(), Failed> {
     place.capstan(&["doctor"])?.ended_with(0)?.says(&[
         "cores",
         "libtorch: none",
-        "not loaded, not needed on CPU",
+        "not usable, not needed on CPU",
     ])?;
     let place = place.with("CAPSTAN_WORKER", "/nonexistent");
     place

@@ -62,6 +62,7 @@ fn machine(cores: usize, n_gpus: usize) -> Machine {
     Machine {
         cores,
         memory_bytes: 16 << 30,
+        shm_bytes: None,
         gpus: (0..n_gpus).map(gpu).collect(),
         left_out: Vec::new(),
         links: Vec::new(),

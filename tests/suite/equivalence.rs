@@ -116,13 +116,12 @@ fn buckets_change_no_bit() -> Result<(), Failed> {
             "buckets of {bucket_bytes} bytes"
         );
     }
-    // With accumulation the tied embedding's two gradients are added in another order.
+    // With accumulation too, though the tied embedding's gradient is then a sum of many.
     let accumulating = ["parallel.dp=2", "batch.micro=2", "stop.steps=20"];
-    let difference = apart(
-        &with_buckets(&accumulating, Some(1)),
-        &with_buckets(&accumulating, None),
+    assert_eq!(
+        with_buckets(&accumulating, Some(1)),
+        with_buckets(&accumulating, None)
     );
-    assert!(difference < FP64_50_STEPS, "{difference:e}");
     Ok(())
 }
 

@@ -95,6 +95,7 @@ impl Bench {
         let machine = Machine {
             cores: 2,
             memory_bytes: 1 << 34,
+            shm_bytes: None,
             gpus: Vec::new(),
             left_out: Vec::new(),
             links: Vec::new(),

@@ -28,6 +28,16 @@ const GPT: &Model = &Model {
     name: "gpt",
     set: "model.gpt.n_head=4",
 };
+/// A vocabulary that is padded where it is whole too.
+const GPT_PADDED: &Model = &Model {
+    name: "gpt-padded",
+    set: r#"model.gpt={ "n_layer": 2, "n_head": 4, "d_model": 32, "seq_len": 16, "vocab_size": 1030 }"#,
+};
+/// More logits of a batch than the loss computes at a time.
+const GPT_WIDE: &Model = &Model {
+    name: "gpt-wide",
+    set: r#"model.gpt={ "n_layer": 1, "n_head": 2, "d_model": 8, "seq_len": 40, "vocab_size": 70001 }"#,
+};
 /// Fewer heads of keys and values than of queries, stretched wavelengths, a head of its own.
 const LLAMA: &Model = &Model {
     name: "llama",
@@ -99,6 +109,9 @@ const MATRIX: &[Row] = &[
         1,
     ),
     row("pp=2,tp=4", 2),
+    of(GPT_PADDED, "dp=2,zero=3", 4),
+    of(GPT_PADDED, "tp=2,sequence_parallel=true", 8),
+    of(GPT_PADDED, "pp=2,dp=2,zero=1", 2),
     of(LLAMA, "dp=2", 2),
     of(LLAMA, "dp=2,zero=1", 4),
     of(LLAMA, "dp=2,zero=2", 2),
@@ -134,6 +147,7 @@ pub fn trials() -> Vec<Trial> {
         })
         .collect();
     trials.extend([
+        Trial::test("parity::chunks_of_logits_agree", chunks_agree),
         Trial::test("parity::planted_mistakes_are_seen", mistakes_are_seen),
         Trial::test("parity::fp32_agrees", fp32_agrees),
         Trial::test("parity::bf16_agrees", bf16_agrees),
@@ -180,6 +194,19 @@ fn agrees(row: &Row) -> Result<(), Failed> {
         assert!(first < FP64_STEP_1, "{what} at step 1: {first:e}");
         let all = apart(ours, theirs);
         assert!(all < FP64_50_STEPS, "{what} over 50 steps: {all:e}");
+    }
+    Ok(())
+}
+
+/// A batch's logits in three chunks of rows, the last one smaller, or of each two windows in one.
+fn chunks_agree() -> Result<(), Failed> {
+    let bench = Bench::new();
+    let steps = "stop.steps=3";
+    let (one, one_norms) = curve(&bench, GPT_WIDE, "dp=1", &[steps, "batch.micro=2"]);
+    for (layout, micro) in [("dp=1", "batch.micro=8"), ("tp=2", "batch.micro=8")] {
+        let (losses, norms) = curve(&bench, GPT_WIDE, layout, &[steps, micro]);
+        let difference = apart(&losses, &one).max(apart(&norms, &one_norms));
+        assert!(difference < FP64_STEP_1, "{layout}: {difference:e}");
     }
     Ok(())
 }
@@ -289,7 +316,7 @@ fn dropout_agrees() -> Result<(), Failed> {
 
 fn evaluation_agrees() -> Result<(), Failed> {
     let bench = Bench::new();
-    for model in [GPT, LLAMA] {
+    for model in [GPT, GPT_PADDED, LLAMA] {
         let changes = [
             CPUS,
             model.set,
@@ -418,7 +445,7 @@ fn saving(folder: &Path) -> Setting<'static> {
 
 /// Every tensor's gradient, fused ones whole, within a share of its own norm.
 fn gradients_agree() -> Result<(), Failed> {
-    for model in [GPT, LLAMA, LLAMA_TIED] {
+    for model in [GPT, GPT_PADDED, LLAMA, LLAMA_TIED] {
         for (precision, lr, tolerance) in [("fp64", 1.0, 1e-9), ("fp32", 1e4, 1e-5)] {
             let bench = Bench::new();
             let before = after_one_step(&bench, model, "dp=1", precision, 0.0);
@@ -448,6 +475,7 @@ fn gradients_agree() -> Result<(), Failed> {
 /// Saved under one split after three steps, six steps end alike under any other, and bit for bit under the same.
 fn checkpoints_fit() -> Result<(), Failed> {
     checkpoints_of(GPT)?;
+    checkpoints_of(GPT_PADDED)?;
     checkpoints_of(LLAMA_TIED)
 }
 
@@ -504,6 +532,7 @@ fn memory_is_planned() -> Result<(), Failed> {
     let bench = Bench::new();
     let models = [
         (GPT, ["model.gpt.d_model=128", "model.gpt.n_layer=4"]),
+        (GPT_PADDED, ["model.gpt.d_model=128", "model.gpt.n_layer=4"]),
         (LLAMA, ["model.llama.d_model=128", "model.llama.n_layer=4"]),
         (
             LLAMA_TIED,

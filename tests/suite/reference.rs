@@ -1,7 +1,7 @@
 //! The same numbers as PyTorch 2.11 (promise P7) and Hugging Face's transformers on it. `tests/reference/*.py`
 //! made them.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use capstan::{
     arch::{ModelShape, gpt::GptShape, llama::LlamaShape},
@@ -276,7 +276,7 @@ fn train(passes: &mut Passes, tokens: &Tensor, step: u64) -> Result<f64, Failed>
         global_valid: n_valid,
     };
     let device = RankDevice::enter(Device::Cpu, 1)?;
-    let losses = passes.train(&batch, step, &mut StepClock::new(&device)?)?;
+    let losses = passes.train(&batch, step, &mut StepClock::new(&device, Arc::default())?)?;
     Ok(losses[0].double_value(&[]) / n_valid as f64)
 }
 

@@ -168,6 +168,7 @@ fn optimizers() -> [OptimizerConfig; 3] {
 fn memory() -> Result<(), Failed> {
     for shape in [
         gpt(GptPreset::Micro, 65, true),
+        gpt(GptPreset::Micro, 1_025, true),
         llama(LlamaPreset::Micro, 65),
     ] {
         for optimizer in optimizers() {

@@ -5,7 +5,7 @@ mod counts;
 #[path = "simulated/coverage.rs"]
 mod coverage;
 #[path = "simulated/libraries.rs"]
-mod libraries;
+pub mod libraries;
 #[path = "simulated/life.rs"]
 mod life;
 #[path = "simulated/matrix.rs"]
@@ -19,9 +19,11 @@ mod steps;
 #[path = "simulated/training.rs"]
 mod training;
 
-use std::sync::LazyLock;
+use std::{process::Command, sync::LazyLock};
 
 use libtest_mimic::{Failed, Trial};
+
+use crate::support::Said;
 
 pub fn trials() -> Vec<Trial> {
     let everything = "simulated::everything_is_in_the_matrix";
@@ -95,6 +97,10 @@ fn said_of_steps() -> Vec<Trial> {
             "steps::a_bad_step_is_told_as_on_cpu_ranks",
             steps::bad_steps,
         ),
+        trial(
+            "steps::a_bad_step_that_mends_itself_is_told",
+            steps::mended,
+        ),
         trial("steps::no_room_is_an_error_of_one_line", steps::no_room),
         trial("steps::nothing_warns", steps::silence),
     ]
@@ -121,6 +127,11 @@ fn lives() -> Vec<Trial> {
         ),
         trial("life::a_failing_kernel_is_told", life::failing_kernel),
         trial(
+            "life::a_nan_goes_on_without_cudnns_attention_once",
+            life::not_finite,
+        ),
+        trial("the_worker_tests_itself", self_test),
+        trial(
             "life::a_vanished_card_is_a_warning_and_gives_way",
             life::vanished_card,
         ),
@@ -130,6 +141,23 @@ fn lives() -> Vec<Trial> {
         ),
         trial("life::a_run_takes_all_cards_there_are", life::counted),
     ]
+}
+
+/// The worker's own test passes here, and fails where a stream does not wait for another.
+fn self_test() -> Result<(), Failed> {
+    let test = |missing: &str| -> Result<Said, Failed> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_capstan-worker"));
+        command
+            .arg("self-test")
+            .env("CAPSTAN_CUDA", libraries::folder()?)
+            .env("SIMGPU_SKIP_WAIT", missing);
+        Ok(Said::from(command.output()?))
+    };
+    test("")?.ended_with(0)?;
+    test("stream")?
+        .ended_with(1)?
+        .says(&["FAILED: streams and events order work"])?;
+    Ok(())
 }
 
 /// A trial that is ignored where nothing compiles the stand-ins.

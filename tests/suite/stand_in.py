@@ -10,7 +10,9 @@ import json, os, select, signal, socket, sys, time
 arguments = [part for argument in sys.argv for part in argument.split("=", 1)] + [""]
 mode, run = arguments[1:3]
 if mode == "doctor":
-    print(json.dumps({"libtorch": "none", "cuda": "none", "nccl": "none"}))
+    none = {"bad": "none"}
+    libraries = {"cuda": none, "has_cudnn": False, "nccl": none, "nvrtc": none}
+    print(json.dumps({"libtorch": "none", "threads": 1, "cuda_devices": 0, **libraries}))
     sys.exit(0)
 if mode == "eval":
     print("sees", os.environ.get("CUDA_VISIBLE_DEVICES"), file=sys.stderr)
@@ -27,6 +29,7 @@ options = dict(zip(arguments[3::2], arguments[4::2]))
 lives = os.path.join(run, "lives")
 with open(lives, "a") as file:
     names = ("CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES", "NCCL_SOCKET_IFNAME", "CUBLAS_WORKSPACE_CONFIG")
+    names += ("NCCL_CUMEM_HOST_ENABLE", "NCCL_MAX_P2P_NCHANNELS")
     file.write(json.dumps(options | {name: os.environ.get(name) for name in names}) + "\n")
 life = sum(1 for _ in open(lives)) - 1
 behaviours = os.environ.get("STAND_IN", "well").split(",")
@@ -70,6 +73,10 @@ def end(outcome, step):
     sys.exit(0)
 
 
+def fault(step, cause, retry, kind="other"):
+    say("fault", rank=1, step=step, operation="all_reduce", cause=cause, kind=kind, retry=retry)
+
+
 def misbehave(step):
     if behaviour.startswith("signal-"):
         print("terminate called: bad thing", file=sys.stderr, flush=True)
@@ -79,8 +86,14 @@ def misbehave(step):
         sys.exit(int(behaviour.removeprefix("exit-")))
     elif behaviour in ("fault", "fault-for-good", "fault-and-hang"):
         retry = behaviour != "fault-for-good"
-        say("fault", rank=1, step=step, operation="all_reduce", cause="NaN in the gradient", retry=retry)
+        fault(step, "NaN in the gradient", retry)
         time.sleep(60 if behaviour == "fault-and-hang" else 0)
+        sys.exit(1)
+    elif behaviour == "not-finite":
+        fault(step, "the loss is no finite number", False, "not_finite")
+        sys.exit(1)
+    elif behaviour == "out-of-memory":
+        fault(step, "CUDA out of memory", True, "out_of_memory")
         sys.exit(1)
     elif behaviour == "garbage":
         wire.sendall(b"\xff\xfe not json\n" + b"x" * (2 << 20) + b"\n[1]\n")
@@ -126,9 +139,12 @@ start = 0
 if options["--from"] == "checkpoint":
     start = max(int(name[5:]) for name in os.listdir(os.path.join(run, "checkpoints")))
 if "--cause" in options:
-    say("restart", from_step=start, cause=options["--cause"])
+    say("restart", from_step=start, cause=options["--cause"], without_cudnn_attention="--without-cudnn-attention" in sys.argv)
 if behaviour == "early":
     sys.exit(2)
+if behaviour == "out-of-memory-at-once":
+    fault(1, "CUDA out of memory", True, "out_of_memory")
+    sys.exit(1)
 print("the stand-in starts", flush=True)
 step = start
 while step < n_steps:

@@ -1,12 +1,25 @@
-//! The libraries that a program asks the loader for, read from its dynamic section (64-bit ELF, little-endian).
+//! What a program asks the loader for, read from its dynamic section (64-bit ELF, little-endian).
 
 const PT_LOAD: u64 = 1;
 const PT_DYNAMIC: u64 = 2;
 const DT_NEEDED: u64 = 1;
 const DT_STRTAB: u64 = 5;
+const DT_RUNPATH: u64 = 29;
 
 /// The names in `NEEDED`; absent where this is no such program.
 pub fn needed(program: &[u8]) -> Option<Vec<String>> {
+    strings(program, DT_NEEDED)
+}
+
+/// The folders in `RUNPATH`, where libraries are looked for; absent where this is no such program.
+pub fn library_folders(program: &[u8]) -> Option<Vec<String>> {
+    let lists = strings(program, DT_RUNPATH)?;
+    let folders = lists.iter().flat_map(|list| list.split(':'));
+    Some(folders.map(str::to_owned).collect())
+}
+
+/// The strings of all entries with this tag.
+fn strings(program: &[u8], wanted: u64) -> Option<Vec<String>> {
     if program.get(..6)? != b"\x7fELF\x02\x01" {
         return None;
     }
@@ -17,14 +30,14 @@ pub fn needed(program: &[u8]) -> Option<Vec<String>> {
         .chunks_exact(16)
         .filter_map(|entry| Some((number(entry, 0, 8)?, number(entry, 8, 8)?)))
         .collect();
-    let strings = entries.iter().find(|(tag, _)| *tag == DT_STRTAB)?.1;
-    let strings = segments.iter().find_map(|segment| segment.place(strings))?;
-    let names = entries.iter().filter(|(tag, _)| *tag == DT_NEEDED);
-    names
+    let table = entries.iter().find(|(tag, _)| *tag == DT_STRTAB)?.1;
+    let table = segments.iter().find_map(|segment| segment.place(table))?;
+    let found = entries.iter().filter(|(tag, _)| *tag == wanted);
+    found
         .map(|&(_, at)| {
-            let name = program.get(strings + usize::try_from(at).ok()?..)?;
-            let end = name.iter().position(|byte| *byte == 0)?;
-            String::from_utf8(name[..end].to_vec()).ok()
+            let text = program.get(table + usize::try_from(at).ok()?..)?;
+            let end = text.iter().position(|byte| *byte == 0)?;
+            String::from_utf8(text[..end].to_vec()).ok()
         })
         .collect()
 }

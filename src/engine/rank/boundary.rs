@@ -87,7 +87,10 @@ impl Rank {
     fn report_step(&mut self, finished: Finished, notes: &[Note]) -> Result<(), EngineError> {
         let loss_sum: f64 = notes.iter().map(|note| note.loss_sum).sum();
         let loss = loss_sum / finished.global_valid.max(1) as f64;
-        let grad_norm = notes[0].grad_norm;
+        // All that update know the same norm, unless one rank's memory is broken.
+        let mut norms = notes.iter().map(|note| note.grad_norm);
+        let bad_norm = norms.find(|norm| !norm.is_finite());
+        let grad_norm = bad_norm.unwrap_or(notes[0].grad_norm);
         if self.is_first() {
             let step_time_s = finished.phases.total();
             let tokens_per_sec = finished.global_valid as f64 / step_time_s;
@@ -134,6 +137,10 @@ impl Rank {
         let found = found.filter_map(|(seat, origin)| Some((origin.as_ref()?, seat)));
         let (place, speaker) = match found.min() {
             Some((origin, seat)) => (origin.to_string(), seat),
+            None if self.device.runs_ahead() => (
+                "it was there for a moment only: computed again, the step is finite".to_owned(),
+                0,
+            ),
             None => ("all weights and gradients are finite".to_owned(), 0),
         };
         let what = match loss.is_finite() {

@@ -4,6 +4,12 @@ use std::{os::unix::process::ExitStatusExt, process::ExitStatus};
 
 use signal_hook::consts::{SIGABRT, SIGBUS, SIGILL, SIGKILL, SIGSEGV};
 
+use crate::{
+    base::fault::FaultKind,
+    config::Recompute,
+    plan::{RunPlan, Strategy},
+};
+
 /// A worker's death as the supervisor saw it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cause {
@@ -61,6 +67,58 @@ pub fn of_exit(status: ExitStatus, out_of_memory: bool, last_line: Option<&str>)
         _ => (format!("exit code {code}{quoted}"), true, 1),
     };
     Cause { text, retry, code }
+}
+
+/// What `kind` adds to the cause of a fault that the worker reported: what to try, and whether starting again helps.
+///
+/// `has_stepped`: this life had finished a step. Before its first step memory runs out again in the next life; later it
+/// may have been somebody else's doing.
+pub fn with_remedy(cause: Cause, kind: FaultKind, plan: &RunPlan, has_stepped: bool) -> Cause {
+    let remedy = match kind {
+        FaultKind::Other => return cause,
+        FaultKind::NotFinite => {
+            "a smaller learning rate, a longer warm-up or clipping may help".to_owned()
+        }
+        FaultKind::OutOfMemory => less_memory(plan),
+    };
+    // libtorch ends a sentence with a full stop.
+    let text = format!("{}; {remedy}", cause.text.trim_end_matches('.'));
+    match kind {
+        FaultKind::OutOfMemory if !has_stepped => Cause {
+            text,
+            retry: false,
+            code: DOES_NOT_FIT,
+        },
+        _ => Cause { text, ..cause },
+    }
+}
+
+/// The exit code of a run that does not fit, as in the README.
+const DOES_NOT_FIT: u8 = 3;
+
+/// The ways out of a lack of memory that the plan has not taken yet, the cheapest first.
+fn less_memory(plan: &RunPlan) -> String {
+    let is_cut = plan.split.mesh.dp > 1 && plan.split.data != Strategy::Primary;
+    let ways = [
+        (plan.micro_batch > 1, "a smaller batch.micro"),
+        (
+            plan.split.recompute == Recompute::None,
+            "parallel.recompute=selective or full",
+        ),
+        (
+            is_cut && plan.split.data.zero() < 3,
+            "a higher parallel.zero",
+        ),
+    ];
+    let open: Vec<&str> = ways
+        .into_iter()
+        .filter(|(is_open, _)| *is_open)
+        .map(|(_, way)| way)
+        .collect();
+    match open.as_slice() {
+        [] => "a smaller model or more GPUs take less of each".to_owned(),
+        ways => format!("{} takes less", ways.join(", ")),
+    }
 }
 
 fn of_signal(signal: i32, out_of_memory: bool, quoted: &str) -> String {

@@ -21,6 +21,7 @@ use super::{
     workers::{Exit, Workers},
 };
 use crate::{
+    base::fault::FaultKind,
     event::{Control, ControlReply, Event, NO_SAMPLE, Outcome, RESUMED},
     launch::{RunFolder, lock::RunLock, output::last_line},
     plan::RunPlan,
@@ -56,6 +57,8 @@ pub struct Duty {
     paused: bool,
     /// A sample was promised; a worker that dies before does not keep the promise.
     owes_sample: bool,
+    /// Workers leave cuDNN's attention out, which may have given NaN.
+    without_cudnn_attention: bool,
     signal: Option<i32>,
 }
 
@@ -71,8 +74,9 @@ enum Wish {
 #[derive(Default)]
 struct Heard {
     last_words: Option<Ending>,
-    /// The first; what other workers say of its consequences is nobody's cause.
-    fault: Option<Cause>,
+    /// The first, with its kind; what other workers say of its consequences is nobody's cause.
+    fault: Option<(FaultKind, Cause)>,
+    has_stepped: bool,
     /// The first worker that hung up without a word, before any fault was heard.
     silent: Option<usize>,
     garbage: bool,
@@ -95,8 +99,10 @@ enum Next {
 
 impl Duty {
     /// A duty that nobody has given an order yet.
-    pub const fn new(means: Means) -> Self {
+    pub fn new(means: Means) -> Self {
         Self {
+            // A run that is resumed remembers.
+            without_cudnn_attention: means.journal.state().without_cudnn_attention,
             means,
             wish: Wish::GoOn,
             paused: false,
@@ -128,7 +134,11 @@ impl Duty {
         let Some(from) = self.whence(cause.is_some()) else {
             return self.fail("no checkpoint is left in the run folder".to_owned(), 1);
         };
-        let task = Task { from, cause };
+        let task = Task {
+            from,
+            cause,
+            without_cudnn_attention: self.without_cudnn_attention,
+        };
         let Means {
             program,
             folder,
@@ -253,6 +263,7 @@ impl Duty {
                 step,
                 operation,
                 cause,
+                kind,
                 retry,
             } => {
                 workers.leave_one(number);
@@ -260,12 +271,14 @@ impl Duty {
                 if heard.fault.is_some() {
                     return;
                 }
-                heard.fault = Some(Cause {
+                let cause = Cause {
                     text: format!("rank {rank} failed at step {step} in {operation}: {cause}"),
                     retry: *retry,
                     code: 1,
-                });
+                };
+                heard.fault = Some((*kind, cause));
             }
+            Event::Step { .. } => heard.has_stepped = true,
             Event::Checkpoint { .. } => self.means.restarts.checkpointed(),
             Event::Sample { .. } => self.owes_sample = false,
             Event::Warning { text, .. } if text.starts_with(NO_SAMPLE) => self.owes_sample = false,
@@ -353,7 +366,12 @@ impl Duty {
         let died_first =
             exit.is_some_and(|exit| heard.silent == Some(exit.worker) && !exit.is_well());
         let fault = heard.fault.filter(|_| !died_first);
-        let Cause { text, retry, code } = fault.unwrap_or(seen);
+        let (kind, cause) = fault.unwrap_or((FaultKind::Other, seen));
+        if kind == FaultKind::NotFinite && self.wish == Wish::GoOn && self.may_blame_attention() {
+            return self.leave_cudnn_attention_out(cause.text);
+        }
+        let plan = &self.means.plan;
+        let Cause { text, retry, code } = cause::with_remedy(cause, kind, plan, heard.has_stepped);
         if self.wish == Wish::Stop {
             return self.stopped_badly(&text, code);
         }
@@ -361,6 +379,34 @@ impl Duty {
             return self.fail(text, code);
         }
         self.restart_or_fail(text)
+    }
+
+    /// Whether a value that is not finite may come of cuDNN's attention, and a run without it is worth a try.
+    fn may_blame_attention(&self) -> bool {
+        let Means { plan, restarts, .. } = &self.means;
+        plan.cudnn_attention && !self.without_cudnn_attention && restarts.max() > 0
+    }
+
+    /// Goes on without it, once: what is not finite again has another cause.
+    fn leave_cudnn_attention_out(&mut self, cause: String) -> Next {
+        self.without_cudnn_attention = true;
+        self.warn(format!(
+            "{cause}; cuDNN's attention, which ran on these GPUs, is known to give NaN now and then: the run goes on \
+             without it, {}; \"attention\": \"flash\" leaves it out from the start",
+            self.place()
+        ));
+        Next::Again {
+            cause,
+            after: Duration::ZERO,
+        }
+    }
+
+    /// Where the next worker starts, in words.
+    fn place(&self) -> String {
+        match self.means.journal.state().newest_checkpoint() {
+            Some(checkpoint) => format!("from the checkpoint at step {}", checkpoint.step),
+            None => "from the start, there is no checkpoint yet".to_owned(),
+        }
     }
 
     fn cause_of(
@@ -416,10 +462,7 @@ impl Duty {
         };
         let count = format!("restart {} of {}", restarts.used(), restarts.max());
         let step = self.means.journal.state().step;
-        let place = match self.means.journal.state().newest_checkpoint() {
-            Some(checkpoint) => format!("from the checkpoint at step {}", checkpoint.step),
-            None => "from the start, there is no checkpoint yet".to_owned(),
-        };
+        let place = self.place();
         self.warn(format!(
             "the worker died after step {step}: {cause}; {count}, {place}"
         ));

@@ -41,6 +41,8 @@ pub struct Task {
     pub from: From,
     /// Why it does not start for the first time.
     pub cause: Option<String>,
+    /// cuDNN's attention may have given NaN.
+    pub without_cudnn_attention: bool,
 }
 
 /// Where a worker starts.
@@ -164,13 +166,16 @@ fn command(
         .arg("train")
         .arg(folder.root())
         .args(["--from", from])
-        .envs(worker_program::environment(program))
+        .envs(worker_program::environment())
         .envs(worker_program::environment_of(plan))
         .stdin(Stdio::from(OwnedFd::from(socket)))
         .stdout(log.try_clone()?)
         .stderr(log);
     if let Some(cause) = &task.cause {
         command.arg(format!("--cause={cause}"));
+    }
+    if task.without_cudnn_attention {
+        command.arg("--without-cudnn-attention");
     }
     Ok(command)
 }

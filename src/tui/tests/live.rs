@@ -118,6 +118,7 @@ fn a_restart_alarms_until_something_is_saved() {
         Event::Restart {
             from_step: 150,
             cause,
+            without_cudnn_attention: false,
         },
     );
     let shown = text(&picture(&app, 80, 24));
@@ -246,6 +247,7 @@ fn a_warning_is_over_with_the_restart_that_follows_it() {
     let restart = Event::Restart {
         from_step: 200,
         cause: "killed by signal 9".to_owned(),
+        without_cudnn_attention: false,
     };
     tell(&mut app, seq + 1, time, restart);
     let shown = text(&picture(&app, 160, 50));

@@ -179,6 +179,7 @@ fn verdict(app: &App) -> Checked {
     let machine = Machine {
         cores: 4,
         memory_bytes: 16 << 30,
+        shm_bytes: None,
         gpus: Vec::new(),
         left_out: Vec::new(),
         links: Vec::new(),

@@ -161,12 +161,28 @@ pub fn faults() -> Result<(), Failed> {
     Ok(())
 }
 
-/// The end of a run that must fail: its reason.
-fn failure(place: &Workplace) -> Result<String, Failed> {
-    place.train(&["--name", RUN, "--plain"])?.ended_with(1)?;
+/// The end of a run that must fail with an exit code: its reason.
+fn failure(place: &Workplace, code: i32) -> Result<String, Failed> {
+    place.train(&["--name", RUN, "--plain"])?.ended_with(code)?;
     let (outcome, reason) = place.wait_for_end(RUN)?;
     check(outcome == "failed" && reason.lines().count() == 1, &reason)?;
     Ok(reason)
+}
+
+/// NaN on cards where cuDNN's attention may run: one more life without it, and then the learning rate is blamed.
+pub fn not_finite() -> Result<(), Failed> {
+    let place = with_cards(2)?.with("CAPSTAN_INJECT", "1:3:nan-grad");
+    let restart = json!({ "max": 1, "hang_after_s": 30 });
+    let changes = json!({ "precision": "bf16", "restart": restart });
+    configure(&place, "ddp", changes)?;
+    let reason = failure(&place, 1)?;
+    check(reason.contains("a smaller learning rate"), reason)?;
+    let restarts = place.events_named(RUN, "restart");
+    let without = restarts
+        .iter()
+        .map(|restart| &restart["without_cudnn_attention"]);
+    let without: Vec<&Value> = without.collect();
+    check(without == [&json!(true)], format!("{restarts:?}"))
 }
 
 /// A card that is too small for the training is told as that.
@@ -175,7 +191,11 @@ pub fn out_of_memory() -> Result<(), Failed> {
         let place = with_cards(2)?.with("SIMGPU_MEMORY_MB", "3");
         let large = json!({ "gpt": { "n_layer": 4, "n_head": 4, "d_model": 128, "seq_len": 64 } });
         configure(&place, row, json!({ "model": large }))?;
-        let reason = failure(&place)?;
+        let reason = failure(&place, 3)?;
+        check(
+            place.events_named(RUN, "restart").is_empty(),
+            "it would run out again",
+        )?;
         check(
             reason.contains("rank ") && reason.contains("out of memory") && reason.len() < 600,
             format!("{row}: {reason}"),
@@ -191,7 +211,7 @@ pub fn failing_kernel() -> Result<(), Failed> {
         // In training: a rank that hands its evaluation on does not look at its device.
         let changes = json!({ "stop": { "steps": 40 }, "eval": { "every": 1000 } });
         configure(&place, row, changes)?;
-        let reason = failure(&place)?;
+        let reason = failure(&place, 1)?;
         // A hand-off is refused in NCCL's own words.
         let is_told = ["illegal memory access", "ncclUnhandledCudaError"]
             .iter()

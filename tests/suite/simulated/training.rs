@@ -28,7 +28,7 @@ pub fn with_cards(n_cards: usize) -> Result<Workplace, Failed> {
     let folder = libraries::folder()?;
     let visible: Vec<String> = (0..n_cards).map(|index| index.to_string()).collect();
     Ok(Workplace::real()?
-        .with("LD_LIBRARY_PATH", &folder.to_string_lossy())
+        .with("CAPSTAN_CUDA", &folder.to_string_lossy())
         .with(
             "CAPSTAN_NVML",
             &folder.join("libnvidia-ml.so").to_string_lossy(),
