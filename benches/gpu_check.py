@@ -149,7 +149,7 @@ def write_summary(runner, place, card, code):
         "date": datetime.date.today().isoformat(), "card": card, "simulated": bool(place.simulated),
         "exit_code": exit_code(runner.all_results()) if code is None else code,
         "counts": {name: counts[name] for name in ("passed", "failed", "skipped")},
-        "seconds": round(runner.budget.spent_s(), 1),
+        "seconds": round(sum(result["seconds"] for result in runner.all_results()), 1),
         "budget": "none" if runner.budget.total_s is None else in_words(runner.budget.total_s),
         "machine": bench.describe_machine(), "torch": place.torch, "capstan": version, "commit": place.build["commit"], "steps": runner.all_results(),
     }
