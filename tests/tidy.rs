@@ -57,6 +57,45 @@ const WALLS: [(&str, &[&str]); 8] = [
     ("nvml_wrapper", &["hw"]),
     ("ratatui", &["tui"]),
 ];
+/// Where files are opened for reading, and made or opened for writing; all else asks these.
+const OPENERS: [(&str, &str); 9] = [
+    ("base/read.rs", "the one way to read"),
+    ("base/own.rs", "the one way to write in a run folder"),
+    ("base/fs.rs", "opens folders, to flush them"),
+    (
+        "data/cache.rs",
+        "makes files in a temporary folder of the cache",
+    ),
+    (
+        "tui/written.rs",
+        "makes the config that a user asked for, under the user's own mask",
+    ),
+    (
+        "tui/run.rs",
+        "keeps a config for an editor in the cache folder",
+    ),
+    (
+        "weights/export.rs",
+        "makes files in a temporary folder of its own",
+    ),
+    (
+        "checkpoint/publish.rs",
+        "makes files in a temporary folder of its own",
+    ),
+    ("hw/recorded.rs", "a test's machines"),
+];
+/// What opens a file by its name. Reading follows links to devices and pipes, writing follows links elsewhere.
+const OPENING: [&str; 9] = [
+    "fs::read(",
+    "fs::read_to_string(",
+    "fs::write(",
+    "fs::copy(",
+    "File::open(",
+    "File::create(",
+    "File::create_new(",
+    "File::options(",
+    "OpenOptions::new(",
+];
 const TOP_LEVEL: [&str; 19] = [
     "Cargo.toml",
     "Cargo.lock",
@@ -91,6 +130,9 @@ pub fn trials() -> Vec<Trial> {
         }),
         Trial::test("tidy::words_stay_behind_their_walls", || {
             over(&["src"], walls)
+        }),
+        Trial::test("tidy::files_are_opened_in_one_place", || {
+            over(&["src"], openers)
         }),
         Trial::test("tidy::public_items_are_documented", || {
             over(&["src"], documented)
@@ -178,6 +220,24 @@ fn walls(path: &str, text: &str) -> Vec<String> {
         breached.map(move |(word, _)| format!("line {line} names {word}"))
     });
     breaches.collect()
+}
+
+/// Tests at a file's end may open what they made.
+fn openers(path: &str, text: &str) -> Vec<String> {
+    let is_test = path.contains("/tests/") || path.ends_with("/tests.rs");
+    if is_test || OPENERS.iter().any(|(place, _)| *place == path) {
+        return Vec::new();
+    }
+    let code = Source::of(text).code;
+    let code = code.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+    // `TensorFile::open(` is no `File::open(`.
+    let stands_alone = |at: usize| !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
+    let found = OPENING
+        .iter()
+        .filter(|way| code.match_indices(**way).any(|(at, _)| stands_alone(at)));
+    found
+        .map(|way| format!("opens a file by {way}…), not by base::read or base::own"))
+        .collect()
 }
 
 fn header(_: &str, text: &str) -> Vec<String> {
@@ -329,7 +389,18 @@ fn planted() -> Result<(), Failed> {
         "    b();\n".repeat(MOST_FUNCTION_LINES)
     );
     let long_file = "\n".repeat(MOST_LINES + 1);
-    let bad: [(Check, &str, &str); 21] = [
+    let bad: [(Check, &str, &str); 24] = [
+        (openers, "config/a.rs", "fn a() { let b = fs::read(path); }"),
+        (
+            openers,
+            "store/a.rs",
+            "let b = std::fs::read_to_string(path)?;",
+        ),
+        (
+            openers,
+            "launch/a.rs",
+            "let b = OpenOptions::new().write(true);",
+        ),
         (prompts, "tui/a.rs", "stdin().read_line(&mut line)"),
         (floors, "config/a.rs", "use crate::plan::RunPlan;"),
         (floors, "config/a.rs", "use crate::event::Event;"),
@@ -371,7 +442,13 @@ fn planted() -> Result<(), Failed> {
             text.trim()
         );
     }
-    let good: [(Check, &str, &str); 8] = [
+    let good: [(Check, &str, &str); 10] = [
+        (openers, "base/read.rs", "OpenOptions::new()"),
+        (
+            openers,
+            "config/a.rs",
+            "fn a() {}\n#[cfg(test)]\nmod tests {\n    fn b() { fs::write(a, b) }\n}",
+        ),
         (prompts, "tui/a.rs", "stdin().is_terminal()"),
         (
             floors,
