@@ -3,6 +3,8 @@
 //! A test that needs what this machine lacks counts as ignored and says why in its name.
 #![allow(clippy::panic)]
 
+#[path = "suite/absurd.rs"]
+mod absurd;
 #[path = "suite/answers.rs"]
 mod answers;
 #[path = "suite/cli.rs"]
@@ -27,6 +29,10 @@ mod launching;
 mod logs;
 #[path = "suite/parity.rs"]
 mod parity;
+#[path = "suite/pretrained.rs"]
+mod pretrained;
+#[path = "suite/readers.rs"]
+mod readers;
 #[path = "suite/reference.rs"]
 mod reference;
 #[path = "suite/refused_weights.rs"]
@@ -62,6 +68,7 @@ mod workers;
 fn main() {
     let arguments = libtest_mimic::Arguments::from_args();
     let trials: Vec<_> = [
+        absurd::trials(),
         answers::trials(),
         cli::trials(),
         configs::trials(),
@@ -72,6 +79,8 @@ fn main() {
         launching::trials(),
         logs::trials(),
         parity::trials(),
+        pretrained::trials(),
+        readers::trials(),
         reference::trials(),
         refused_weights::trials(),
         registry::trials(),

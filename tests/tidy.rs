@@ -57,6 +57,45 @@ const WALLS: [(&str, &[&str]); 8] = [
     ("nvml_wrapper", &["hw"]),
     ("ratatui", &["tui"]),
 ];
+/// Where files are opened for reading, and made or opened for writing; all else asks these.
+const OPENERS: [(&str, &str); 9] = [
+    ("base/read.rs", "the one way to read"),
+    ("base/own.rs", "the one way to write in a run folder"),
+    ("base/fs.rs", "opens folders, to flush them"),
+    (
+        "data/cache.rs",
+        "makes files in a temporary folder of the cache",
+    ),
+    (
+        "tui/written.rs",
+        "makes the config that a user asked for, under the user's own mask",
+    ),
+    (
+        "tui/run.rs",
+        "keeps a config for an editor in the cache folder",
+    ),
+    (
+        "weights/export.rs",
+        "makes files in a temporary folder of its own",
+    ),
+    (
+        "checkpoint/publish.rs",
+        "makes files in a temporary folder of its own",
+    ),
+    ("hw/recorded.rs", "a test's machines"),
+];
+/// What opens a file by its name. Reading follows links to devices and pipes, writing follows links elsewhere.
+const OPENING: [&str; 9] = [
+    "fs::read(",
+    "fs::read_to_string(",
+    "fs::write(",
+    "fs::copy(",
+    "File::open(",
+    "File::create(",
+    "File::create_new(",
+    "File::options(",
+    "OpenOptions::new(",
+];
 const TOP_LEVEL: [&str; 19] = [
     "Cargo.toml",
     "Cargo.lock",
@@ -92,6 +131,9 @@ pub fn trials() -> Vec<Trial> {
         Trial::test("tidy::words_stay_behind_their_walls", || {
             over(&["src"], walls)
         }),
+        Trial::test("tidy::files_are_opened_in_one_place", || {
+            over(&["src"], openers)
+        }),
         Trial::test("tidy::public_items_are_documented", || {
             over(&["src"], documented)
         }),
@@ -114,6 +156,7 @@ pub fn trials() -> Vec<Trial> {
         Trial::test("tidy::the_front_links_no_libtorch", linked),
         Trial::test("tidy::the_top_level_holds_what_it_should", top_level),
         Trial::test("tidy::every_check_sees_a_planted_violation", planted),
+        Trial::test("tidy::a_planted_opening_is_seen", planted_openings),
     ]
 }
 
@@ -178,6 +221,26 @@ fn walls(path: &str, text: &str) -> Vec<String> {
         breached.map(move |(word, _)| format!("line {line} names {word}"))
     });
     breaches.collect()
+}
+
+/// Tests at a file's end may open what they made.
+fn openers(path: &str, text: &str) -> Vec<String> {
+    let is_test = path.contains("/tests/") || path.ends_with("/tests.rs");
+    if is_test || OPENERS.iter().any(|(place, _)| *place == path) {
+        return Vec::new();
+    }
+    let code = Source::of(text).code;
+    let tests = ["mod", "pub(super) mod"].map(|word| format!("#[cfg(test)]\n{word} tests {{"));
+    let end = tests.iter().filter_map(|start| code.find(start)).min();
+    let code = &code[..end.unwrap_or(code.len())];
+    // `TensorFile::open(` is no `File::open(`.
+    let stands_alone = |at: usize| !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_');
+    let found = OPENING
+        .iter()
+        .filter(|way| code.match_indices(**way).any(|(at, _)| stands_alone(at)));
+    found
+        .map(|way| format!("opens a file by {way}…), not by base::read or base::own"))
+        .collect()
 }
 
 fn header(_: &str, text: &str) -> Vec<String> {
@@ -400,6 +463,24 @@ fn planted() -> Result<(), Failed> {
     let strange = strange(&["src".to_owned(), "notes.txt".to_owned()]);
     assert_eq!(strange.len(), 1);
     assert_eq!(elf::needed(b"#!/bin/sh"), None);
+    Ok(())
+}
+
+fn planted_openings() -> Result<(), Failed> {
+    for text in [
+        "fn a() { let b = fs::read(path); }",
+        "let b = std::fs::read_to_string(path)?;",
+        "let b = OpenOptions::new().write(true);",
+    ] {
+        assert!(!openers("config/a.rs", text).is_empty(), "not seen: {text}");
+        assert!(openers("base/read.rs", text).is_empty(), "{text}");
+    }
+    for text in [
+        "let b = TensorFile::open(path)?;",
+        "fn a() {}\n#[cfg(test)]\nmod tests {\n    fn b() { fs::write(a, b) }\n}",
+    ] {
+        assert!(openers("config/a.rs", text).is_empty(), "{text}");
+    }
     Ok(())
 }
 

@@ -1,24 +1,22 @@
 //! Files that are either the old or the new version, never half of one.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
+    fs::File,
+    io,
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
 };
+
+use rustix::fs::OFlags;
+
+use super::own::{self, Flush};
 
 /// Replaces `path` by `bytes`: temporary file beside it, fsync, rename, fsync of the folder.
 ///
 /// # Errors
 /// Any failing system call; the old file is untouched then.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = temporary_beside(path);
-    let written = write_new(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-        return written;
-    }
-    sync_folder(folder_of(path))
+    own::replace(path, bytes, Flush::ToDisk)
 }
 
 /// Flushes a folder's entries to disk, so that a rename in it survives a power cut.
@@ -26,7 +24,16 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 /// # Errors
 /// The folder can't be opened or flushed.
 pub fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
+    open_folder(folder)?.sync_all()
+}
+
+/// Opens a folder, to flush it or to name what lies in it.
+///
+/// # Errors
+/// It is missing, or no folder.
+pub fn open_folder(folder: &Path) -> io::Result<File> {
+    let flags = OFlags::DIRECTORY.bits().cast_signed();
+    File::options().read(true).custom_flags(flags).open(folder)
 }
 
 /// Bytes that an unprivileged user may still write on the file system of `path`.
@@ -44,27 +51,4 @@ pub fn absolute(base: &Path, path: &Path) -> PathBuf {
         .components()
         .filter(|part| !matches!(part, std::path::Component::CurDir))
         .collect()
-}
-
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
-fn temporary_beside(path: &Path) -> PathBuf {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.{}.tmp", std::process::id()))
-}
-
-fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    }
 }

@@ -1,6 +1,8 @@
 //! The one read-only memory map of the project.
 
-use std::{fs::File, io, ops::Deref, path::Path};
+use std::{io, ops::Deref, path::Path};
+
+use super::read;
 
 /// A file's bytes, mapped read-only and shared between all threads.
 ///
@@ -14,7 +16,7 @@ impl ReadOnlyMap {
     /// # Errors
     /// The file can't be opened or mapped; an empty file can't be mapped on some kernels.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
+        let file = read::open(path)?;
         // SAFETY: the map is private to this type and read-only; see the type's contract on truncation.
         #[allow(unsafe_code)]
         let map = unsafe { memmap2::Mmap::map(&file)? };

@@ -199,7 +199,11 @@ pub fn start_from(pretrained: &Pretrained, store: &ParamStore) -> Result<(), Che
         let stored = pretrained
             .tensor(&spec.name)
             .ok_or_else(|| unfit("it is missing".to_owned()))?;
-        let tensor = super::tensors::to_tensor(&stored).map_err(unfit)?;
+        let tensor = super::tensors::to_tensor(&stored.view).map_err(unfit)?;
+        let tensor = match stored.is_turned {
+            true => turned(&tensor)?,
+            false => tensor,
+        };
         match nn::is_finite(&tensor)? {
             true => Ok(tensor),
             false => Err(CheckpointError::NotFinite {
@@ -207,6 +211,11 @@ pub fn start_from(pretrained: &Pretrained, store: &ParamStore) -> Result<(), Che
             }),
         }
     })
+}
+
+/// The matrix with rows for columns.
+fn turned(matrix: &Tensor) -> Result<Tensor, TorchError> {
+    Ok(matrix.f_transpose(0, 1)?.f_contiguous()?)
 }
 
 /// A whole parameter, or what the optimizer holds of it.

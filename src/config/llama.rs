@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::bounded;
+
 /// Sizes of a Llama; a preset gives all of them, single fields override it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -12,24 +14,31 @@ pub struct LlamaConfig {
     pub preset: Option<LlamaPreset>,
     /// Layers.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "bounded::if_given::<_, _, { bounded::LAYERS }>")]
     pub n_layer: Option<usize>,
     /// Attention heads of a layer.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "bounded::if_given::<_, _, { bounded::LAYERS }>")]
     pub n_head: Option<usize>,
     /// Heads of keys and values, each shared by several of the queries'; absent: as the preset, else `n_head`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "bounded::if_given::<_, _, { bounded::LAYERS }>")]
     pub n_kv_head: Option<usize>,
     /// Width of the residual stream, a multiple of `n_head`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "bounded::if_given::<_, _, { bounded::WIDTH }>")]
     pub d_model: Option<usize>,
     /// Width of the MLP.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "bounded::if_given::<_, _, { bounded::WIDTH }>")]
     pub d_ff: Option<usize>,
     /// Tokens of context.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "bounded::if_given::<_, _, { bounded::CONTEXT }>")]
     pub seq_len: Option<usize>,
     /// Rows of the embedding; absent: the tokenizer's vocabulary.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "bounded::if_given::<_, _, { bounded::TOKENS }>")]
     pub vocab_size: Option<usize>,
     /// Base of the rotary embedding's wavelengths; absent: as the preset, else 10000.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -66,6 +75,7 @@ pub struct Llama3Scaling {
     /// Wavelengths that fit more often than this stay; those between are stretched in part.
     pub high_freq_factor: f64,
     /// Tokens of context before the change.
+    #[serde(deserialize_with = "bounded::at_most::<_, _, { bounded::EVER }>")]
     pub original_max_position: usize,
 }
 

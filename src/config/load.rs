@@ -12,6 +12,7 @@ use super::{
     Assignment, ConfigError, ParallelConfig, RunConfig,
     words::{expectation, plainly},
 };
+use crate::base::read::{self, Bound};
 
 /// A configuration with the origin of each of its values.
 #[derive(Clone, Debug)]
@@ -45,12 +46,16 @@ pub fn load_file(
         path: path.to_owned(),
         source,
     };
-    let text = fs::read_to_string(path).map_err(unreadable)?;
-    let folder = fs::canonicalize(path)
-        .map_err(unreadable)?
-        .parent()
-        .map(Path::to_owned)
-        .unwrap_or_default();
+    let text = read::input(path, Bound::WRITTEN).map_err(unreadable)?;
+    // What came through a pipe has no folder: its paths start from the working folder.
+    let found = match path.is_file() {
+        true => fs::canonicalize(path)
+            .map_err(unreadable)?
+            .parent()
+            .map(Path::to_owned),
+        false => std::env::current_dir().ok(),
+    };
+    let folder = found.unwrap_or_default();
     load_text(&text, &path.display().to_string(), &folder, changes, layout)
 }
 

@@ -2,6 +2,7 @@
 //!
 //! [`plan::resolve`](crate::plan::resolve) turns a [`RunConfig`] into what will happen here.
 
+mod bounded;
 mod devices;
 mod edit;
 mod error;

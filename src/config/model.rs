@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::llama::LlamaConfig;
+use super::{bounded, llama::LlamaConfig};
 
 /// The model family and its sizes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -41,18 +41,23 @@ pub struct GptConfig {
     pub preset: Option<GptPreset>,
     /// Layers.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "bounded::if_given::<_, _, { bounded::LAYERS }>")]
     pub n_layer: Option<usize>,
     /// Attention heads of a layer.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "bounded::if_given::<_, _, { bounded::LAYERS }>")]
     pub n_head: Option<usize>,
     /// Width of the residual stream, a multiple of `n_head`.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "bounded::if_given::<_, _, { bounded::WIDTH }>")]
     pub d_model: Option<usize>,
     /// Tokens of context.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "bounded::if_given::<_, _, { bounded::CONTEXT }>")]
     pub seq_len: Option<usize>,
     /// Rows of the embedding; absent: the tokenizer's vocabulary.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "bounded::if_given::<_, _, { bounded::TOKENS }>")]
     pub vocab_size: Option<usize>,
     /// Biases in linear and norm layers; absent: as the preset, else true.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -3,21 +3,27 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::bounded;
+
 /// Degrees of the split between data and model parallelism; an unnamed axis is 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ParallelConfig {
     /// Data-parallel ranks: each trains on its share of the batch.
+    #[serde(deserialize_with = "bounded::at_most::<_, _, { bounded::RANKS }>")]
     pub dp: usize,
     /// Tensor-parallel ranks: each computes its share of every layer.
+    #[serde(deserialize_with = "bounded::at_most::<_, _, { bounded::RANKS }>")]
     pub tp: usize,
     /// Pipeline stages: each computes its share of the layers.
+    #[serde(deserialize_with = "bounded::at_most::<_, _, { bounded::RANKS }>")]
     pub pp: usize,
     /// What data-parallel ranks shard (ZeRO): 0 nothing, 1 optimizer state, 2 also gradients, 3 also parameters.
     pub zero: u8,
     /// The order of a pipeline's forward and backward passes.
     pub schedule: PipelineSchedule,
     /// Chunks of layers that a pipeline stage holds; above 1 for the interleaved schedule.
+    #[serde(deserialize_with = "bounded::at_most::<_, _, { bounded::RANKS }>")]
     pub virtual_stages: usize,
     /// Tensor-parallel ranks also share what lies between the matrix products, along the sequence.
     pub sequence_parallel: bool,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{devices::DevicesConfig, model::ModelConfig, parallel::ParallelConfig};
+use super::{bounded, devices::DevicesConfig, model::ModelConfig, parallel::ParallelConfig};
 
 /// A training run: model, data, split, and when to stop.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -42,6 +42,7 @@ pub struct RunConfig {
     pub ranks_per_worker: Option<RanksPerWorker>,
     /// Intra-op threads of a CPU rank; absent: the cores divided by the ranks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "bounded::if_given::<_, _, { bounded::RANKS }>")]
     pub threads_per_rank: Option<usize>,
     #[serde(default)]
     pub eval: EvalConfig,
@@ -147,6 +148,7 @@ pub struct TokensConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub val: Option<PathBuf>,
     /// Number of distinct ids; every id must lie below it.
+    #[serde(deserialize_with = "bounded::at_most::<_, _, { bounded::TOKENS }>")]
     pub vocab_size: usize,
     /// The tokenizer that made the ids, for sampling text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -179,6 +181,7 @@ pub enum TokenizerConfig {
     /// A byte-level BPE trained on this text.
     Bpe {
         /// Number of tokens, at least 257.
+        #[serde(deserialize_with = "bounded::at_most::<_, _, { bounded::TOKENS }>")]
         vocab_size: usize,
     },
 }
@@ -199,9 +202,11 @@ pub enum WindowsConfig {
 #[serde(deny_unknown_fields)]
 pub struct BatchConfig {
     /// Sequences per optimizer step.
+    #[serde(deserialize_with = "bounded::at_most::<_, _, { bounded::BATCH }>")]
     pub global: usize,
     /// Sequences per forward pass of a rank; absent: a rank's whole share.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "bounded::if_given::<_, _, { bounded::BATCH }>")]
     pub micro: Option<usize>,
 }
 
@@ -210,8 +215,10 @@ pub struct BatchConfig {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum StopConfig {
     /// Optimizer steps.
+    #[serde(deserialize_with = "bounded::at_most::<_, _, { bounded::EVER }>")]
     Steps(u64),
     /// Training tokens, rounded up to a whole step.
+    #[serde(deserialize_with = "bounded::at_most::<_, _, { bounded::EVER }>")]
     Tokens(u64),
     /// Passes over the training split, rounded up to a whole step.
     Epochs(f64),
@@ -278,6 +285,7 @@ pub enum ScheduleConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct ConstantConfig {
     /// Steps of linear warm-up from 0.
+    #[serde(deserialize_with = "bounded::at_most::<_, _, { bounded::EVER }>")]
     pub warmup: u64,
 }
 
@@ -286,6 +294,7 @@ pub struct ConstantConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct DecayConfig {
     /// Steps of linear warm-up from 0.
+    #[serde(deserialize_with = "bounded::at_most::<_, _, { bounded::EVER }>")]
     pub warmup: u64,
     /// Rate at the end; between 0 and `lr`.
     pub min_lr: f64,
@@ -296,8 +305,10 @@ pub struct DecayConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct WsdConfig {
     /// Steps of linear warm-up from 0.
+    #[serde(deserialize_with = "bounded::at_most::<_, _, { bounded::EVER }>")]
     pub warmup: u64,
     /// Steps of decay at the end.
+    #[serde(deserialize_with = "bounded::at_most::<_, _, { bounded::EVER }>")]
     pub decay: u64,
     /// Rate at the end; between 0 and `lr`.
     pub min_lr: f64,
@@ -336,8 +347,10 @@ pub enum Attention {
 #[serde(default, deny_unknown_fields)]
 pub struct EvalConfig {
     /// Steps between evaluations.
+    #[serde(deserialize_with = "bounded::at_most::<_, _, { bounded::EVER }>")]
     pub every: u64,
     /// Global batches an evaluation reads; the last evaluation reads the whole split.
+    #[serde(deserialize_with = "bounded::at_most::<_, _, { bounded::EVER }>")]
     pub batches: u64,
     /// Also evaluate before the first step.
     pub at_start: bool,
@@ -348,8 +361,10 @@ pub struct EvalConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct CheckpointConfig {
     /// Steps between checkpoints; the last step always gets one.
+    #[serde(deserialize_with = "bounded::at_most::<_, _, { bounded::EVER }>")]
     pub every: u64,
     /// Newest checkpoints kept, at least 2; the best by validation loss is kept besides.
+    #[serde(deserialize_with = "bounded::at_most::<_, _, { bounded::EVER }>")]
     pub keep: usize,
 }
 
@@ -358,8 +373,10 @@ pub struct CheckpointConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct RestartConfig {
     /// Restarts after a crash of the worker, counted anew after each checkpoint.
+    #[serde(deserialize_with = "bounded::at_most::<_, _, { bounded::RANKS }>")]
     pub max: u32,
     /// Seconds without progress of a rank after which the worker counts as hung.
+    #[serde(deserialize_with = "bounded::at_most::<_, _, { bounded::EVER }>")]
     pub hang_after_s: u64,
 }
 
@@ -368,8 +385,10 @@ pub struct RestartConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
     /// Steps between lines of plain output.
+    #[serde(deserialize_with = "bounded::at_most::<_, _, { bounded::EVER }>")]
     pub every: u64,
     /// Seconds between looks at the machine's sensors, which the event log keeps; null: none.
+    #[serde(deserialize_with = "bounded::if_given::<_, _, { bounded::EVER }>")]
     pub sensors_every_s: Option<u64>,
 }
 
@@ -380,10 +399,12 @@ pub struct SampleConfig {
     /// Text that the sample goes on from.
     pub prompt: String,
     /// Tokens to generate.
+    #[serde(deserialize_with = "bounded::at_most::<_, _, { bounded::CONTEXT }>")]
     pub tokens: usize,
     /// 0 takes the likeliest token; 1 samples the model's distribution.
     pub temperature: f64,
     /// Sample among the `top_k` likeliest tokens; null: among all.
+    #[serde(deserialize_with = "bounded::if_given::<_, _, { bounded::TOKENS }>")]
     pub top_k: Option<usize>,
     /// Seed of the draws.
     pub seed: u64,

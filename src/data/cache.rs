@@ -112,7 +112,10 @@ pub(super) fn publish(
 }
 
 fn open_folder(folder: &Path) -> Option<Cached> {
-    let meta: Meta = serde_json::from_slice(&fs::read(folder.join(META)).ok()?).ok()?;
+    let meta: Meta = serde_json::from_slice(
+        &crate::base::read::bytes(&folder.join(META), crate::base::read::Bound::TOLD).ok()?,
+    )
+    .ok()?;
     let open = |name, n_tokens| TokenFile::open(&folder.join(name), meta.width, n_tokens).ok();
     Some(Cached {
         train: open(TRAIN, meta.train_tokens)?,

@@ -120,7 +120,8 @@ pub(super) fn read_all(files: &[InputFile], report: Report) -> Result<Vec<Vec<u8
 /// # Errors
 /// It is missing or unreadable.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, DataError> {
-    fs::read(path).map_err(|source| DataError::read(path, source))
+    crate::base::read::bytes(path, crate::base::read::Bound::TEXT)
+        .map_err(|source| DataError::read(path, source))
 }
 
 /// Looks at no more than `left` entries; returns whether those were all.

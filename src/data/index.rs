@@ -34,7 +34,7 @@ pub(super) fn key(recipe: &str, files: &[InputFile]) -> String {
 
 /// The fingerprint that [`record`] left under `key`.
 pub(super) fn lookup(root: &Path, key: &str) -> Option<String> {
-    let entry = fs::read_to_string(entry(root, key)).ok()?;
+    let entry = base::read::text(&entry(root, key), base::read::Bound::TOLD).ok()?;
     let is_whole =
         entry.len() == FINGERPRINT_LENGTH && entry.bytes().all(|byte| byte.is_ascii_hexdigit());
     is_whole.then_some(entry)

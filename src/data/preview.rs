@@ -1,6 +1,6 @@
 //! What data seems to be, from its beginning alone: for a choice that is still being made.
 
-use std::{fs::File, io::Read, path::Path};
+use std::{io::Read, path::Path};
 
 use serde_json::{Value, json};
 
@@ -152,7 +152,8 @@ pub fn preview(config: &DataConfig) -> Result<Preview, DataError> {
 
 fn beginning(path: &Path) -> Result<Vec<u8>, DataError> {
     let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(BEGINNING).read_to_end(&mut bytes));
+    let read =
+        crate::base::read::open(path).and_then(|file| file.take(BEGINNING).read_to_end(&mut bytes));
     read.map_err(|source| DataError::read(path, source))?;
     Ok(bytes)
 }

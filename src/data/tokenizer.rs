@@ -1,6 +1,6 @@
 //! From text to token ids and back.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -73,7 +73,8 @@ impl Tokenizer {
     /// # Errors
     /// The file is missing, unreadable or no saved tokenizer.
     pub fn load(path: &Path) -> Result<Self, DataError> {
-        let bytes = fs::read(path).map_err(|source| DataError::read(path, source))?;
+        let bytes = base::read::bytes(path, base::read::Bound::TOKENIZER)
+            .map_err(|source| DataError::read(path, source))?;
         serde_json::from_slice(&bytes).map_err(|error| DataError::TokenizerFile {
             path: path.to_owned(),
             reason: error.to_string(),
@@ -102,6 +103,8 @@ pub(super) const LINE_BREAK: &str = "\n";
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+
+    use std::fs;
 
     use super::*;
 

@@ -1,14 +1,17 @@
 //! The event log: JSON Lines, appended only, torn last lines tolerated.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, BufRead, BufReader, Seek, SeekFrom, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    fs::{self, File},
+    io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
 use super::{Event, Record};
-use crate::base::clock;
+use crate::base::{clock, own};
+
+/// Bytes of a line that are looked at; the longest record is a sample's text.
+const LONGEST_LINE: u64 = 16 << 20;
 
 /// An event log that can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -49,14 +52,7 @@ impl LogWriter {
             path: path.to_owned(),
             source,
         };
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .mode(0o600)
-            .open(path)
-            .map_err(failed)?;
+        let file = own::open(path, own::Purpose::Update).map_err(failed)?;
         let mut reader = LogReader::open(path)?;
         let mut next_seq = 0;
         while let Some(record) = reader.next_record()? {
@@ -118,7 +114,7 @@ impl LogReader {
     /// # Errors
     /// The file can't be opened.
     pub fn open(path: &Path) -> Result<Self, LogError> {
-        let file = File::open(path).map_err(|source| LogError::Io {
+        let file = crate::base::read::open(path).map_err(|source| LogError::Io {
             path: path.to_owned(),
             source,
         })?;
@@ -176,20 +172,21 @@ impl LogReader {
     /// Reads a complete line into `text`, where there is one.
     fn next_line(&mut self) -> Result<bool, LogError> {
         self.text.clear();
-        let read = self.lines.read_until(b'\n', &mut self.text);
+        let read = read_line(&mut self.lines, &mut self.text);
         let is_whole = read.is_ok() && self.text.ends_with(b"\n");
         // A torn line may be cut off and written anew: it is read again from its beginning.
         let placed = match is_whole {
             true => Ok(0),
             false => self.lines.seek(SeekFrom::Start(self.position)),
         };
-        read.and(placed.map(|_| 0)).map_err(|source| LogError::Io {
+        let read = read.and_then(|n_bytes| placed.map(|_| n_bytes));
+        let read_bytes = read.map_err(|source| LogError::Io {
             path: self.path.clone(),
             source,
         })?;
         if is_whole {
             self.line += 1;
-            self.position += self.text.len() as u64;
+            self.position += read_bytes;
         }
         Ok(is_whole)
     }
@@ -203,6 +200,28 @@ impl LogReader {
     pub fn is_replaced(&self) -> bool {
         is_replaced(self.lines.get_ref(), &self.path, self.position)
     }
+}
+
+/// Reads to the end of a line and returns its bytes, of which no more than [`LONGEST_LINE`] are kept: what is longer is
+/// no record, however it ends.
+fn read_line(lines: &mut BufReader<File>, text: &mut Vec<u8>) -> io::Result<u64> {
+    let mut n_bytes = lines.by_ref().take(LONGEST_LINE).read_until(b'\n', text)?;
+    let mut rest = Vec::new();
+    while n_bytes as u64 >= LONGEST_LINE && !text.ends_with(b"\n") {
+        rest.clear();
+        let more = lines
+            .by_ref()
+            .take(LONGEST_LINE)
+            .read_until(b'\n', &mut rest)?;
+        n_bytes += more;
+        if rest.ends_with(b"\n") {
+            text.push(b'\n');
+        }
+        if more == 0 {
+            break;
+        }
+    }
+    Ok(n_bytes as u64)
 }
 
 /// Whether a file is no longer the one at its path, or has become shorter than what was read of it.

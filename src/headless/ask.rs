@@ -2,7 +2,6 @@
 
 use std::{
     ffi::OsString,
-    fs,
     io::{BufRead, BufReader},
     path::Path,
     process::{Command, Stdio},
@@ -97,7 +96,8 @@ pub fn eval(runs_dir: &Path, args: &RunArgs) -> anyhow::Result<u8> {
 
 fn config(folder: &RunFolder) -> anyhow::Result<RunConfig> {
     let path = folder.config();
-    let text = fs::read(&path).with_context(|| path.display().to_string())?;
+    let text = crate::base::read::bytes(&path, crate::base::read::Bound::TOLD)
+        .with_context(|| path.display().to_string())?;
     serde_json::from_slice(&text).with_context(|| path.display().to_string())
 }
 

@@ -1,9 +1,9 @@
 //! `export`: a run's weights as a folder for other programs.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use anyhow::Context;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     cli::{ExportArgs, ViewArgs},
@@ -14,11 +14,14 @@ use super::{
     text::{say, say_json},
 };
 use crate::{
-    base::units,
-    config::RunConfig,
+    base::{
+        read::{self, Bound},
+        units,
+    },
+    config::{DataConfig, RunConfig, TokenizerConfig},
     data::{self, TokenizerJson},
     launch::{RunFolder, dirs},
-    weights::{self, ExportError, Exported, Loaded},
+    weights::{self, Companions, ExportError, Exported, Loaded, Origin},
 };
 
 /// `capstan export`.
@@ -35,23 +38,16 @@ pub fn export(runs_dir: &Path, args: &ExportArgs) -> anyhow::Result<u8> {
     let mut notes: Vec<String> = passed_over
         .map(|rejection| format!("passed over a checkpoint: {rejection}"))
         .collect();
-    let tokenizer = match tokenizer(&folder, &loaded) {
-        Ok(tokenizer) => Some(tokenizer),
-        Err(reason) => {
-            notes.push(format!("no tokenizer is written: {reason}"));
-            None
-        }
-    };
+    let origin = origin(&folder, &loaded, &mut notes)?;
     let view = ViewKind::choose(ViewArgs {
         plain: false,
         json: args.json,
     });
     let meter = Meter::new(view, "export");
-    let exported = weights::export(&loaded, tokenizer.as_ref(), &target, &|progress| {
-        meter.show(progress)
-    });
+    let exported = weights::export(&loaded, &origin, &target, &|progress| meter.show(progress));
     meter.finish();
     let exported = exported.map_err(in_words)?;
+    notes.extend(exported.notes.iter().cloned());
     if exported.n_zeros > 0 {
         notes.push(format!(
             "the model has no biases, {} always has them: {} are written as zeros",
@@ -75,12 +71,69 @@ fn in_words(error: ExportError) -> anyhow::Error {
     }
 }
 
-/// The run's tokenizer, or why there is none.
-fn tokenizer(folder: &RunFolder, loaded: &Loaded) -> anyhow::Result<TokenizerJson> {
+/// Tokenizer and companions of the run; what can't be had is noted.
+fn origin(folder: &RunFolder, loaded: &Loaded, notes: &mut Vec<String>) -> anyhow::Result<Origin> {
     let path = folder.config();
-    let text = fs::read(&path).with_context(|| path.display().to_string())?;
+    let text = read::bytes(&path, Bound::TOLD).with_context(|| path.display().to_string())?;
     let config: RunConfig =
         serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
+    let companions = match config
+        .init
+        .as_ref()
+        .map(|init| Companions::of(&init.pretrained))
+    {
+        Some(Ok(None)) => {
+            notes.push("the run started from a file of weights alone: ids, context and templates are the run's".to_owned());
+            None
+        }
+        Some(Err(reason)) => {
+            notes.push(format!(
+                "nothing is kept of what came with the weights that the run started from: {reason}"
+            ));
+            None
+        }
+        Some(Ok(found)) => found,
+        None => None,
+    };
+    let tokenizer = match (tokenizer(&config, loaded), &companions) {
+        (Ok(tokenizer), _) => Some(tokenizer),
+        (Err(reason), None) => {
+            notes.push(format!("no tokenizer is written: {reason}"));
+            None
+        }
+        (Err(reason), Some(_)) => {
+            notes.push(format!(
+                "the tokenizer is that of the weights that the run started from: {reason}"
+            ));
+            None
+        }
+    };
+    Ok(Origin {
+        tokenizer,
+        tokenizer_config: tokenizer_config(&config.data),
+        companions,
+    })
+}
+
+/// What lies beside the file that the tokenizer was read from.
+fn tokenizer_config(data: &DataConfig) -> Option<Value> {
+    let tokenizer = match data {
+        DataConfig::Builtin(_) => None,
+        DataConfig::Text(text) => Some(&text.tokenizer),
+        DataConfig::Jsonl(jsonl) => Some(&jsonl.tokenizer),
+        DataConfig::Tokens(tokens) => tokens.tokenizer.as_ref(),
+    };
+    let (TokenizerConfig::File(path) | TokenizerConfig::VocabMerges { vocab: path, .. }) =
+        tokenizer?
+    else {
+        return None;
+    };
+    let text = read::bytes(&path.with_file_name("tokenizer_config.json"), Bound::TOLD);
+    serde_json::from_slice(&text.ok()?).ok()
+}
+
+/// The run's tokenizer, or why there is none.
+fn tokenizer(config: &RunConfig, loaded: &Loaded) -> anyhow::Result<TokenizerJson> {
     let fingerprint = &loaded.manifest.run.data_fingerprint;
     let tokenizer = data::tokenizer_of(&config.data, fingerprint, &dirs::cache_dir())?;
     let tokenizer =

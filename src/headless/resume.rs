@@ -1,6 +1,6 @@
 //! `resume`: on from the last checkpoint, perhaps under another split.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use super::{
     cli::{ChangeArgs, ResumeArgs},
@@ -70,7 +70,10 @@ fn change(
 ) -> anyhow::Result<()> {
     let config: RunConfig =
         config::load_file(&folder.config(), &changes.set, changes.layout)?.config;
-    let before: RunPlan = serde_json::from_slice(&fs::read(folder.plan())?)?;
+    let before: RunPlan = serde_json::from_slice(&crate::base::read::bytes(
+        &folder.plan(),
+        crate::base::read::Bound::TOLD,
+    )?)?;
     // What a run started from does not change with what it is to do.
     let mut plan = RunPlan {
         init: before.init.clone(),

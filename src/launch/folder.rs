@@ -1,7 +1,7 @@
 //! The run folder: the interface between all processes of a run.
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io,
     os::fd::AsRawFd,
     path::{Path, PathBuf},
@@ -49,7 +49,7 @@ impl RunFolder {
 
     /// The plan as written, for whom one that can't be read is none.
     pub fn read_plan(&self) -> Option<RunPlan> {
-        let text = fs::read(self.plan()).ok()?;
+        let text = crate::base::read::bytes(&self.plan(), crate::base::read::Bound::TOLD).ok()?;
         serde_json::from_slice(&text).ok()
     }
 
@@ -111,7 +111,7 @@ impl RunFolder {
     /// # Errors
     /// The folder can't be opened.
     pub fn short_socket_path(&self) -> io::Result<(File, PathBuf)> {
-        let folder = File::open(&self.root)?;
+        let folder = crate::base::fs::open_folder(&self.root)?;
         let path = format!("/proc/self/fd/{}/{CONTROL_SOCKET}", folder.as_raw_fd());
         Ok((folder, path.into()))
     }

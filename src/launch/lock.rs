@@ -1,9 +1,8 @@
 //! One supervisor a run folder.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::File,
     io::{Seek, Write},
-    os::unix::fs::OpenOptionsExt,
     thread,
     time::Duration,
 };
@@ -14,6 +13,10 @@ use rustix::{
 };
 
 use super::{LaunchError, RunFolder};
+use crate::base::{
+    own,
+    read::{self, Bound},
+};
 
 /// A probe holds the lock for an instant: another attempt tells it from a supervisor.
 const ATTEMPTS: u32 = 5;
@@ -55,7 +58,7 @@ impl RunLock {
 
 /// Whether a supervisor holds the folder.
 pub fn is_held(folder: &RunFolder) -> bool {
-    let Ok(file) = File::open(folder.lock()) else {
+    let Ok(file) = read::open(&folder.lock()) else {
         return false;
     };
     matches!(
@@ -65,17 +68,11 @@ pub fn is_held(folder: &RunFolder) -> bool {
 }
 
 fn open(folder: &RunFolder) -> std::io::Result<File> {
-    OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .mode(0o600)
-        .open(folder.lock())
+    own::open(&folder.lock(), own::Purpose::Update)
 }
 
 fn locked(folder: &RunFolder) -> LaunchError {
-    let pid = fs::read_to_string(folder.lock())
+    let pid = read::text(&folder.lock(), Bound(64))
         .ok()
         .and_then(|text| text.trim().parse().ok());
     LaunchError::Locked {
@@ -86,6 +83,8 @@ fn locked(folder: &RunFolder) -> LaunchError {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -61,7 +61,7 @@ impl Output {
         }
         let open = match &mut self.open {
             Some(open) => open,
-            closed => match File::open(&self.path) {
+            closed => match crate::base::read::open(&self.path) {
                 Ok(file) => closed.insert(Open::new(file)),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
                 Err(error) => return Err(error),
@@ -148,7 +148,7 @@ impl Open {
 /// The last line with text that was written to a log from byte `from` on, shortened, without control characters. What
 /// only warns is passed over: nobody dies of it.
 pub fn last_line(log: &Path, from: u64) -> Option<String> {
-    let mut file = File::open(log).ok()?;
+    let mut file = crate::base::read::open(log).ok()?;
     let end = file.metadata().ok()?.len();
     file.seek(SeekFrom::Start(from.max(end.saturating_sub(TAIL_BYTES))))
         .ok()?;

@@ -77,7 +77,8 @@ pub fn stamp(folder: &RunFolder) -> Option<Stamp> {
 /// What is wrong with the config.
 pub fn check_config(folder: &RunFolder) -> Result<(), LaunchError> {
     let path = folder.config();
-    let text = fs::read(&path).map_err(LaunchError::io("the config", &path))?;
+    let text = crate::base::read::bytes(&path, crate::base::read::Bound::TOLD)
+        .map_err(LaunchError::io("the config", &path))?;
     let parsed = serde_json::from_slice::<serde_json::Value>(&text);
     parsed.map(drop).map_err(|error| LaunchError::Malformed {
         path,

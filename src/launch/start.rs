@@ -1,10 +1,8 @@
 //! From a front to a running supervisor.
 
 use std::{
-    env,
-    fs::{self, OpenOptions},
+    env, fs,
     io::{self, BufRead, BufReader},
-    os::unix::fs::OpenOptionsExt,
     path::Path,
     process::{Child, Command, Stdio},
 };
@@ -45,7 +43,7 @@ pub fn plan(
         (Ok(plan), Ok(None)) => return Ok(plan),
         (Ok(mut plan), Ok(Some(source))) => match source.fit(&plan.model) {
             Ok(pretrained) => {
-                plan.notes.extend(pretrained.note(&plan.data));
+                plan.notes.extend(pretrained.notes(&plan.data));
                 plan.init = Some(pretrained.summary().clone());
                 return Ok(plan);
             }
@@ -194,11 +192,7 @@ fn count_cards(folder: &RunFolder) -> Result<Option<String>, LaunchError> {
 }
 
 fn command(folder: &RunFolder, begin: Begin, warning: Option<String>) -> io::Result<Command> {
-    let log = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(folder.worker_log())?;
+    let log = crate::base::own::open(&folder.worker_log(), crate::base::own::Purpose::Append)?;
     let mut command = Command::new(env::current_exe()?);
     command
         .arg("supervise")
@@ -259,7 +253,9 @@ impl Answer {
 fn write_schema(runs_dir: &Path) -> Result<(), LaunchError> {
     let path = runs_dir.join(SCHEMA_FILE);
     let schema = config::json_schema();
-    if fs::read_to_string(&path).is_ok_and(|present| present == schema) {
+    if crate::base::read::text(&path, crate::base::read::Bound::TOLD)
+        .is_ok_and(|present| present == schema)
+    {
         return Ok(());
     }
     replace(&path, schema.as_bytes()).map_err(LaunchError::io("the schema", path))

@@ -1,6 +1,6 @@
 //! The fold from disk: `state.json` where it is readable, else the event log.
 
-use std::{fs, io, path::Path, path::PathBuf};
+use std::{io, path::Path, path::PathBuf};
 
 use super::{RunState, STATE_VERSION};
 use crate::event::{LogError, LogReader, Record};
@@ -80,7 +80,7 @@ pub fn catch_up(mut state: RunState, events: &Path) -> Result<RunState, StoreErr
 /// # Errors
 /// Neither can be read.
 pub fn read_state(state: &Path, events: &Path) -> Result<RunState, StoreError> {
-    let written = match fs::read(state) {
+    let written = match crate::base::read::bytes(state, crate::base::read::Bound::TOLD) {
         Ok(bytes) => serde_json::from_slice::<RunState>(&bytes).ok(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(source) => {
@@ -96,6 +96,8 @@ pub fn read_state(state: &Path, events: &Path) -> Result<RunState, StoreError> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::event::{Energy, Event, LogWriter, Phases, Reading};
 

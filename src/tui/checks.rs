@@ -316,7 +316,8 @@ fn stand_in() -> DataSummary {
 
 /// Memory that nobody uses, of the machine or of this process's control group; `None` where Linux does not say.
 fn available_bytes() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let text =
+        crate::base::read::text(Path::new("/proc/meminfo"), crate::base::read::Bound::TOLD).ok()?;
     let line = text
         .lines()
         .find_map(|line| line.strip_prefix("MemAvailable:"))?;

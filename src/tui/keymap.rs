@@ -1,6 +1,6 @@
 //! The user's own keys: `keys.json` maps actions to keys, and what it leaves out stays as it is.
 
-use std::{fmt, fs, io, path::Path};
+use std::{fmt, io, path::Path};
 
 use serde::{
     Deserialize, Deserializer,
@@ -20,7 +20,7 @@ use crate::config::ConfigError;
 /// A file that can't be read or is no map, unknown actions and keys, keys with two meanings: all of them, with their
 /// lines.
 pub fn load(path: &Path) -> Result<&'static [Binding], ConfigError> {
-    let text = match fs::read_to_string(path) {
+    let text = match crate::base::read::text(path, crate::base::read::Bound::WRITTEN) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(KEYS),
         Err(source) => {

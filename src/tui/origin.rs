@@ -58,7 +58,8 @@ impl Launch {
             path: path.to_owned(),
             source,
         };
-        let text = std::fs::read_to_string(path).map_err(unreadable)?;
+        let text =
+            crate::base::read::text(path, crate::base::read::Bound::WRITTEN).map_err(unreadable)?;
         self.open_text(path, text)
     }
 

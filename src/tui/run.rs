@@ -243,7 +243,9 @@ impl Ui<'_> {
         self.edited = Some(Instant::now());
         retaken.map_err(words)?;
         let edited = match status {
-            Ok(status) if status.success() => fs::read_to_string(&path).map_err(words),
+            Ok(status) if status.success() => {
+                crate::base::read::text(&path, crate::base::read::Bound::WRITTEN).map_err(words)
+            }
             Ok(status) if status.code() == Some(NOT_FOUND) => {
                 Err(format!("{editor} was not found; set VISUAL or EDITOR"))
             }

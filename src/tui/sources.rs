@@ -127,7 +127,8 @@ pub fn row(folder: &RunFolder, written: SystemTime, held: bool) -> RunRow {
 
 /// A run's config as written; null where it can't be read.
 fn config(folder: &RunFolder) -> Value {
-    let text = fs::read(folder.config()).unwrap_or_default();
+    let text = crate::base::read::bytes(&folder.config(), crate::base::read::Bound::TOLD)
+        .unwrap_or_default();
     serde_json::from_slice(&text).unwrap_or_default()
 }
 
@@ -159,7 +160,8 @@ pub fn model(plan: &RunPlan) -> String {
 pub fn fill(board: &mut Board) {
     board.is_planned_anew = false;
     board.plan = board.folder.read_plan().map(Box::new);
-    let text = fs::read(board.folder.config()).ok();
+    let text =
+        crate::base::read::bytes(&board.folder.config(), crate::base::read::Bound::TOLD).ok();
     board.config = text.and_then(|text| serde_json::from_slice(&text).ok());
 }
 

@@ -13,7 +13,7 @@ use crate::base::fs::replace;
 
 /// Reads a config's text.
 pub fn read(path: PathBuf) -> Msg {
-    let text = fs::read_to_string(&path);
+    let text = crate::base::read::text(&path, crate::base::read::Bound::WRITTEN);
     let text = text.map_err(|error| format!("{}: {error}", path.display()));
     Msg::Opened {
         from: Some(path),
@@ -44,7 +44,10 @@ pub fn write(path: PathBuf, root: Value, replaces: Replaces) -> Msg {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             let may_replace = match replaces {
                 Replaces::Nothing => false,
-                Replaces::Text(own) => fs::read_to_string(&path).is_ok_and(|held| held == own),
+                Replaces::Text(own) => {
+                    crate::base::read::text(&path, crate::base::read::Bound::WRITTEN)
+                        .is_ok_and(|held| held == own)
+                }
                 Replaces::Anything => true,
             };
             if !may_replace && !path.is_dir() {

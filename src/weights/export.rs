@@ -7,13 +7,15 @@ use std::{
 };
 
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::{
     LoadError, Loaded,
+    companions::{Companions, Kept, TOKENIZER, TOKENIZER_CONFIG},
     family::{self, Family},
     format::{Entry, header},
     source::{SIZES, WHOLE},
+    specials::Specials,
 };
 use crate::{
     arch::ParamSpec,
@@ -23,8 +25,6 @@ use crate::{
 
 /// Weights under their checkpoint names, in a checkpoint's folder.
 pub const MODEL_FILE: &str = "model.safetensors";
-const TOKENIZER: &str = "tokenizer.json";
-const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 /// Bytes written between two words of progress.
 const PIECE_BYTES: usize = 8 << 20;
 /// Room for the small files and the file system's own tables.
@@ -59,6 +59,19 @@ pub struct Exported {
     pub class: String,
     /// Tensors that the model lacks and `transformers` expects: written as zeros.
     pub n_zeros: usize,
+    /// What of the origin was changed or left out.
+    pub notes: Vec<String>,
+}
+
+/// Where a run's weights and tokens come from.
+#[derive(Default)]
+pub struct Origin {
+    /// The run's tokenizer.
+    pub tokenizer: Option<TokenizerJson>,
+    /// The `tokenizer_config.json` beside the file that the tokenizer was read from.
+    pub tokenizer_config: Option<Value>,
+    /// What came with the weights that the run started from.
+    pub companions: Option<Companions>,
 }
 
 /// Refuses a folder that is there already and holds something.
@@ -87,7 +100,7 @@ pub fn check_free(folder: &Path) -> Result<(), ExportError> {
 /// The folder is taken, there is too little space, the checkpoint lacks a tensor, or a system call fails.
 pub fn export(
     loaded: &Loaded,
-    tokenizer: Option<&TokenizerJson>,
+    origin: &Origin,
     folder: &Path,
     progress: &dyn Fn(Progress),
 ) -> Result<Exported, ExportError> {
@@ -101,7 +114,7 @@ pub fn export(
     let prefix = format!(".tmp-{name}-");
     remove_leftovers(parent, &prefix);
     let temporary = parent.join(format!("{prefix}{}", std::process::id()));
-    let written = write(loaded, tokenizer, &temporary, progress).and_then(|exported| {
+    let written = write(loaded, origin, &temporary, progress).and_then(|exported| {
         // An empty folder makes way, a full one does not.
         fs::rename(&temporary, folder).map_err(io_error(folder))?;
         base_fs::sync_folder(parent).map_err(io_error(parent))?;
@@ -129,7 +142,7 @@ fn remove_leftovers(parent: &Path, prefix: &str) {
 
 fn write(
     loaded: &Loaded,
-    tokenizer: Option<&TokenizerJson>,
+    origin: &Origin,
     folder: &Path,
     progress: &dyn Fn(Progress),
 ) -> Result<Exported, ExportError> {
@@ -145,14 +158,29 @@ fn write(
         files: Vec::new(),
     };
     output.file(WHOLE, |file| weights.write(file, progress))?;
-    let sizes = sizes(family.as_ref(), weights.dtype, tokenizer);
+    let own = origin.tokenizer.as_ref();
+    let companions = origin.companions.as_ref();
+    let mut kept = companions.map_or_else(Kept::default, |companions| {
+        companions.keep(family.as_ref(), own)
+    });
+    let specials = own.map(|own| Specials::of(own, origin.tokenizer_config.as_ref()));
+    let specials = specials.unwrap_or_default();
+    let sizes = sizes(family.as_ref(), weights.dtype, &specials, &mut kept);
     output.text(SIZES, &Value::Object(sizes.clone()))?;
-    if let Some(tokenizer) = tokenizer {
-        output.file(TOKENIZER, |file| file.write_all(tokenizer.json.as_bytes()))?;
-        output.text(
-            TOKENIZER_CONFIG,
-            &tokenizer_config(tokenizer, model.seq_len()),
-        )?;
+    for (name, bytes) in &kept.files {
+        output.file(name, |file| file.write_all(bytes))?;
+    }
+    let is_kept = |wanted: &str| kept.files.iter().any(|(name, _)| *name == wanted);
+    if let Some(own) = own {
+        if !is_kept(TOKENIZER) {
+            output.file(TOKENIZER, |file| file.write_all(own.json.as_bytes()))?;
+        }
+        if !is_kept(TOKENIZER_CONFIG) {
+            output.text(
+                TOKENIZER_CONFIG,
+                &specials.tokenizer_config(model.seq_len()),
+            )?;
+        }
     }
     base_fs::sync_folder(folder).map_err(io_error(folder))?;
     Ok(Exported {
@@ -168,6 +196,7 @@ fn write(
             .iter()
             .filter(|(_, data)| data.is_none())
             .count(),
+        notes: kept.notes,
     })
 }
 
@@ -252,40 +281,37 @@ fn entry(spec: &ParamSpec, dtype: Dtype, family: &dyn Family) -> Entry {
     }
 }
 
+/// `config.json`: as it came with the weights that the run started from, else the family's sizes.
 fn sizes(
     family: &dyn Family,
     dtype: Dtype,
-    tokenizer: Option<&TokenizerJson>,
+    specials: &Specials,
+    kept: &mut Kept,
 ) -> Map<String, Value> {
-    let mut sizes = family.sizes();
-    let end = tokenizer.and_then(|tokenizer| tokenizer.end_of_document.as_ref());
-    // `transformers` would otherwise take its own defaults for them.
-    for key in ["bos_token_id", "eos_token_id"] {
-        sizes.insert(
-            key.to_owned(),
-            end.map_or(Value::Null, |(_, id)| (*id).into()),
-        );
+    let mut sizes = match kept.config.is_empty() {
+        true => family.sizes(),
+        false => kept.config.clone(),
+    };
+    if !kept.has_tokens {
+        sizes.extend(specials.ids());
     }
-    let kind = match dtype {
+    let own = match dtype {
         Dtype::F64 => "float64",
         _ => "float32",
     };
-    sizes.insert("dtype".to_owned(), kind.into());
-    // Its name before version 4.56.
-    sizes.insert("torch_dtype".to_owned(), kind.into());
-    sizes
-}
-
-fn tokenizer_config(tokenizer: &TokenizerJson, seq_len: usize) -> Value {
-    let mut config = json!({
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "clean_up_tokenization_spaces": false,
-        "model_max_length": seq_len,
-    });
-    if let Some((end, _)) = &tokenizer.end_of_document {
-        config["eos_token"] = end.as_str().into();
+    let stated = |key: &str| sizes.get(key)?.as_str().map(ToOwned::to_owned);
+    match stated("dtype").or_else(|| stated("torch_dtype")) {
+        Some(theirs) if theirs != own => kept.notes.push(format!(
+            "the weights are written as {dtype:?}, as they were trained; config.json keeps {theirs}, the type that transformers loads them in"
+        )),
+        Some(_) => {}
+        None => {
+            sizes.insert("dtype".to_owned(), own.into());
+            // Its name before version 4.56.
+            sizes.insert("torch_dtype".to_owned(), own.into());
+        }
     }
-    config
+    sizes
 }
 
 /// A folder in the making.

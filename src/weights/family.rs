@@ -113,7 +113,7 @@ pub(super) fn misfit(problem: String, remedy: impl Into<String>) -> Refusal {
 }
 
 /// Numbers may differ by what the way through another program's text costs.
-fn is_same(a: &Value, b: &Value) -> bool {
+pub(super) fn is_same(a: &Value, b: &Value) -> bool {
     match (a.as_f64(), b.as_f64()) {
         (Some(a), Some(b)) => (a - b).abs() <= 1e-9 * a.abs().max(b.abs()),
         _ => a == b,

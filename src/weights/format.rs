@@ -11,12 +11,14 @@ use safetensors::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::base::mmap::ReadOnlyMap;
+use crate::base::{mmap::ReadOnlyMap, read, units};
 
 /// Bytes of the number that says how long the header is.
 const LENGTH_BYTES: usize = 8;
 /// How a Git LFS pointer starts, which stands where the file was not fetched.
 const LFS_POINTER: &[u8] = b"version https://git-lfs";
+/// The longest header that is read: more than 200 000 names, ten times those of the largest models' files.
+const MOST_HEADER_BYTES: u64 = 16 << 20;
 const METADATA: &str = "__metadata__";
 
 /// A mapped safetensors file, its header checked against its length.
@@ -33,16 +35,24 @@ impl TensorFile {
     /// # Errors
     /// What is wrong, as the rest of a sentence about the file.
     pub fn open(path: &Path) -> Result<Self, String> {
-        let file = std::fs::metadata(path).map_err(|error| words(&error))?;
-        if !file.is_file() {
-            return Err("is no file".to_owned());
-        }
+        let file = read::open(path).and_then(|file| file.metadata());
+        let file = file.map_err(|error| words(&error))?;
         // An empty file can't be mapped everywhere.
         if file.len() < LENGTH_BYTES as u64 {
             let is = n_bytes(file.len() as usize);
             return Err(format!("is cut short in its header: it has {is}"));
         }
         let map = ReadOnlyMap::open(path).map_err(|error| words(&error))?;
+        if let Some(length) = stated_length(&map)
+            && length > MOST_HEADER_BYTES
+            && length <= map.len() as u64
+        {
+            return Err(format!(
+                "has a header of {}, more than the {} that are read",
+                units::bytes(length),
+                units::bytes(MOST_HEADER_BYTES)
+            ));
+        }
         let (header_bytes, header) =
             SafeTensors::read_metadata(&map).map_err(|error| problem(&map, &error))?;
         Ok(Self {
@@ -153,6 +163,11 @@ fn stated_bytes(bytes: &[u8]) -> Option<usize> {
         .filter_map(|field| field["data_offsets"][1].as_u64());
     let data_bytes = usize::try_from(ends.max()?).ok()?;
     data_bytes.checked_add(LENGTH_BYTES + header_bytes)
+}
+
+fn stated_length(bytes: &[u8]) -> Option<u64> {
+    let (length, _) = bytes.split_first_chunk::<LENGTH_BYTES>()?;
+    Some(u64::from_le_bytes(*length))
 }
 
 fn n_bytes(n: usize) -> String {

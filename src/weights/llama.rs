@@ -54,14 +54,11 @@ impl Family for Llama<'_> {
         let heads = sizes.get("num_attention_heads", 32);
         let kv_heads = sizes.get("num_key_value_heads", heads.clone());
         let eps = sizes.get("rms_norm_eps", 1e-6);
-        let tied = sizes.get("tie_word_embeddings", false) == true && !shape.tie_embeddings;
         let head_dim = shape.head_dim();
         let mut found: Vec<Refusal> = [
             sizes.settable("model.llama.n_head", &heads, shape.n_head.into()),
             sizes.settable("model.llama.n_kv_head", &kv_heads, shape.n_kv_head.into()),
             sizes.settable("model.llama.norm_eps", &eps, shape.norm_eps.into()),
-            tied.then(|| sizes.settable("model.llama.tie_embeddings", &true.into(), false.into()))
-                .flatten(),
             sizes.fixed("head_dim", head_dim, &[head_dim.into()]),
             sizes.fixed("hidden_act", "silu", &["silu".into()]),
         ]
@@ -263,11 +260,6 @@ mod tests {
                 "rope_scaling",
                 json!({ "rope_type": "llama3" }),
                 "a rotary embedding of type \"llama3\", which lacks one of its numbers",
-            ),
-            (
-                "tie_word_embeddings",
-                json!(true),
-                "model.llama.tie_embeddings: is false, the weights' config.json has true",
             ),
             (
                 "hidden_act",

@@ -1,12 +1,13 @@
 //! The last file of a checkpoint: what it holds, and the checksums that prove it.
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{collections::BTreeMap, path::Path};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use crate::{
     arch::ModelShape,
+    base::read::{self, Bound},
     config::{ParallelConfig, Precision},
     plan::RunPlan,
 };
@@ -172,7 +173,7 @@ impl Manifest {
     /// # Errors
     /// A sentence that says what is wrong.
     pub fn read(folder: &Path) -> Result<Self, String> {
-        let text = fs::read_to_string(folder.join(FILE))
+        let text = read::text(&folder.join(FILE), Bound::TOLD)
             .map_err(|error| format!("its manifest: {error}"))?;
         let envelope: Envelope<'_> = serde_json::from_str(&text)
             .map_err(|error| format!("its manifest is damaged: {error}"))?;

@@ -1,13 +1,13 @@
 //! Weights of another program under the names of a model's parameters.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use safetensors::{Dtype, tensor::TensorView};
 
 use super::{
     family::{self, Family, Sizes, layer_of, misfit},
     format::TensorFile,
-    source::{Source, capped},
+    source::{Source, capped, capped_of},
 };
 use crate::{
     arch::{ModelShape, ParamSpec, Sharding},
@@ -25,8 +25,19 @@ pub struct Pretrained {
     files: Vec<TensorFile>,
     /// By the parameter's name the file and the name in it.
     places: HashMap<String, (usize, String)>,
+    /// Parameters whose matrices are stored the other way round: all linears, or none.
+    turned: HashSet<String>,
     summary: InitSummary,
     vocab_size: usize,
+    /// What is peculiar to the files.
+    notes: Vec<String>,
+}
+
+/// A parameter as a file has it.
+pub struct Stored<'a> {
+    pub view: TensorView<'a>,
+    /// The file has rows where the parameter has columns.
+    pub is_turned: bool,
 }
 
 impl Pretrained {
@@ -35,18 +46,22 @@ impl Pretrained {
         &self.summary
     }
 
-    /// What a user should know of weights and data together, though nothing is wrong with either.
-    pub fn note(&self, data: &DataSummary) -> Option<String> {
+    /// What a user should know of the weights, alone and with the data, though nothing is wrong with either.
+    pub fn notes(&self, data: &DataSummary) -> Vec<String> {
         let (known, made) = (self.vocab_size, data.vocab_size);
-        (known != made).then(|| {
+        let strangers = (known != made).then(|| {
             format!("the weights know {known} tokens, the data's tokenizer makes {made}: they should belong together")
-        })
+        });
+        self.notes.iter().cloned().chain(strangers).collect()
     }
 
     /// The whole of a parameter.
-    pub fn tensor(&self, param: &str) -> Option<TensorView<'_>> {
+    pub fn tensor(&self, param: &str) -> Option<Stored<'_>> {
         let (file, name) = self.places.get(param)?;
-        self.files[*file].tensor(name)
+        Some(Stored {
+            view: self.files[*file].tensor(name)?,
+            is_turned: self.turned.contains(param),
+        })
     }
 }
 
@@ -66,11 +81,16 @@ impl Source {
             source: &self,
             family: family.as_ref(),
             specs: &specs,
+            numbers: (specs.iter().map(|spec| spec.name.clone()))
+                .zip(0..)
+                .collect(),
             places: HashMap::new(),
+            turned: HashSet::new(),
             misnamed: Vec::new(),
+            notes: Vec::new(),
         };
         let refusals = fitting.refusals();
-        let places = fitting.places;
+        let (places, turned, notes) = (fitting.places, fitting.turned, fitting.notes);
         if !refusals.is_empty() {
             return Err(refusals);
         }
@@ -87,8 +107,10 @@ impl Source {
         Ok(Pretrained {
             files: self.files,
             places,
+            turned,
             summary,
             vocab_size: model.vocab_size(),
+            notes,
         })
     }
 }
@@ -98,8 +120,12 @@ struct Fitting<'a> {
     source: &'a Source,
     family: &'a dyn Family,
     specs: &'a [ParamSpec],
+    /// Where each parameter stands in `specs`.
+    numbers: HashMap<String, usize>,
     places: HashMap<String, (usize, String)>,
+    turned: HashSet<String>,
     misnamed: Vec<Refusal>,
+    notes: Vec<String>,
 }
 
 impl Fitting<'_> {
@@ -118,14 +144,16 @@ impl Fitting<'_> {
                 continue;
             }
             if is_shared(name) {
-                unknown.push(self.unknown(name, *file));
+                unknown.push((name, *file));
             }
         }
-        if let Some((head, file)) = self.head() {
-            unknown.extend(self.take_head(head, file));
-        }
+        let head = self
+            .head()
+            .and_then(|(head, file)| self.take_head(head, file));
         refusals.extend(self.other_depth(n_layer));
         refusals.extend(self.settings());
+        refusals.extend(self.orient());
+        self.own_head();
         let misnamed = std::mem::take(&mut self.misnamed);
         refusals.extend(capped(misnamed));
         refusals.extend(capped(
@@ -139,7 +167,8 @@ impl Fitting<'_> {
             .filter(|spec| !self.places.contains_key(&spec.name));
         let missing = missing.filter(|spec| is_shared(&spec.name));
         refusals.extend(capped(missing.map(|spec| self.missing(spec))));
-        refusals.extend(capped(unknown));
+        refusals.extend(capped_of(unknown, |(name, file)| self.unknown(name, file)));
+        refusals.extend(head);
         refusals
     }
 
@@ -189,10 +218,9 @@ impl Fitting<'_> {
     }
 
     fn spec(&self, name: &str) -> Option<&ParamSpec> {
-        let candidates = self.family.candidates(name);
-        self.specs
-            .iter()
-            .find(|spec| candidates.contains(&spec.name))
+        let candidates = self.family.candidates(name).into_iter();
+        let numbers = candidates.filter_map(|name| self.numbers.get(&name).copied());
+        numbers.min().map(|number| &self.specs[number])
     }
 
     /// Whether the tensor is one of the model's.
@@ -303,9 +331,17 @@ impl Fitting<'_> {
             let problem = format!("{file} has {name} as {:?}", info.dtype);
             return Some(misfit(problem, "give F32, F16, BF16 or F64"));
         }
-        let theirs: Vec<i64> = info.shape.iter().map(|&size| size as i64).collect();
+        let mut theirs = sizes(&info.shape);
         let ours = &spec.shape;
+        if self.turned.contains(&spec.name) {
+            theirs.reverse();
+        }
         if theirs == *ours {
+            return None;
+        }
+        let theirs = sizes(&info.shape);
+        // Of matrices that lie both ways, `orient` has told.
+        if is_linear(spec) && self.lies(spec, Way::Turned) {
             return None;
         }
         let only_rows = theirs.len() == ours.len() && theirs[1..] == ours[1..];
@@ -328,15 +364,99 @@ impl Fitting<'_> {
                 format!("set {}.seq_len to {rows}", self.family.key()),
             ));
         }
-        let turned: Vec<i64> = theirs.iter().rev().copied().collect();
-        let remedy = if turned == *ours {
-            "transpose it: it is stored the other way round"
-        } else {
-            "give the sizes of the weights' own model"
-        };
         Some(misfit(
             format!("{file} has {name} of shape {theirs:?}, this model's is {ours:?}"),
-            remedy,
+            "give the sizes of the weights' own model",
         ))
     }
+
+    /// Decides once for all linears how they are stored: by those that are not square, since a square one fits either
+    /// way. The square ones follow.
+    fn orient(&mut self) -> Option<Refusal> {
+        let linears: Vec<&ParamSpec> = self.specs.iter().filter(|spec| is_linear(spec)).collect();
+        let turned = linears.iter().find(|spec| self.lies(spec, Way::Turned));
+        let straight = linears.iter().find(|spec| self.lies(spec, Way::Straight));
+        match (turned, straight) {
+            (None, _) => None,
+            (Some(_), None) => {
+                let names = linears.iter().map(|spec| spec.name.clone());
+                self.turned = names.collect();
+                self.notes.push(format!(
+                    "{} stores matrices the other way round: all {} of its linear layers are transposed at load",
+                    self.source.path.display(),
+                    self.turned.len()
+                ));
+                None
+            }
+            (Some(turned), Some(straight)) => Some(self.contradiction(turned, straight)),
+        }
+    }
+
+    /// Whether the tensor of a linear is stored one way and can't be stored the other.
+    fn lies(&self, spec: &ParamSpec, way: Way) -> bool {
+        let Some((file, name)) = self.places.get(&spec.name) else {
+            return false;
+        };
+        let info = self.source.files[*file].info(name);
+        let theirs = info.map(|info| sizes(&info.shape)).unwrap_or_default();
+        let other: Vec<i64> = spec.shape.iter().rev().copied().collect();
+        other != spec.shape
+            && match way {
+                Way::Straight => theirs == spec.shape,
+                Way::Turned => theirs == other,
+            }
+    }
+
+    fn contradiction(&self, turned: &ParamSpec, straight: &ParamSpec) -> Refusal {
+        let told = |spec: &ParamSpec| {
+            let place = self.places.get(&spec.name);
+            place.map_or_else(String::new, |(file, name)| {
+                let file = &self.source.files[*file];
+                let shape = file.info(name).map(|info| sizes(&info.shape));
+                let shape = shape.unwrap_or_default();
+                format!("{name} of shape {shape:?} in {}", file.name())
+            })
+        };
+        misfit(
+            format!(
+                "{} is stored the other way round, and {} is not: which way the square ones lie can't be told",
+                told(turned),
+                told(straight)
+            ),
+            "give weights whose matrices all lie one way",
+        )
+    }
+
+    /// Says where the files have a head of their own although their config calls it tied.
+    fn own_head(&mut self) {
+        let theirs = self.source.sizes.as_ref();
+        let is_tied = theirs.is_some_and(|sizes| sizes["tie_word_embeddings"] == true);
+        let is_own = self.specs.iter().any(|spec| spec.name == HEAD);
+        if let Some((file, name)) = self.places.get(HEAD)
+            && is_tied
+            && is_own
+        {
+            self.notes.push(format!(
+                "the weights' config.json says that the head is tied, and {} has {name}: it is trained as a head of its own",
+                self.source.files[*file].name()
+            ));
+        }
+    }
+}
+
+/// The two ways in which a matrix can be stored.
+#[derive(Clone, Copy)]
+enum Way {
+    Straight,
+    Turned,
+}
+
+/// A matrix that activations are multiplied with; tables, whose rows are looked up, have one way to lie.
+fn is_linear(spec: &ParamSpec) -> bool {
+    let is_split = matches!(spec.sharding, Sharding::Split { .. });
+    spec.shape.len() == 2 && (is_split || spec.name == HEAD)
+}
+
+fn sizes(shape: &[usize]) -> Vec<i64> {
+    shape.iter().map(|&size| size as i64).collect()
 }

@@ -10,7 +10,10 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::format::TensorFile;
-use crate::plan::{Refusal, RefusalKind};
+use crate::{
+    base::read::{self, Bound},
+    plan::{Refusal, RefusalKind},
+};
 
 /// Where the config names the weights.
 pub(super) const CONFIG_PATH: &str = "init.pretrained";
@@ -86,7 +89,7 @@ impl Source {
     fn of_index(path: &Path) -> Result<Self, Vec<Refusal>> {
         let malformed =
             |error: &dyn std::fmt::Display| vec![broken(path, &format!("can't be read: {error}"))];
-        let text = fs::read(path).map_err(|error| malformed(&error))?;
+        let text = read::bytes(path, Bound::TOLD).map_err(|error| malformed(&error))?;
         let index: Index = serde_json::from_slice(&text).map_err(|error| malformed(&error))?;
         let mut parts: Vec<&String> = index.weight_map.values().collect();
         parts.sort();
@@ -152,11 +155,11 @@ fn open_parts(index: &Path, parts: &[&String]) -> (Vec<TensorFile>, Vec<Refusal>
             }
         }
     }
-    (files, refusals)
+    (files, capped(refusals))
 }
 
 fn sizes(path: &Path) -> Result<Option<Value>, Refusal> {
-    let text = match fs::read(path) {
+    let text = match read::bytes(path, Bound::TOLD) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         text => text.map_err(|error| broken(path, &format!("can't be read: {error}")))?,
     };
@@ -204,9 +207,17 @@ fn unreadable(problem: String, remedy: &str) -> Refusal {
 
 /// The first refusals of a kind, and how many there are besides.
 pub(super) fn capped(refusals: impl IntoIterator<Item = Refusal>) -> Vec<Refusal> {
-    let mut refusals: Vec<Refusal> = refusals.into_iter().collect();
-    let n_more = refusals.len().saturating_sub(MOST_LISTED);
-    refusals.truncate(MOST_LISTED);
+    capped_of(refusals, std::convert::identity)
+}
+
+/// As [`capped`], where the words cost something: those that are not told are not looked for.
+pub(super) fn capped_of<T>(
+    found: impl IntoIterator<Item = T>,
+    words: impl Fn(T) -> Refusal,
+) -> Vec<Refusal> {
+    let mut all = found.into_iter();
+    let mut refusals: Vec<Refusal> = all.by_ref().take(MOST_LISTED).map(words).collect();
+    let n_more = all.count();
     if n_more > 0
         && let Some(last) = refusals.last_mut()
     {

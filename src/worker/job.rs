@@ -1,6 +1,6 @@
 //! From a run's folder to work: configuration, plan, data, libtorch.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde::de::DeserializeOwned;
@@ -59,7 +59,7 @@ pub fn ready_this_thread() -> Result<()> {
 }
 
 fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text =
-        fs::read_to_string(path).with_context(|| format!("can't read {}", path.display()))?;
+    let text = crate::base::read::text(path, crate::base::read::Bound::TOLD)
+        .with_context(|| format!("can't read {}", path.display()))?;
     serde_json::from_str(&text).with_context(|| format!("{} is malformed", path.display()))
 }

@@ -32,12 +32,12 @@ const CASES: &[Case] = &[
         ],
     },
     Case {
-        name: "a transposed matrix",
+        name: "a matrix the other way round among others",
         spoil: |folder| folder.reshape("h.0.mlp.c_fc.weight", &[192, 48]),
         set: &[],
         code: 2,
         says: &[
-            "init.pretrained: model.safetensors has h.0.mlp.c_fc.weight of shape [192, 48], this model's is [48, 192]; transpose it: it is stored the other way round",
+            "init.pretrained: h.0.mlp.c_fc.weight of shape [192, 48] in model.safetensors is stored the other way round, and h.0.attn.c_attn.weight of shape [48, 144] in model.safetensors is not: which way the square ones lie can't be told; give weights whose matrices all lie one way",
         ],
     },
     Case {

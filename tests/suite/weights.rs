@@ -26,13 +26,13 @@ use crate::{
 /// Of logits, as ‖a − b‖ by ‖b‖: fp32 rounding.
 const LOGITS: f64 = 1e-5;
 /// Splits in fp64; a mistake moves losses by 1e-4 and more.
-const FP64: f64 = 1e-9;
-const GPT: &str = r#"model={"gpt":{"n_layer":2,"n_head":4,"d_model":32,"seq_len":16}}"#;
+pub const FP64: f64 = 1e-9;
+pub const GPT: &str = r#"model={"gpt":{"n_layer":2,"n_head":4,"d_model":32,"seq_len":16}}"#;
 const GPT_WITHOUT_BIASES: &str =
     r#"model={"gpt":{"n_layer":2,"n_head":4,"d_model":32,"seq_len":16,"bias":false}}"#;
-const LLAMA: &str =
+pub const LLAMA: &str =
     r#"model={"llama":{"n_layer":2,"n_head":4,"n_kv_head":2,"d_model":32,"d_ff":48,"seq_len":16}}"#;
-const LLAMA_TIED: &str = r#"model={"llama":{"n_layer":2,"n_head":4,"n_kv_head":2,"d_model":32,"d_ff":48,"seq_len":16,
+pub const LLAMA_TIED: &str = r#"model={"llama":{"n_layer":2,"n_head":4,"n_kv_head":2,"d_model":32,"d_ff":48,"seq_len":16,
     "rope_theta":500,"tie_embeddings":true,"rope_scaling":{"llama3":{"factor":4,"low_freq_factor":1,
     "high_freq_factor":4,"original_max_position":64}}}}"#;
 const CPUS: &str = "devices=[\"cpu\",\"cpu\",\"cpu\",\"cpu\",\"cpu\",\"cpu\",\"cpu\",\"cpu\"]";
@@ -128,19 +128,24 @@ fn has_its_logits(name: &str, shape: &ModelShape) -> Result<(), Failed> {
 }
 
 /// A run that is over, exported; its evaluation over the whole split.
-fn exported(bench: &Bench, model: &str, folder: &Path) -> Result<f64, Failed> {
+pub fn exported(bench: &Bench, model: &str, folder: &Path) -> Result<f64, Failed> {
     let checkpoints = bench.path("checkpoints");
     let setting = Setting {
         checkpoints: Some(checkpoints.clone()),
         ..Setting::default()
     };
     let told = bench.run(&[model, CPUS], setting);
-    weights::export(&bench.newest(&checkpoints), None, folder, &|_| {})?;
+    weights::export(
+        &bench.newest(&checkpoints),
+        &weights::Origin::default(),
+        folder,
+        &|_| {},
+    )?;
     Ok(told.final_eval())
 }
 
 /// One step from the weights at `from`, with an evaluation of the whole split before it.
-fn started(bench: &Bench, model: &str, from: &Path, layout: &str, more: &[&str]) -> Told {
+pub fn started(bench: &Bench, model: &str, from: &Path, layout: &str, more: &[&str]) -> Told {
     let init = format!("init.pretrained={}", from.display());
     let changes = [
         &[
@@ -158,7 +163,7 @@ fn started(bench: &Bench, model: &str, from: &Path, layout: &str, more: &[&str])
     bench.run_layout(layout, &changes, Setting::default())
 }
 
-fn first_eval(told: &Told) -> f64 {
+pub fn first_eval(told: &Told) -> f64 {
     let eval = told.events.iter().find_map(|event| match event {
         Event::Eval { step: 0, loss, .. } => Some(*loss),
         _ => None,
@@ -188,9 +193,9 @@ fn round_trip(model: &str) -> Result<(), Failed> {
 }
 
 /// Tensors of a file by name.
-type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+pub type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
 
-fn read(path: &Path) -> Result<Tensors, Failed> {
+pub fn read(path: &Path) -> Result<Tensors, Failed> {
     let bytes = fs::read(path)?;
     let file = SafeTensors::deserialize(&bytes)?;
     let tensors = file.tensors().into_iter().map(|(name, view)| {
@@ -200,7 +205,7 @@ fn read(path: &Path) -> Result<Tensors, Failed> {
     Ok(tensors.collect())
 }
 
-fn write(path: &Path, tensors: &Tensors) -> Result<(), Failed> {
+pub fn write(path: &Path, tensors: &Tensors) -> Result<(), Failed> {
     let views = tensors.iter().map(|(name, (dtype, shape, data))| {
         Ok((name, TensorView::new(*dtype, shape.clone(), data)?))
     });

@@ -1,7 +1,5 @@
 //! What a person wants to know when a run has ended.
 
-use std::fs;
-
 use crate::{
     base::{text::printable, units},
     config::RunConfig,
@@ -94,7 +92,7 @@ fn next(folder: &RunFolder, run: &str, state: &RunState) -> Vec<String> {
 }
 
 fn has_tokenizer(folder: &RunFolder) -> bool {
-    let config = fs::read(folder.config())
+    let config = crate::base::read::bytes(&folder.config(), crate::base::read::Bound::TOLD)
         .ok()
         .and_then(|text| serde_json::from_slice::<RunConfig>(&text).ok());
     config.is_some_and(|config| config.data.has_tokenizer())

@@ -57,7 +57,9 @@ impl Packages {
             let folder = entry.path();
             let zone = entry.file_name();
             zone.to_str()?.strip_prefix("intel-rapl:")?;
-            let name = fs::read_to_string(folder.join("name")).ok()?;
+            let name =
+                crate::base::read::text(&folder.join("name"), crate::base::read::Bound::TOLD)
+                    .ok()?;
             name.starts_with("package-").then_some(())?;
             Some(Package {
                 last_uj: read_number(&folder.join("energy_uj"))?,
@@ -135,7 +137,11 @@ impl Package {
 }
 
 fn read_number(path: &Path) -> Option<u64> {
-    fs::read_to_string(path).ok()?.trim().parse().ok()
+    crate::base::read::text(path, crate::base::read::Bound::TOLD)
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
 }
 
 #[cfg(test)]

@@ -12,10 +12,11 @@ use crate::{event::Event, store::RunState};
 /// The event of the published checkpoint at `path`, which `deleted` gave way to. How long the save took is not known any
 /// more: 0 s.
 pub fn checkpoint(step: u64, path: &Path, deleted: Vec<u64>) -> Event {
-    let manifest: Value = fs::read(path.join("manifest.json"))
-        .ok()
-        .and_then(|text| serde_json::from_slice(&text).ok())
-        .unwrap_or_default();
+    let manifest: Value =
+        crate::base::read::bytes(&path.join("manifest.json"), crate::base::read::Bound::TOLD)
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok())
+            .unwrap_or_default();
     Event::Checkpoint {
         step,
         path: path.display().to_string(),

@@ -2,13 +2,16 @@
 
 use std::{
     collections::VecDeque,
-    fs, io,
+    io,
     path::PathBuf,
     time::{Duration, Instant},
 };
 
 use crate::{
-    base::fs::replace,
+    base::{
+        fs::replace,
+        own::{self, Flush},
+    },
     event::{Event, LogWriter},
     launch::{LaunchError, RunFolder},
     store::RunState,
@@ -131,11 +134,9 @@ impl Journal {
 
     /// Atomic for readers; not flushed, since it can be made again from the log.
     fn write_state(&mut self) {
-        let temporary = self.state_file.with_file_name(".state.json.tmp");
         let written = self
             .state_text()
-            .and_then(|text| fs::write(&temporary, text))
-            .and_then(|()| fs::rename(&temporary, &self.state_file));
+            .and_then(|text| own::replace(&self.state_file, &text, Flush::Never));
         self.behind_since = written.is_err().then(Instant::now);
     }
 
@@ -148,6 +149,8 @@ impl Journal {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::store::read_state;
 

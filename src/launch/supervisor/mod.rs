@@ -15,7 +15,6 @@ mod worker;
 mod workers;
 
 use std::{
-    fs,
     io::{self, Write},
     path::{Path, PathBuf},
     sync::mpsc::{self, Receiver, SyncSender},
@@ -147,7 +146,8 @@ fn listen_for_signals(sender: SyncSender<Input>) -> io::Result<()> {
 }
 
 fn read_json<T: DeserializeOwned>(path: PathBuf) -> Result<T, LaunchError> {
-    let bytes = fs::read(&path).map_err(LaunchError::io("reading", &path))?;
+    let bytes = crate::base::read::bytes(&path, crate::base::read::Bound::TOLD)
+        .map_err(LaunchError::io("reading", &path))?;
     serde_json::from_slice(&bytes).map_err(|error| LaunchError::Malformed {
         path,
         message: error.to_string(),

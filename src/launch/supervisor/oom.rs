@@ -1,6 +1,8 @@
 //! The kernel's own count of processes that it killed for memory.
 
-use std::{fs, path::PathBuf};
+use std::path::{Path, PathBuf};
+
+use crate::base::read::{self, Bound};
 
 /// Kills for memory so far, machine-wide and in this process's cgroup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -12,8 +14,8 @@ pub struct OomKills {
 impl OomKills {
     /// Reads the counters; one that can't be read counts as 0.
     pub fn count() -> Self {
-        let machine = fs::read_to_string("/proc/vmstat").unwrap_or_default();
-        let cgroup = cgroup_events().and_then(|path| fs::read_to_string(path).ok());
+        let machine = read::text(Path::new("/proc/vmstat"), Bound::TOLD).unwrap_or_default();
+        let cgroup = cgroup_events().and_then(|path| read::text(&path, Bound::TOLD).ok());
         Self {
             machine: field(&machine, "oom_kill"),
             cgroup: field(&cgroup.unwrap_or_default(), "oom_kill"),
@@ -27,7 +29,7 @@ impl OomKills {
 }
 
 fn cgroup_events() -> Option<PathBuf> {
-    let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+    let groups = read::text(Path::new("/proc/self/cgroup"), Bound::TOLD).ok()?;
     let own = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
     Some(
         PathBuf::from("/sys/fs/cgroup")

@@ -1,12 +1,8 @@
 //! One life of the worker process.
 
 use std::{
-    fs::OpenOptions,
     io::{self, Read, Write},
-    os::{
-        fd::OwnedFd,
-        unix::{fs::OpenOptionsExt, net::UnixStream},
-    },
+    os::{fd::OwnedFd, unix::net::UnixStream},
     path::Path,
     process::{Child, Command, Stdio},
     sync::mpsc::SyncSender,
@@ -152,11 +148,7 @@ fn command(
     task: &Task,
     socket: UnixStream,
 ) -> io::Result<Command> {
-    let log = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .mode(0o600)
-        .open(folder.worker_log())?;
+    let log = crate::base::own::open(&folder.worker_log(), crate::base::own::Purpose::Append)?;
     let from = match task.from {
         From::Fresh => "fresh",
         From::Checkpoint => "checkpoint",
