@@ -146,7 +146,7 @@ pub fn faults() -> Result<(), Failed> {
             "the worker of rank 1: killed by signal 6 (SIGABRT)",
         ),
         ("ddp", "hang", "rank 1 is furthest behind"),
-        ("zero1", "nan-grad", "first in wte.weight"),
+        ("ddp", "nan-grad", "first in wte.weight"),
     ] {
         let place = with_cards(2)?.with("CAPSTAN_INJECT", &format!("1:3:{kind}"));
         let restart = json!({ "restart": { "max": 0, "hang_after_s": 3 } });
