@@ -97,10 +97,7 @@ fn said_of_steps() -> Vec<Trial> {
             "steps::a_bad_step_is_told_as_on_cpu_ranks",
             steps::bad_steps,
         ),
-        trial(
-            "steps::a_bad_step_that_mends_itself_is_told",
-            steps::mended,
-        ),
+        trial("steps::a_bad_step_that_mends_itself_is_told", steps::mended),
         trial("steps::no_room_is_an_error_of_one_line", steps::no_room),
         trial("steps::nothing_warns", steps::silence),
     ]
