@@ -35,11 +35,13 @@ const LIBRARIES: [&str; 8] = [
     "libdl.so.",
 ];
 
+type Test = fn() -> Result<(), Failed>;
+
 pub fn trials() -> Vec<Trial> {
     let missing = missing();
     let why = missing.map(|what| format!(" (no {what})"));
     let why = why.unwrap_or_default();
-    let tests: [(&str, fn() -> Result<(), Failed>); 5] = [
+    let tests: [(&str, Test); 5] = [
         ("holds_what_it_lists", holds_what_it_lists),
         ("knows_no_machine", knows_no_machine),
         ("says_that_there_is_no_gpu", says_that_there_is_no_gpu),
@@ -57,7 +59,7 @@ fn on_simulated_cards() -> Vec<Trial> {
     let missing = missing().or_else(libraries::missing);
     let why = missing.map(|what| format!(" ({what})"));
     let why = why.unwrap_or_default();
-    let tests: [(&str, fn() -> Result<(), Failed>); 2] = [
+    let tests: [(&str, Test); 2] = [
         ("runs_on_simulated_cards", runs_on_simulated_cards),
         ("fails_by_planted_faults", fails_by_planted_faults),
     ];
