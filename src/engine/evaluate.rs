@@ -61,7 +61,7 @@ pub fn evaluate(
             break;
         }
         let first = number.min(n_batches - 1) * rows;
-        let batch = HostBatch::of_eval(tokens, windows, first..(first + rows).min(windows.len()));
+        let batch = HostBatch::of_eval(tokens, windows, first..(first + rows).min(windows.len()))?;
         let n_valid = batch.n_valid;
         let loss = loss_sum(batch)?.filter(|_| number < n_batches);
         own.extend(loss.map(|loss| (number, loss, n_valid)));

@@ -302,7 +302,7 @@ impl Rank {
     /// All ranks look for where a value that is no number came from; the one nearest to its origin says so.
     fn not_finite(&mut self, step: u64, loss: f64) -> Result<EngineError, EngineError> {
         let train = &self.job.data.train;
-        let batch = StepBatch::read(train, &self.order, &self.batches, step - 1);
+        let batch = StepBatch::read(train, &self.order, &self.batches, step - 1)?;
         if self.device.runs_ahead() {
             // The buffers hold the next step's gradients by now.
             self.passes.train(&batch, step, &mut self.clock)?;

@@ -165,6 +165,7 @@ mod tests {
             val_tokens: 100_000,
             vocab_size: 256,
             fingerprint: "f".to_owned(),
+            files: Vec::new(),
         };
         resolve(&loaded.config, &recorded::machine(machine).machine, &data)
     }
