@@ -32,6 +32,11 @@ impl Assignment {
         Ok(Self { path, value })
     }
 
+    /// Whether the value is `key`'s or lies below it.
+    pub fn is_within(&self, key: &str) -> bool {
+        self.path.first().is_some_and(|first| first == key)
+    }
+
     /// Writes the value into `root`, making objects on the way.
     pub fn apply(&self, root: &mut Value) {
         let mut place = root;

@@ -93,7 +93,7 @@ pub enum DataConfig {
     Text(TextConfig),
     /// A JSON Lines file (or a folder of them), one text field a line.
     Jsonl(JsonlConfig),
-    /// Token ids as little-endian u16, as nanoGPT writes them.
+    /// Token ids that another program made: nanoGPT's or llm.c's files.
     Tokens(TokensConfig),
 }
 
@@ -150,6 +150,12 @@ pub struct TokensConfig {
     /// Number of distinct ids; every id must lie below it.
     #[serde(deserialize_with = "bounded::at_most::<_, _, { bounded::TOKENS }>")]
     pub vocab_size: usize,
+    /// Bits of an id; absent: as llm.c's header says, else "u32" where `vocab_size` is above 65 536.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub width: Option<IdWidth>,
+    /// Bytes before the first id of each file; absent: llm.c's header, where there is one, is skipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub header_bytes: Option<u64>,
     /// The tokenizer that made the ids, for sampling text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<TokenizerConfig>,
@@ -158,6 +164,16 @@ pub struct TokensConfig {
     pub val_fraction: f64,
     #[serde(default)]
     pub windows: WindowsConfig,
+}
+
+/// How wide the ids of a token file are; they are little-endian.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum IdWidth {
+    /// 16 bits, as nanoGPT writes them.
+    U16,
+    /// 32 bits.
+    U32,
 }
 
 /// How text becomes token ids.

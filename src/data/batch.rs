@@ -26,18 +26,28 @@ pub struct HostBatch {
 
 impl HostBatch {
     /// Reads `samples` in training order.
+    ///
+    /// # Errors
+    /// An id lies outside the vocabulary.
     pub fn of_samples(
         tokens: &TokenFile,
         order: &WindowOrder,
         samples: std::ops::Range<u64>,
-    ) -> Self {
+    ) -> Result<Self, DataError> {
         Self::read(tokens, order.seq_len(), samples, |index| {
             order.window(index)
         })
     }
 
     /// Reads the windows `range` of an evaluation.
-    pub fn of_eval(tokens: &TokenFile, windows: &EvalWindows, range: std::ops::Range<u64>) -> Self {
+    ///
+    /// # Errors
+    /// An id lies outside the vocabulary.
+    pub fn of_eval(
+        tokens: &TokenFile,
+        windows: &EvalWindows,
+        range: std::ops::Range<u64>,
+    ) -> Result<Self, DataError> {
         Self::read(tokens, windows.seq_len(), range, |i| windows.window(i))
     }
 
@@ -46,7 +56,7 @@ impl HostBatch {
         seq_len: usize,
         samples: std::ops::Range<u64>,
         window: impl Fn(u64) -> Window,
-    ) -> Self {
+    ) -> Result<Self, DataError> {
         let rows = samples.clone().count();
         let mut batch = Self {
             inputs: Vec::with_capacity(rows * seq_len),
@@ -57,19 +67,20 @@ impl HostBatch {
             seq_len,
         };
         for index in samples {
-            batch.push(tokens, index, window(index));
+            batch.push(tokens, index, window(index))?;
         }
-        batch
+        Ok(batch)
     }
 
-    fn push(&mut self, tokens: &TokenFile, index: u64, window: Window) {
+    fn push(&mut self, tokens: &TokenFile, index: u64, window: Window) -> Result<(), DataError> {
         self.sample_indices.push(index);
         self.n_valid += window.n_valid as u64;
         let end = self.sample_indices.len() * self.seq_len;
-        tokens.append_to(&mut self.inputs, window.start, window.n_valid);
+        tokens.append_to(&mut self.inputs, window.start, window.n_valid)?;
         self.inputs.resize(end, 0);
-        tokens.append_to(&mut self.targets, window.start + 1, window.n_valid);
+        tokens.append_to(&mut self.targets, window.start + 1, window.n_valid)?;
         self.targets.resize(end, IGNORED_TARGET);
+        Ok(())
     }
 }
 
@@ -137,15 +148,22 @@ pub struct StepBatch {
 
 impl StepBatch {
     /// Reads a step of `plan`, which must have passed [`BatchPlan::check`].
-    pub fn read(tokens: &TokenFile, order: &WindowOrder, plan: &BatchPlan, step: u64) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// An id lies outside the vocabulary.
+    pub fn read(
+        tokens: &TokenFile,
+        order: &WindowOrder,
+        plan: &BatchPlan,
+        step: u64,
+    ) -> Result<Self, DataError> {
+        let micros = plan.micros(step);
+        let read = micros.map(|samples| HostBatch::of_samples(tokens, order, samples));
+        Ok(Self {
             step,
-            micros: plan
-                .micros(step)
-                .map(|samples| HostBatch::of_samples(tokens, order, samples))
-                .collect(),
+            micros: read.collect::<Result<_, _>>()?,
             global_valid: order.n_valid(plan.first_sample(step), plan.global_batch),
-        }
+        })
     }
 }
 
@@ -196,7 +214,7 @@ pub(super) mod tests {
     fn the_last_window_is_padded() {
         let tokens = counting_tokens(6);
         let windows = EvalWindows::all(6, 4).expect("enough");
-        let batch = HostBatch::of_eval(&tokens, &windows, 0..2);
+        let batch = HostBatch::of_eval(&tokens, &windows, 0..2).expect("read");
         assert_eq!(batch.inputs, [0, 1, 2, 3, 4, 0, 0, 0]);
         assert_eq!(batch.targets, [1, 2, 3, 4, 5, -1, -1, -1]);
         assert_eq!((batch.n_valid, batch.rows, batch.seq_len), (5, 2, 4));
@@ -246,10 +264,10 @@ pub(super) mod tests {
             let order = order(kind, &tokens, seq_len);
             let local = micros * micro;
             let whole = rank(1, dp * local, dp * local, 0);
-            let alone = StepBatch::read(&tokens, &order, &whole, step);
+            let alone = StepBatch::read(&tokens, &order, &whole, step).expect("read");
             let parts: Vec<StepBatch> = (0..dp)
                 .map(|r| StepBatch::read(&tokens, &order, &rank(dp, local, micro, r), step))
-                .collect();
+                .collect::<Result<_, _>>().expect("read");
             prop_assert!(parts.iter().all(|part| part.global_valid == alone.global_valid));
             prop_assert!(parts.iter().all(|part| part.micros.len() == micros));
             let together = joined(parts.into_iter().flat_map(|part| part.micros));
@@ -272,7 +290,7 @@ pub(super) mod tests {
             });
             let mut trained: Vec<i64> = Vec::new();
             for (step, plan) in steps {
-                let batch = StepBatch::read(&tokens, &order, &plan, step).micros.remove(0);
+                let batch = StepBatch::read(&tokens, &order, &plan, step).expect("read").micros.remove(0);
                 let in_epoch = batch.sample_indices.iter().map(|&index| order.epoch(index) == 0);
                 for (row, _) in in_epoch.enumerate().filter(|(_, is_in)| *is_in) {
                     trained.extend(&batch.targets[row * seq_len..(row + 1) * seq_len]);

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use include_dir::{Dir, DirEntry, include_dir};
 
-use super::error::DataError;
+use super::{encoding, error::DataError};
 
 static SOURCE: Dir = include_dir!("$CARGO_MANIFEST_DIR/src");
 
@@ -32,6 +32,7 @@ pub(super) fn text(path: &Path, bytes: Vec<u8>) -> Result<String, DataError> {
     String::from_utf8(bytes).map_err(|error| DataError::InvalidUtf8 {
         path: path.to_owned(),
         byte: error.utf8_error().valid_up_to() as u64,
+        guess: encoding::guess(error.as_bytes()),
     })
 }
 

@@ -13,13 +13,6 @@ use super::{
 /// The token ids of a text, in the pieces in which they were made.
 pub(super) struct Encoded(pub Vec<Vec<u32>>);
 
-impl Encoded {
-    /// Tokens of all pieces.
-    pub fn n_tokens(&self) -> u64 {
-        self.0.iter().map(|piece| piece.len() as u64).sum()
-    }
-}
-
 /// Tokenizes `text`; the result does not depend on the number of threads.
 ///
 /// # Errors

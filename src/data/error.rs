@@ -1,8 +1,13 @@
 //! What can be wrong with data, and what to try.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use thiserror::Error;
+
+use crate::base::units;
 
 /// A reason why data can't be read, tokenized, cached or cut into batches.
 #[derive(Debug, Error)]
@@ -25,8 +30,39 @@ pub enum DataError {
     #[error("{}: the folder holds no {wanted} (hidden ones are skipped)", path.display())]
     NoFiles { path: PathBuf, wanted: &'static str },
 
-    #[error("{}: invalid UTF-8 at byte {byte} (counted from 0); convert the file, e.g. `iconv -t UTF-8`, or move it away", path.display())]
-    InvalidUtf8 { path: PathBuf, byte: u64 },
+    #[error(
+        "{}: invalid UTF-8 at byte {byte} (counted from 0); it may be {guess}: convert it by `iconv -f {guess} -t UTF-8 {} > {}`, or move it away",
+        path.display(),
+        quoted(path),
+        quoted(&converted(path))
+    )]
+    InvalidUtf8 {
+        path: PathBuf,
+        byte: u64,
+        /// The likely encoding, as `iconv` calls it.
+        guess: &'static str,
+    },
+
+    #[error("{}: broken UTF-16 at byte {byte} (counted from 0); its mark says UTF-16: convert the original to UTF-8, or move the file away", path.display())]
+    InvalidUtf16 { path: PathBuf, byte: u64 },
+
+    #[error(
+        "{}: {bytes} bytes without a place where the tokenizer's tokens are sure to end; set line breaks or spaces, or take a tokenizer that splits words",
+        path.display()
+    )]
+    NoBoundary { path: PathBuf, bytes: usize },
+
+    #[error("{}:{line}: longer than {}; split the document", path.display(), units::bytes(*most))]
+    LineTooLong {
+        path: PathBuf,
+        line: usize,
+        most: u64,
+    },
+
+    #[error(
+        "the tokenizer made other tokens of a part of the text than of the whole, near {near:?}; please report this with the tokenizer"
+    )]
+    UnsoundCut { near: String },
 
     #[error("{}:{line}:{column}: not a JSON object: {reason}; each line holds one object", path.display())]
     BadLine {
@@ -54,11 +90,15 @@ pub enum DataError {
         found: &'static str,
     },
 
-    #[error("{}: {bytes} bytes is no whole number of u16 tokens; the file is cut short or is no nanoGPT .bin", path.display())]
-    OddLength { path: PathBuf, bytes: u64 },
+    #[error("{}: {bytes} bytes of ids is no whole number of {width} tokens; the file is cut short, or set `data.tokens.width` and `data.tokens.header_bytes`", path.display())]
+    OddLength {
+        path: PathBuf,
+        bytes: u64,
+        width: &'static str,
+    },
 
     #[error(
-        "{}: token {position} (counted from 0) has id {id}, outside a vocabulary of {vocab_size}; raise `data.tokens.vocab_size` or check the file",
+        "{}: token {position} (counted from 0) has id {id}, outside a vocabulary of {vocab_size}; raise `data.tokens.vocab_size`, set `data.tokens.width` or check the file",
         path.display()
     )]
     IdOutsideVocab {
@@ -67,6 +107,41 @@ pub enum DataError {
         id: u32,
         vocab_size: usize,
     },
+
+    #[error(
+        "{}: token {position} (counted from 0) of the cache has id {id}, outside a vocabulary of {vocab_size}; remove the folder that it lies in, the tokens are made again",
+        path.display()
+    )]
+    CachedIdOutsideVocab {
+        path: PathBuf,
+        position: u64,
+        id: u32,
+        vocab_size: usize,
+    },
+
+    #[error(
+        "{}: {change}, since the run began, and the tokens it began with are not in the cache; put the file back, or go on with the data as they are by `capstan resume RUN --set data.…`",
+        path.display()
+    )]
+    Changed { path: PathBuf, change: String },
+
+    #[error(
+        "the cached tokens of the run are damaged ({}), and can't be made again",
+        folder.display()
+    )]
+    CacheDamaged {
+        folder: PathBuf,
+        source: Box<DataError>,
+    },
+
+    #[error("{}: changed while it was read; try again when no program writes to it", path.display())]
+    ChangedWhileRead { path: PathBuf },
+
+    #[error(
+        "{}: {what}; say so with `data.tokens.width` (\"u16\" or \"u32\") and `data.tokens.header_bytes`, or convert the file to plain little-endian ids",
+        path.display()
+    )]
+    TokenFormat { path: PathBuf, what: String },
 
     #[error("{}: not a usable tokenizer: {reason}", path.display())]
     TokenizerFile { path: PathBuf, reason: String },
@@ -164,6 +239,27 @@ impl DataError {
             path: path.into(),
             source,
         }
+    }
+}
+
+/// A path as a shell reads it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+".contains(c);
+    match text.chars().all(is_plain) {
+        true => text,
+        false => format!("'{}'", text.replace('\'', "'\\''")),
+    }
+}
+
+/// Where the converted file goes: `a.txt` to `a.utf8.txt`.
+fn converted(path: &Path) -> PathBuf {
+    match path.extension() {
+        Some(extension) => {
+            let end = format!("utf8.{}", extension.to_string_lossy());
+            path.with_extension(end)
+        }
+        None => path.with_extension("utf8"),
     }
 }
 

@@ -1,7 +1,8 @@
 //! Finds and reads the files that a path names.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io::{self, Read},
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -10,8 +11,15 @@ use rayon::prelude::*;
 
 use super::{
     error::DataError,
+    fingerprint::{self, ContentHash},
     progress::{Progress, Report},
 };
+use crate::base::{self, units};
+
+/// Chunks that are hashed at once.
+const HASHED_CHUNKS: usize = 4;
+/// More than any tokenizer's file holds.
+const SMALL_FILE_BYTES: u64 = 256 << 20;
 
 /// A file to read, with what tells whether it changed.
 #[derive(Clone, Debug)]
@@ -19,8 +27,8 @@ pub(super) struct InputFile {
     pub path: PathBuf,
     pub bytes: u64,
     pub modified: SystemTime,
-    /// Inode, change time: differ when a file is replaced under an old modification time.
-    pub identity: [i128; 2],
+    /// Device, inode, change time: differ when a file is replaced under an old modification time.
+    pub identity: [i128; 3],
 }
 
 /// Which files of a folder count.
@@ -102,7 +110,7 @@ pub(super) fn read_all(files: &[InputFile], report: Report) -> Result<Vec<Vec<u8
     let read: Vec<Result<Vec<u8>, DataError>> = files
         .par_iter()
         .map(|file| {
-            let bytes = read(&file.path)?;
+            let bytes = read_input(file)?;
             let before = done.fetch_add(file.bytes, std::sync::atomic::Ordering::Relaxed);
             report(Progress {
                 what: "reading",
@@ -115,13 +123,89 @@ pub(super) fn read_all(files: &[InputFile], report: Report) -> Result<Vec<Vec<u8
     read.into_iter().collect()
 }
 
-/// Reads one file whole.
+fn read_input(input: &InputFile) -> Result<Vec<u8>, DataError> {
+    let mut bytes = Vec::new();
+    open(&input.path)?
+        .read_to_end(&mut bytes)
+        .map_err(|source| DataError::read(&input.path, source))?;
+    Ok(bytes)
+}
+
+impl InputFile {
+    /// Checks that the file is as it was when it was found, which is to be called when it has been read.
+    ///
+    /// # Errors
+    /// Another program has written to it, or it is gone.
+    pub fn check_unchanged(&self) -> Result<(), DataError> {
+        let now = one(&self.path)?;
+        let is_same =
+            (now.bytes, now.modified, now.identity) == (self.bytes, self.modified, self.identity);
+        match is_same {
+            true => Ok(()),
+            false => Err(DataError::ChangedWhileRead {
+                path: self.path.clone(),
+            }),
+        }
+    }
+}
+
+/// The hash of a file's content; a part of it is held in memory at a time.
 ///
 /// # Errors
-/// It is missing or unreadable.
+/// It is missing, unreadable or no regular file.
+pub(super) fn hash(input: &InputFile, done: &(dyn Fn(usize) + Sync)) -> Result<String, DataError> {
+    let mut file = open(&input.path)?;
+    let mut part = vec![0; HASHED_CHUNKS * fingerprint::CHUNK_BYTES];
+    let mut hash = ContentHash::default();
+    loop {
+        let n =
+            fill(&mut file, &mut part).map_err(|source| DataError::read(&input.path, source))?;
+        hash.add(&part[..n], done);
+        if n < part.len() {
+            return Ok(hash.finish());
+        }
+    }
+}
+
+/// Reads until `part` is full or the file ends.
+fn fill(file: &mut File, part: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < part.len() {
+        match file.read(&mut part[filled..]) {
+            Ok(0) => break,
+            Ok(n) => filled += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+/// Opens a regular file for reading; a pipe or device is refused, and never waited for.
+///
+/// # Errors
+/// It is missing, unreadable or no regular file.
+pub(super) fn open(path: &Path) -> Result<File, DataError> {
+    base::read::open(path).map_err(|source| DataError::read(path, source))
+}
+
+/// Reads a small file whole, such as a tokenizer's.
+///
+/// # Errors
+/// It is missing, unreadable, no regular file or larger than any tokenizer.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, DataError> {
-    crate::base::read::bytes(path, crate::base::read::Bound::TEXT)
-        .map_err(|source| DataError::read(path, source))
+    let mut bytes = Vec::new();
+    open(path)?
+        .take(SMALL_FILE_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|source| DataError::read(path, source))?;
+    match bytes.len() as u64 > SMALL_FILE_BYTES {
+        true => Err(DataError::TokenizerFile {
+            path: path.to_owned(),
+            reason: format!("it is larger than {}", units::bytes(SMALL_FILE_BYTES)),
+        }),
+        false => Ok(bytes),
+    }
 }
 
 /// Looks at no more than `left` entries; returns whether those were all.
@@ -170,6 +254,7 @@ fn input_file(path: PathBuf, metadata: &fs::Metadata) -> Result<InputFile, DataE
         bytes: metadata.len(),
         modified: metadata.modified().unwrap_or(UNIX_EPOCH),
         identity: [
+            i128::from(metadata.dev()),
             i128::from(metadata.ino()),
             i128::from(metadata.ctime()) * 1_000_000_000 + i128::from(metadata.ctime_nsec()),
         ],

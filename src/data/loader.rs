@@ -19,7 +19,7 @@ const N_READY: usize = 2;
 ///
 /// Dropping the loader ends the thread and waits for it, which takes one batch's reading at most.
 pub struct Loader {
-    ready: Option<Receiver<StepBatch>>,
+    ready: Option<Receiver<Result<StepBatch, DataError>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -55,12 +55,12 @@ impl Loader {
     /// The batch of the next step; blocks until it is read.
     ///
     /// # Errors
-    /// The thread has panicked.
+    /// An id of the batch lies outside the vocabulary, or the thread has panicked.
     pub fn next_batch(&mut self) -> Result<StepBatch, DataError> {
         self.ready
             .as_ref()
             .and_then(|ready| ready.recv().ok())
-            .ok_or(DataError::LoaderEnded)
+            .ok_or(DataError::LoaderEnded)?
     }
 }
 
@@ -79,13 +79,12 @@ fn read_ahead(
     order: &WindowOrder,
     plan: &BatchPlan,
     first_step: u64,
-    sender: &SyncSender<StepBatch>,
+    sender: &SyncSender<Result<StepBatch, DataError>>,
 ) {
     for step in first_step.. {
-        if sender
-            .send(StepBatch::read(tokens, order, plan, step))
-            .is_err()
-        {
+        let read = StepBatch::read(tokens, order, plan, step);
+        let is_last = read.is_err();
+        if sender.send(read).is_err() || is_last {
             return;
         }
     }
@@ -112,7 +111,7 @@ mod tests {
         let tokens = counting_tokens(100);
         let mut loader = Loader::spawn(tokens.clone(), order(100), PLAN, 7).expect("started");
         for step in 7..30 {
-            let expected = StepBatch::read(&tokens, &order(100), &PLAN, step);
+            let expected = StepBatch::read(&tokens, &order(100), &PLAN, step).expect("read");
             assert_eq!(loader.next_batch().expect("read"), expected);
         }
     }

@@ -2,15 +2,20 @@
 
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
+
 use super::{
-    cache::{self, Cached, Meta, SourceKind, SourceStats},
+    cache::{self, Cached, Draft, Meta, Part, SourceKind, SourceStats, Written},
     corpus,
     encode::{Meter, encode},
     error::DataError,
     files::{self, InputFile, Wanted},
-    fingerprint, index, jsonl,
+    fingerprint,
+    index::{self, Known},
+    jsonl,
     progress::{Progress, Report},
     recipe::{Recipe, TokenizerSource, check_val_fraction},
+    seen::{self, MOST_SEEN, SeenFile},
     token_file::{TokenFile, TokenWidth},
     tokenizer::{LINE_BREAK, Tokenizer},
     tokens,
@@ -34,6 +39,8 @@ pub struct Prepared {
     pub vocab_size: usize,
     /// Changes whenever the token streams change; 64 hexadecimal digits.
     pub fingerprint: String,
+    /// The first of the files that the tokens were made of, and the tokenizer's.
+    pub files: Vec<SeenFile>,
     pub source: SourceStats,
     /// The folder of the cache that holds the tokens; `None` for token files, used in place.
     pub cache: Option<PathBuf>,
@@ -64,11 +71,9 @@ pub fn prepare(
             let recipe = recipe(&TokenizerConfig::Bytes, config.val_fraction(), None)?;
             let text = corpus::hello();
             let path = Path::new("builtin:hello").to_owned();
-            work.tokenized(
-                SourceKind::Builtin,
-                &recipe,
-                vec![(path, text.into_bytes())],
-            )
+            let contents = vec![(path, text.into_bytes())];
+            let (prepared, _) = work.tokenized(SourceKind::Builtin, &recipe, contents)?;
+            Ok(prepared)
         }
         DataConfig::Text(text) => {
             let recipe = recipe(&text.tokenizer, text.val_fraction, None)?;
@@ -81,6 +86,47 @@ pub fn prepare(
             work.indexed(SourceKind::Jsonl, &recipe, &inputs, &jsonl.path)
         }
         DataConfig::Tokens(tokens) => tokens::prepare(tokens, &work.root, progress),
+    }
+}
+
+/// The data of a run that has begun: the tokens of its own `fingerprint`, or none.
+///
+/// They are in the cache, whatever became of the files since. Where they are not, or are damaged, they are made again
+/// from the files that the run began with, `seen`; token files, which are used in place, must be those.
+///
+/// # Errors
+/// As [`prepare`], or the data are others than the run began with: the file that changed is named.
+pub fn reopen(
+    config: &DataConfig,
+    fingerprint: &str,
+    seen: &[SeenFile],
+    cache_dir: &Path,
+    progress: &(dyn Fn(Progress) + Sync),
+) -> Result<Prepared, DataError> {
+    let root = cache_dir.join(TOKENS_FOLDER);
+    let is_cached = !matches!(config, DataConfig::Tokens(_));
+    if is_cached && let Some(cached) = cache::open(&root, fingerprint) {
+        return Ok(Prepared::of_cached(cached, fingerprint.to_owned(), true));
+    }
+    let damaged = cache::folder(&root, fingerprint).filter(|_| is_cached);
+    let made = prepare(config, cache_dir, progress).and_then(|prepared| {
+        // A tokenizer beside token files has no part in their fingerprint.
+        let is_same = |file: &SeenFile| {
+            let there = prepared.files.iter().find(|now| now.path == file.path);
+            there.is_none_or(|now| now.hash == file.hash)
+        };
+        let is_own = prepared.fingerprint == fingerprint && (is_cached || seen.iter().all(is_same));
+        match is_own {
+            true => Ok(prepared),
+            false => Err(seen::refusal(seen, &prepared.files)),
+        }
+    });
+    match damaged {
+        Some(folder) => made.map_err(|error| DataError::CacheDamaged {
+            folder,
+            source: Box::new(error),
+        }),
+        None => made,
     }
 }
 
@@ -117,33 +163,66 @@ impl Work<'_> {
                 path: path.to_owned(),
             });
         }
-        let key = index::key(&recipe.key(), inputs);
-        if let Some(fingerprint) = index::lookup(&self.root, &key)
-            && let Some(cached) = cache::open(&self.root, &fingerprint)
+        let key = index::key(fingerprint::TEXT_VERSION, &recipe.key(), inputs);
+        if let Some(known) = index::lookup(&self.root, &key)
+            && let Some(cached) = cache::open(&self.root, &known.fingerprint)
         {
-            return Ok(Prepared::of_cached(cached, fingerprint, true));
+            let mut prepared = Prepared::of_cached(cached, known.fingerprint, true);
+            prepared.files = self.seen(recipe, inputs, &known.hashes);
+            return Ok(prepared);
         }
         let contents = files::read_all(inputs, self.report)?;
+        for input in inputs {
+            input.check_unchanged()?;
+        }
         let paths = inputs.iter().map(|file| file.path.clone());
-        let prepared = self.tokenized(kind, recipe, paths.zip(contents).collect())?;
-        index::record(&self.root, &key, &prepared.fingerprint, inputs);
+        let (prepared, hashes) = self.tokenized(kind, recipe, paths.zip(contents).collect())?;
+        let known = Known {
+            fingerprint: prepared.fingerprint.clone(),
+            hashes: hashes.into_iter().take(MOST_SEEN).collect(),
+        };
+        index::record(&self.root, &key, &known, inputs);
         Ok(prepared)
     }
 
-    /// The tokens of contents that are in memory, each with its name.
+    /// The tokens of contents that are in memory, each with its name, and the contents' hashes.
     fn tokenized(
         &self,
         kind: SourceKind,
         recipe: &Recipe,
         contents: Vec<(PathBuf, Vec<u8>)>,
-    ) -> Result<Prepared, DataError> {
-        let bytes = contents.iter().map(|(_, bytes)| bytes.as_slice());
-        let fingerprint = fingerprint::of_contents(&recipe.key(), bytes, &|_| {});
-        if let Some(cached) = cache::open(&self.root, &fingerprint) {
-            return Ok(Prepared::of_cached(cached, fingerprint, true));
-        }
-        let cached = self.make(kind, recipe, contents, &fingerprint)?;
-        Ok(Prepared::of_cached(cached, fingerprint, false))
+    ) -> Result<(Prepared, Vec<String>), DataError> {
+        let hash = |(_, bytes): &(PathBuf, Vec<u8>)| fingerprint::of_content(bytes, &|_| {});
+        let hashes: Vec<String> = contents.par_iter().map(hash).collect();
+        let lengths = contents.iter().map(|(_, bytes)| bytes.len() as u64);
+        let sums = lengths.zip(hashes.iter().map(String::as_str));
+        let fingerprint = fingerprint::of_contents(fingerprint::TEXT_VERSION, &recipe.key(), sums);
+        let mut files: Vec<SeenFile> = contents
+            .iter()
+            .zip(&hashes)
+            .take(MOST_SEEN)
+            .map(|((path, bytes), hash)| SeenFile {
+                path: path.clone(),
+                bytes: bytes.len() as u64,
+                hash: hash.clone(),
+            })
+            .collect();
+        files.extend(recipe.tokenizer.files());
+        let mut prepared = match cache::open(&self.root, &fingerprint) {
+            Some(cached) => Prepared::of_cached(cached, fingerprint, true),
+            None => {
+                let cached = self.make(kind, recipe, contents, &fingerprint)?;
+                Prepared::of_cached(cached, fingerprint, false)
+            }
+        };
+        prepared.files = files;
+        Ok((prepared, hashes))
+    }
+
+    fn seen(&self, recipe: &Recipe, inputs: &[InputFile], hashes: &[String]) -> Vec<SeenFile> {
+        let mut files = SeenFile::of_inputs(inputs, hashes);
+        files.extend(recipe.tokenizer.files());
+        files
     }
 
     fn make(
@@ -191,16 +270,29 @@ impl Work<'_> {
     ) -> Result<Cached, DataError> {
         let total = (train.len() + val.len()) as u64;
         let meter = Meter::new("tokenizing", total, self.report);
-        let train = encode(tokenizer, train, &meter)?;
-        let val = encode(tokenizer, val, &meter)?;
+        let draft = Draft::begin(&self.root)?;
+        let width = TokenWidth::for_vocab(tokenizer.vocab_size());
+        let mut written = [Written::default(); 2];
+        for (at, (part, text)) in [(Part::Train, train), (Part::Val, val)]
+            .into_iter()
+            .enumerate()
+        {
+            let mut file = draft.tokens(part, width)?;
+            for piece in encode(tokenizer, text, &meter)?.0 {
+                file.push(&piece)?;
+            }
+            written[at] = file.finish()?;
+        }
+        let [train, val] = written;
         let meta = Meta {
             vocab_size: tokenizer.vocab_size(),
-            width: TokenWidth::for_vocab(tokenizer.vocab_size()),
-            train_tokens: train.n_tokens(),
-            val_tokens: val.n_tokens(),
+            width,
+            train_tokens: train.n_tokens,
+            val_tokens: val.n_tokens,
             source,
+            sums: None,
         };
-        cache::publish(&self.root, fingerprint, &meta, [&train, &val], tokenizer)
+        draft.publish(fingerprint, meta, [train.crc32c, val.crc32c], tokenizer)
     }
 }
 
@@ -212,6 +304,7 @@ impl Prepared {
             tokenizer: Some(cached.tokenizer),
             vocab_size: cached.meta.vocab_size,
             fingerprint,
+            files: Vec::new(),
             source: cached.meta.source,
             cache: Some(cached.folder),
             reused,

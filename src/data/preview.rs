@@ -9,12 +9,10 @@ use super::{
     error::DataError,
     files::{self, InputFile, Wanted},
     jsonl,
-    token_file::u16s,
+    token_format::{BEGINNING_BYTES as BEGINNING, Signature, TokenFormat},
 };
 use crate::config::DataConfig;
 
-/// Bytes of a file that are read.
-const BEGINNING: u64 = 64 << 10;
 /// Entries of a folder that are looked at.
 const MOST_ENTRIES: usize = 2000;
 const MOST_SAMPLES: usize = 12;
@@ -24,6 +22,8 @@ const SAMPLE_CHARACTERS: usize = 240;
 const MOST_IDS: usize = 48;
 /// Ids of GPT-2, which most token files hold.
 const GPT2_IDS: usize = 50_257;
+/// Ids of Llama 3.
+const LLAMA3_IDS: usize = 128_256;
 
 /// The beginning of data.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,11 +56,17 @@ pub fn recognise(path: &Path) -> Result<Value, DataError> {
         ends(file, "bin") && (!is_named || file.path == path.join("train.bin"))
     };
     if let Some(train) = files.iter().find(is_train) {
-        let ids = beginning(&train.path)?;
-        let most = u16s(&ids).max().map_or(0, |id| usize::from(id) + 1);
-        let is_gpt2 = most > usize::from(u8::MAX) && most <= GPT2_IDS;
-        let vocab_size = if is_gpt2 { GPT2_IDS } else { most };
+        let bytes = beginning(&train.path)?;
+        let signature = Signature::of(&bytes);
+        let ids = TokenFormat::suggested(&signature).ids(&bytes);
+        let most = ids.into_iter().max().map_or(0, |id| id as usize + 1);
+        let is_of = |least: usize, size: usize| (least < most && most <= size).then_some(size);
+        let usual = is_of(usize::from(u8::MAX), GPT2_IDS).or_else(|| is_of(1 << 16, LLAMA3_IDS));
+        let vocab_size = usual.unwrap_or(most);
         let mut tokens = json!({ "train": train.path, "vocab_size": vocab_size });
+        if signature == Signature::LooksWide {
+            tokens["width"] = json!("u32");
+        }
         let val = train.path.with_file_name("val.bin");
         if val != train.path && val.is_file() {
             tokens["val"] = json!(val);
@@ -121,12 +127,10 @@ pub fn preview(config: &DataConfig) -> Result<Preview, DataError> {
     };
     let bytes = beginning(first)?;
     let samples = match config {
-        DataConfig::Tokens(_) => {
-            let ids: Vec<String> = u16s(&bytes)
-                .take(MOST_IDS)
-                .map(|id| id.to_string())
-                .collect();
-            vec![ids.join(" ")]
+        DataConfig::Tokens(tokens) => {
+            let ids = TokenFormat::of(tokens, &files[0])?.ids(&bytes);
+            let shown = ids.iter().take(MOST_IDS).map(u32::to_string);
+            vec![shown.collect::<Vec<_>>().join(" ")]
         }
         DataConfig::Jsonl(jsonl) => {
             let is_all = (bytes.len() as u64) < BEGINNING;
@@ -152,8 +156,7 @@ pub fn preview(config: &DataConfig) -> Result<Preview, DataError> {
 
 fn beginning(path: &Path) -> Result<Vec<u8>, DataError> {
     let mut bytes = Vec::new();
-    let read =
-        crate::base::read::open(path).and_then(|file| file.take(BEGINNING).read_to_end(&mut bytes));
+    let read = files::open(path)?.take(BEGINNING).read_to_end(&mut bytes);
     read.map_err(|source| DataError::read(path, source))?;
     Ok(bytes)
 }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::{
-    chars::CharTokenizer, error::DataError, files, progress::Report, subword::SubwordTokenizer,
-    tokenizer::Tokenizer,
+    chars::CharTokenizer, error::DataError, files, progress::Report, seen::SeenFile,
+    subword::SubwordTokenizer, tokenizer::Tokenizer,
 };
 use crate::config::TokenizerConfig;
 
@@ -98,6 +98,17 @@ impl TokenizerSource {
                 SubwordTokenizer::train(train, *vocab_size, report).map(Tokenizer::Subword)
             }
             _ => Ok(Tokenizer::Char(CharTokenizer::of_text(text))),
+        }
+    }
+
+    /// The files that were read.
+    pub fn files(&self) -> Vec<SeenFile> {
+        match self {
+            Self::Bytes | Self::Char | Self::Bpe { .. } => Vec::new(),
+            Self::File { path, bytes } => vec![SeenFile::of_bytes(path, bytes)],
+            Self::VocabMerges { vocab, merges } => [vocab, merges]
+                .map(|file| SeenFile::of_bytes(&file.path, &file.bytes))
+                .into(),
         }
     }
 

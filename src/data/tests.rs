@@ -11,7 +11,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::{
-    Builtin, DataConfig, JsonlConfig, TextConfig, TokenizerConfig, TokensConfig, WindowsConfig,
+    Builtin, DataConfig, IdWidth, JsonlConfig, TextConfig, TokenizerConfig, TokensConfig,
+    WindowsConfig,
 };
 
 /// A folder with input files and a cache.
@@ -78,6 +79,8 @@ fn tokens(train: &Path, vocab_size: usize) -> TokensConfig {
         train: train.to_owned(),
         val: None,
         vocab_size,
+        width: None,
+        header_bytes: None,
         tokenizer: None,
         val_fraction: 0.1,
         windows: WindowsConfig::Disjoint,
@@ -302,7 +305,9 @@ fn bad_token_files_are_refused() {
         let path = place.file(name, content);
         place.refused(&DataConfig::Tokens(tokens(&path, vocab_size)))
     };
-    assert!(refused("odd.bin", vec![1, 0, 2], 9).contains("3 bytes is no whole number"));
+    assert!(
+        refused("odd.bin", vec![1, 0, 2], 9).contains("3 bytes of ids is no whole number of u16")
+    );
     assert!(refused("empty.bin", vec![], 9).contains("empty"));
     let outside = refused("ids.bin", bin([1, 8, 9, 3, 99]), 9);
     assert!(
@@ -317,6 +322,200 @@ fn bad_token_files_are_refused() {
     assert!(outside.contains(&format!("token {far} ")), "{outside}");
     let folder = place.refused(&DataConfig::Tokens(tokens(&place.input(), 9)));
     assert!(folder.contains("can't be read"), "{folder}");
+}
+
+/// The data of a run that began with `own`.
+fn reopened(place: &Place, config: &DataConfig, own: &Prepared) -> Result<Prepared, DataError> {
+    reopen(
+        config,
+        &own.fingerprint,
+        &own.files,
+        &place.cache(),
+        &|_| {},
+    )
+}
+
+#[test]
+fn a_run_keeps_the_tokens_it_began_with_or_is_refused() {
+    let place = Place::new();
+    let path = place.file("a.txt", "some text");
+    for config in [
+        text(&path, TokenizerConfig::Char),
+        jsonl(
+            &place.file("d.jsonl", "{\"text\": \"some text\"}\n"),
+            "text",
+        ),
+    ] {
+        let own = place.prepared(&config);
+        place.file("a.txt", "other text, longer");
+        place.file("d.jsonl", "{\"text\": \"some texz\"}\n");
+        let again = reopened(&place, &config, &own).expect("cached");
+        assert_eq!(whole_text(&again), "some text");
+        assert_eq!(again.fingerprint, own.fingerprint);
+        fs::remove_dir_all(place.cache()).expect("emptied");
+        let refused = reopened(&place, &config, &own)
+            .expect_err("gone")
+            .to_string();
+        let changed = own.files[0].path.display();
+        assert!(refused.starts_with(&format!("{changed}: it")), "{refused}");
+        assert!(refused.contains("--set data."), "{refused}");
+        place.file("a.txt", "some text");
+        place.file("d.jsonl", "{\"text\": \"some text\"}\n");
+        let again = reopened(&place, &config, &own).expect("made again");
+        assert_eq!(whole_text(&again), "some text");
+    }
+}
+
+#[test]
+fn token_files_that_changed_under_a_run_are_named() {
+    let place = Place::new();
+    let train = place.file("train.bin", bin(0..100));
+    let tokenizer = place.file("t.json", serde_json::to_vec(&words("a")).expect("json"));
+    let config = DataConfig::Tokens(TokensConfig {
+        tokenizer: Some(TokenizerConfig::File(tokenizer)),
+        ..tokens(&train, 100)
+    });
+    let own = place.prepared(&config);
+    assert!(reopened(&place, &config, &own).expect("as it was").reused);
+    for (content, expected) in [
+        (bin(0..90), "it holds 180 bytes, not 200"),
+        (bin((0..100).rev()), "its content is another"),
+    ] {
+        place.file("train.bin", content);
+        let refused = reopened(&place, &config, &own)
+            .expect_err("other")
+            .to_string();
+        assert!(
+            refused.contains("train.bin: ") && refused.contains(expected),
+            "{refused}"
+        );
+    }
+    place.file("train.bin", bin(0..100));
+    place.file("t.json", serde_json::to_vec(&words("b")).expect("json"));
+    let refused = reopened(&place, &config, &own)
+        .expect_err("other")
+        .to_string();
+    assert!(
+        refused.contains("t.json: its content is another"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_damaged_cache_is_made_again_or_named() {
+    let place = Place::new();
+    let path = place.file("a.txt", "some text ".repeat(50));
+    let config = text(&path, TokenizerConfig::Bytes);
+    let own = place.prepared(&config);
+    let train = own.cache.clone().expect("cached").join("train.bin");
+    let flip = || {
+        let mut bytes = fs::read(&train).expect("read");
+        bytes[40] ^= 4;
+        fs::write(&train, bytes).expect("written");
+    };
+    flip();
+    let again = reopened(&place, &config, &own).expect("made again");
+    assert_eq!(whole_text(&again), "some text ".repeat(50));
+    flip();
+    place.file("a.txt", "other text");
+    let refused = reopened(&place, &config, &own).expect_err("not to be had");
+    assert!(refused.to_string().contains(&own.fingerprint), "{refused}");
+    let source = std::error::Error::source(&refused).expect("a cause");
+    assert!(
+        source
+            .to_string()
+            .contains("a.txt: it holds 10 bytes, not 500"),
+        "{source}"
+    );
+}
+
+#[test]
+fn wider_ids_and_headers_are_read_or_refused() {
+    let place = Place::new();
+    let wide = |ids: &[u32]| -> Vec<u8> { ids.iter().flat_map(|id| id.to_le_bytes()).collect() };
+    let many: Vec<u32> = (0..500).map(|i| i * 7 % 4_001).collect();
+    let large: Vec<u32> = many.iter().map(|id| id * 30).collect();
+    let header = |magic: u32, n: u32| {
+        let mut words = vec![0; 256];
+        words[..3].copy_from_slice(&[magic, 1, n]);
+        wide(&words)
+    };
+    let narrow = bin(many.iter().map(|&id| id as u16));
+    let with = |name: &str, content: Vec<u8>, vocab_size, width| {
+        let path = place.file(name, content);
+        DataConfig::Tokens(TokensConfig {
+            width,
+            ..tokens(&path, vocab_size)
+        })
+    };
+    for (config, expected) in [
+        (with("a.bin", wide(&large), 128_256, None), &large),
+        (
+            with(
+                "b.bin",
+                [header(20_240_520, 500), narrow.clone()].concat(),
+                50_257,
+                None,
+            ),
+            &many,
+        ),
+        (
+            with(
+                "c.bin",
+                [header(20_240_801, 500), wide(&large)].concat(),
+                128_256,
+                None,
+            ),
+            &large,
+        ),
+        (with("d.bin", wide(&many), 5_000, Some(IdWidth::U32)), &many),
+    ] {
+        let prepared = place.prepared(&config);
+        let read = [ids(&prepared.train), ids(&prepared.val)].concat();
+        assert_eq!(&read, expected);
+        assert!(place.prepared(&config).reused);
+    }
+    for (config, expected) in [
+        (with("e.bin", wide(&many), 5_000, None), "\"u32\""),
+        (
+            with(
+                "f.bin",
+                [header(20_240_520, 501), narrow.clone()].concat(),
+                5_000,
+                None,
+            ),
+            "promises 501 ids",
+        ),
+        (
+            with(
+                "g.bin",
+                [header(20_240_520, 500), narrow].concat(),
+                5_000,
+                Some(IdWidth::U32),
+            ),
+            "that of u16",
+        ),
+        (
+            with(
+                "h.bin",
+                b"\x93NUMPY\x01\x00\x76\x00{'descr': '<u2'}".to_vec(),
+                9,
+                None,
+            ),
+            "128 bytes",
+        ),
+    ] {
+        let refused = place.refused(&config);
+        assert!(refused.contains(expected), "{refused}");
+        assert!(refused.contains("`data.tokens.width`"), "{refused}");
+    }
+}
+
+/// A tokenizer of one word.
+fn words(word: &str) -> tokenizers::Tokenizer {
+    let vocab = [(word.to_owned(), 0)].into_iter().collect();
+    let model = tokenizers::models::wordlevel::WordLevel::builder().vocab(vocab);
+    tokenizers::Tokenizer::new(model.build().expect("model"))
 }
 
 #[test]

@@ -1,8 +1,7 @@
-//! Token files of the user (nanoGPT's `.bin`): checked once, used in place.
+//! Token files of the user (nanoGPT's and llm.c's `.bin`): checked once, used in place.
 
 use std::path::Path;
 
-use rayon::prelude::*;
 use serde_json::json;
 
 use super::{
@@ -11,24 +10,25 @@ use super::{
     encode::Meter,
     error::DataError,
     files::{self, InputFile},
-    fingerprint, index,
+    fingerprint,
+    index::{self, Known},
     prepare::Prepared,
     progress::Report,
     recipe::{TokenizerSource, check_val_fraction},
-    token_file::{TokenFile, TokenWidth, u16s},
+    seen::SeenFile,
+    token_file::{Keeper, TokenFile},
+    token_format::TokenFormat,
     tokenizer::Tokenizer,
 };
 use crate::config::TokensConfig;
 
-/// Tokens of a chunk that one thread checks.
-const CHUNK_TOKENS: usize = 1 << 20;
 /// Tokens decoded to show what the file holds.
 const HEAD_TOKENS: u64 = 200;
 
 /// Opens the files that `config` names.
 ///
 /// # Errors
-/// A file is missing, of odd length or empty, an id lies outside the vocabulary, or the tokenizer
+/// A file is missing, of odd length, of another format or empty, an id lies outside the vocabulary, or the tokenizer
 /// doesn't fit.
 pub(super) fn prepare(
     config: &TokensConfig,
@@ -38,12 +38,20 @@ pub(super) fn prepare(
     if config.val.is_none() {
         check_val_fraction(config.val_fraction)?;
     }
-    let tokenizer = tokenizer(config)?;
+    let source = config.tokenizer.as_ref().map(TokenizerSource::read);
+    let source = source.transpose()?;
+    let tokenizer = fitting(config, source.as_ref())?;
     let paths = [Some(&config.train), config.val.as_ref()];
     let inputs = paths.into_iter().flatten().map(|path| files::one(path));
     let inputs = inputs.collect::<Result<Vec<_>, _>>()?;
-    let opened = inputs.iter().map(open).collect::<Result<Vec<_>, _>>()?;
-    let (fingerprint, reused) = fingerprint_checked(config, root, &inputs, &opened, report)?;
+    let formats = inputs.iter().map(|input| TokenFormat::of(config, input));
+    let formats = formats.collect::<Result<Vec<_>, _>>()?;
+    let opened = inputs.iter().zip(&formats);
+    let opened = opened.map(|(input, format)| open(config, input, *format));
+    let opened = opened.collect::<Result<Vec<_>, _>>()?;
+    let (known, reused) = checked(config, root, &inputs, &formats, &opened, report)?;
+    let mut files = SeenFile::of_inputs(&inputs, &known.hashes);
+    files.extend(source.map_or_else(Vec::new, |source| source.files()));
     let (train, val) = parts(config, &opened);
     Ok(Prepared {
         source: SourceStats {
@@ -60,7 +68,8 @@ pub(super) fn prepare(
         val,
         vocab_size: config.vocab_size,
         tokenizer,
-        fingerprint,
+        fingerprint: known.fingerprint,
+        files,
         cache: None,
         reused,
     })
@@ -75,72 +84,64 @@ fn parts(config: &TokensConfig, opened: &[TokenFile]) -> (TokenFile, TokenFile) 
     }
 }
 
-/// The fingerprint, and whether it was known; where it is not, every id is checked.
-fn fingerprint_checked(
+/// What is known of the files, and whether it was known before; where it was not, every id is checked.
+fn checked(
     config: &TokensConfig,
     root: &Path,
     inputs: &[InputFile],
+    formats: &[TokenFormat],
     opened: &[TokenFile],
     report: Report,
-) -> Result<(String, bool), DataError> {
+) -> Result<(Known, bool), DataError> {
     let held_out = config.val.is_none().then_some(config.val_fraction);
-    let recipe = json!(["tokens", config.vocab_size, held_out]).to_string();
-    let key = index::key(&recipe, inputs);
+    let mut recipe = json!(["tokens", config.vocab_size, held_out]);
+    let is_plain = |format: &TokenFormat| *format == TokenFormat::NANOGPT;
+    if !formats.iter().all(is_plain) {
+        let formats = formats.iter();
+        let formats = formats.map(|format| json!([format.width.name(), format.header_bytes]));
+        recipe = json!([recipe, formats.collect::<Vec<_>>()]);
+    }
+    let recipe = recipe.to_string();
+    let key = index::key(fingerprint::TOKENS_VERSION, &recipe, inputs);
     if let Some(known) = index::lookup(root, &key) {
         return Ok((known, true));
     }
     let total = 2 * inputs.iter().map(|file| file.bytes).sum::<u64>();
     let meter = Meter::new("checking token ids", total, report);
+    let mut hashes = Vec::new();
     for (input, tokens) in inputs.iter().zip(opened) {
-        check_ids(&input.path, tokens, config.vocab_size, &meter)?;
+        tokens.check_ids(&|bytes| meter.add(bytes))?;
+        hashes.push(files::hash(input, &|bytes| meter.add(bytes))?);
+        input.check_unchanged()?;
     }
-    let contents = opened.iter().map(TokenFile::bytes);
-    let fingerprint = fingerprint::of_contents(&recipe, contents, &|bytes| meter.add(bytes));
-    index::record(root, &key, &fingerprint, inputs);
-    Ok((fingerprint, false))
+    let lengths = inputs.iter().map(|file| file.bytes);
+    let contents = lengths.zip(hashes.iter().map(String::as_str));
+    let known = Known {
+        fingerprint: fingerprint::of_contents(fingerprint::TOKENS_VERSION, &recipe, contents),
+        hashes,
+    };
+    index::record(root, &key, &known, inputs);
+    Ok((known, false))
 }
 
-fn open(input: &InputFile) -> Result<TokenFile, DataError> {
+fn open(
+    config: &TokensConfig,
+    input: &InputFile,
+    format: TokenFormat,
+) -> Result<TokenFile, DataError> {
     let path = &input.path;
-    if input.bytes == 0 {
+    if input.bytes <= format.header_bytes {
         return Err(DataError::Empty { path: path.clone() });
     }
-    if !input.bytes.is_multiple_of(TokenWidth::U16.bytes() as u64) {
-        return Err(DataError::OddLength {
-            path: path.clone(),
-            bytes: input.bytes,
-        });
-    }
-    let n_tokens = input.bytes / TokenWidth::U16.bytes() as u64;
-    TokenFile::open(path, TokenWidth::U16, n_tokens)
-}
-
-/// Looks at every id; the first outside the vocabulary is the one reported.
-fn check_ids(
-    path: &Path,
-    tokens: &TokenFile,
-    vocab_size: usize,
-    meter: &Meter,
-) -> Result<(), DataError> {
-    let outside = tokens
-        .bytes()
-        .par_chunks(CHUNK_TOKENS * TokenWidth::U16.bytes())
-        .enumerate()
-        .find_map_first(|(chunk, bytes)| {
-            meter.add(bytes.len());
-            let is_outside = |id: u16| usize::from(id) >= vocab_size;
-            let at = u16s(bytes).position(is_outside)?;
-            Some((chunk * CHUNK_TOKENS + at) as u64)
-        });
-    match outside {
-        None => Ok(()),
-        Some(position) => Err(DataError::IdOutsideVocab {
-            path: path.to_owned(),
-            position,
-            id: tokens.token(position),
-            vocab_size,
-        }),
-    }
+    let n_tokens = format.n_tokens(input.bytes);
+    let n_tokens = n_tokens.ok_or_else(|| DataError::OddLength {
+        path: path.clone(),
+        bytes: input.bytes - format.header_bytes,
+        width: format.width.name(),
+    })?;
+    let header_bytes = format.header_bytes as usize;
+    let opened = TokenFile::open_after(path, header_bytes, format.width, n_tokens)?;
+    Ok(opened.bounded(path, config.vocab_size, Keeper::User))
 }
 
 /// The tokenizer that the configuration names.
@@ -148,10 +149,17 @@ fn check_ids(
 /// # Errors
 /// It is unusable, or made for more ids than there are.
 pub(super) fn tokenizer(config: &TokensConfig) -> Result<Option<Tokenizer>, DataError> {
-    let Some(tokenizer) = &config.tokenizer else {
+    let source = config.tokenizer.as_ref().map(TokenizerSource::read);
+    fitting(config, source.transpose()?.as_ref())
+}
+
+fn fitting(
+    config: &TokensConfig,
+    source: Option<&TokenizerSource>,
+) -> Result<Option<Tokenizer>, DataError> {
+    let Some(source) = source else {
         return Ok(None);
     };
-    let source = TokenizerSource::read(tokenizer)?;
     let Some(tokenizer) = source.without_text()? else {
         return Err(DataError::TokenizerNeedsText {
             tokenizer: source.name(),

@@ -74,7 +74,7 @@ pub fn evaluate(
             break;
         }
         let first = number.min(n_batches - 1) * rows;
-        let batch = HostBatch::of_eval(tokens, windows, first..(first + rows).min(windows.len()));
+        let batch = HostBatch::of_eval(tokens, windows, first..(first + rows).min(windows.len()))?;
         let n_valid = batch.n_valid;
         unread.push_back((number, loss_sum(batch)?, n_valid));
         if unread.len() > MOST_UNREAD {

@@ -27,6 +27,25 @@ pub fn prepare(config: &DataConfig, view: ViewKind) -> anyhow::Result<DataSummar
     Ok(DataSummary::from(&prepared?))
 }
 
+/// The data of a run that has begun, whose plan has `own`.
+///
+/// # Errors
+/// As [`data::reopen`].
+pub fn reopen(
+    config: &DataConfig,
+    own: &DataSummary,
+    view: ViewKind,
+) -> anyhow::Result<DataSummary> {
+    let meter = Meter::new(view, "data");
+    let (fingerprint, cache_dir) = (&own.fingerprint, dirs::cache_dir());
+    let progress = |progress| meter.show(progress);
+    let reopened = data::reopen(config, fingerprint, &own.files, &cache_dir, &progress);
+    meter.finish();
+    reopened?;
+    // As the run began: the files may have changed since, and its tokens are in the cache.
+    Ok(own.clone())
+}
+
 /// As [`prepare`], with a look at the tokens.
 ///
 /// # Errors

@@ -7,11 +7,13 @@ use super::{
     find::{find, shortly},
     follow::{self, History, Interrupts, ViewKind},
     outcome::{USAGE, refusal},
+    prepare,
     text::say,
     train,
 };
 use crate::{
     config::{self, RunConfig},
+    hw::Machine,
     launch::{
         RunFolder, cards,
         lock::RunLock,
@@ -19,7 +21,7 @@ use crate::{
         start,
         supervisor::Begin,
     },
-    plan::RunPlan,
+    plan::{self, RunPlan},
     store::RunState,
 };
 
@@ -74,12 +76,12 @@ fn change(
         &folder.plan(),
         crate::base::read::Bound::TOLD,
     )?)?;
+    let own = config::load_file(&folder.config(), &[], None)?.config;
     // What a run started from does not change with what it is to do.
     let mut plan = RunPlan {
         init: before.init.clone(),
-        ..train::plan(&config, view)?
+        ..planned(&config, &own, changes, &before, view)?
     };
-    let own = config::load_file(&folder.config(), &[], None)?.config;
     if config.devices == own.devices {
         cards::carry(&mut plan, &before);
     }
@@ -107,4 +109,20 @@ fn change(
     let _lock = RunLock::acquire(folder)?;
     start::write_intent(folder, &config, &plan)?;
     Ok(())
+}
+
+/// The plan of what the run is to do; its data stay its own, unless `changes` name them.
+fn planned(
+    config: &RunConfig,
+    own: &RunConfig,
+    changes: &ChangeArgs,
+    before: &RunPlan,
+    view: ViewKind,
+) -> anyhow::Result<RunPlan> {
+    let names_data = changes.set.iter().any(|set| set.is_within("data"));
+    if names_data || config.data != own.data {
+        return train::plan(config, view);
+    }
+    let data = prepare::reopen(&config.data, &before.data, view)?;
+    Ok(plan::resolve(config, &Machine::probe(), &data)?)
 }

@@ -8,7 +8,7 @@ use super::{Mesh, memory::MemoryPlan};
 use crate::{
     arch::{ModelShape, Shard, StageSpec},
     config::{Attention, ParallelConfig, PipelineSchedule, Precision, Recompute},
-    data::Prepared,
+    data::{Prepared, SeenFile},
     hw::Device,
 };
 
@@ -258,6 +258,9 @@ pub struct DataSummary {
     pub vocab_size: usize,
     /// Changes whenever the token streams change.
     pub fingerprint: String,
+    /// The first of the files that the tokens were made of, and the tokenizer's; absent in plans of an earlier version.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<SeenFile>,
 }
 
 /// Weights that were found and fit the model.
@@ -278,6 +281,7 @@ impl From<&Prepared> for DataSummary {
             val_tokens: prepared.val.len(),
             vocab_size: prepared.vocab_size,
             fingerprint: prepared.fingerprint.clone(),
+            files: prepared.files.clone(),
         }
     }
 }

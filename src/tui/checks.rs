@@ -311,6 +311,7 @@ fn stand_in() -> DataSummary {
         val_tokens: STAND_IN_TOKENS,
         vocab_size: 1,
         fingerprint: String::new(),
+        files: Vec::new(),
     }
 }
 
@@ -521,6 +522,7 @@ mod tests {
             val_tokens: 100_000,
             vocab_size: 256,
             fingerprint: "x".to_owned(),
+            files: Vec::new(),
         }
     }
 

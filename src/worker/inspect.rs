@@ -124,7 +124,10 @@ fn ending(task: impl FnOnce() -> Result<()>) -> i32 {
         Ok(()) => DONE,
         Err(error) => {
             eprintln!("error: {error:#}");
-            FAILED
+            match job::is_of_data(&error) {
+                true => job::DATA,
+                false => FAILED,
+            }
         }
     }
 }

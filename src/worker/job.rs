@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 
 use crate::{
     config::RunConfig,
-    data::{self, Prepared},
+    data::{self, DataError, Prepared},
     hw::Device,
     launch::{RunFolder, dirs},
     plan::RunPlan,
@@ -21,15 +21,31 @@ pub struct Material {
     pub data: Prepared,
 }
 
-/// Reads a run's folder and prepares its data; `progress` hears of work that takes a while.
+/// Exit code where the data can't be read, as in the README.
+pub const DATA: i32 = 5;
+
+/// Reads a run's folder and opens its own data; `progress` hears of work that takes a while.
 ///
 /// # Errors
-/// A file is missing or malformed, or the data is.
+/// A file is missing or malformed, or the data is, or has changed since the run began.
 pub fn read(folder: &RunFolder, progress: &(dyn Fn(data::Progress) + Sync)) -> Result<Material> {
     let config: RunConfig = read_json(&folder.config())?;
     let plan: RunPlan = read_json(&folder.plan())?;
-    let data = data::prepare(&config.data, &dirs::cache_dir(), progress)?;
+    let own = &plan.data;
+    let cache_dir = dirs::cache_dir();
+    let data = data::reopen(
+        &config.data,
+        &own.fingerprint,
+        &own.files,
+        &cache_dir,
+        progress,
+    )?;
     Ok(Material { config, plan, data })
+}
+
+/// Whether an error is one of the data, which starting again can't help.
+pub fn is_of_data(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| cause.is::<DataError>())
 }
 
 /// Makes libtorch ready for the plan's devices; to be called before any other libtorch call.

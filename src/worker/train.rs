@@ -52,6 +52,11 @@ pub fn main(task: &Task) -> i32 {
     };
     match train(task, &mut link) {
         Ok(code) => code,
+        // The supervisor names the cause by the exit code and the log's last line.
+        Err(error) if job::is_of_data(&error) => {
+            eprintln!("{}", format!("{error:#}").replace('\n', "; "));
+            job::DATA
+        }
         Err(error) => {
             let text = format!("{error:#}");
             let cause = Brief::from(one_line(&text));

@@ -76,6 +76,7 @@ fn data(vocab_size: usize) -> DataSummary {
         val_tokens: 10_000,
         vocab_size,
         fingerprint: "f".to_owned(),
+        files: Vec::new(),
     }
 }
 

@@ -124,7 +124,7 @@ impl Rank {
     fn not_finite(&mut self, step: u64, loss: f64) -> Result<EngineError, EngineError> {
         self.seat.progress.enter_step(step);
         let train = &self.job.data.train;
-        let batch = StepBatch::read(train, &self.order, &self.batches, step - 1);
+        let batch = StepBatch::read(train, &self.order, &self.batches, step - 1)?;
         if self.device.runs_ahead() {
             // The buffers hold the next step's gradients by now.
             self.passes.train(&batch, step, &mut self.clock)?;

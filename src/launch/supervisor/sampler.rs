@@ -440,6 +440,7 @@ mod tests {
             val_tokens: 100_000,
             vocab_size: 256,
             fingerprint: "f".to_owned(),
+            files: Vec::new(),
         };
         let machine = recorded::machine("no-driver").machine;
         plan::resolve(&config.config, &machine, &data).expect("a plan")

@@ -34,6 +34,7 @@ pub fn on(recorded: Recorded, look: Look) -> App {
         val_tokens: 100_000,
         vocab_size: 256,
         fingerprint: "f".to_owned(),
+        files: Vec::new(),
     };
     let plan = plan::resolve(&config, &recorded.machine, &data).expect("a plan");
     let board = app.board.as_mut().expect("a run");

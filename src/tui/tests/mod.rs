@@ -190,6 +190,7 @@ fn verdict(app: &App) -> Checked {
         val_tokens: 110_000,
         vocab_size: 256,
         fingerprint: "x".to_owned(),
+        files: Vec::new(),
     };
     let draft = &app.launch.draft;
     let mut checked = Checked {
