@@ -295,7 +295,8 @@ pub fn bounds() -> Result<(), Failed> {
         let reason = planted.failure()?;
         check(reason.is_none(), format!("{row}: {reason:?}"))?;
         let training = Training::of(&planted.place, RUN)?;
-        let is_near = training.is_like(&on_cpu(&split)?, split.bound);
+        let expected = on_cpu(&split)?;
+        let is_near = training.is_like(&expected, split.bound);
         check(is_near.is_err(), format!("{row}: the bound sees nothing"))?;
     }
     Ok(())
