@@ -56,7 +56,5 @@ stills: setup
 gpu-check:
 	@scripts/gpu-check.sh $(ARGS)
 
-# Built whole: programs that cargo builds step by step are half as large again.
-gpu-bundle: setup
-	CARGO_INCREMENTAL=0 $(CARGO) build --release --bins
+gpu-bundle: build
 	@python3 scripts/gpu_bundle.py $(ARGS)

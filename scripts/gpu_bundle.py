@@ -57,7 +57,7 @@ def make(release, folder, largest_mb=LARGEST_MB):
     write_tokens(folder / "data" / "tokens.bin")
     write_index(folder)
     if size_of(folder) > 1e6 * largest_mb:
-        raise ValueError(f"{folder} has {size_of(folder) / 1e6:.1f} MB, more than {largest_mb:g}; `make gpu-bundle` builds smaller programs than cargo does step by step")
+        raise ValueError(f"{folder} has {size_of(folder) / 1e6:.1f} MB, more than {largest_mb:g}: were the programs built without optimisation?")
     return folder
 
 

@@ -90,6 +90,7 @@ fn machine() -> Machine {
     Machine {
         cores: 8,
         memory_bytes: 16 << 30,
+        shm_bytes: None,
         gpus: Vec::new(),
         left_out: Vec::new(),
         links: Vec::new(),

@@ -20,8 +20,8 @@ use crate::{
 
 /// What may travel.
 const LARGEST_BYTES: u64 = 40_000_000;
-/// What the programs under test may make of the folder: built step by step they are half as large again as those of
-/// `make gpu-bundle`, whose folder may have [`LARGEST_BYTES`].
+/// What the programs under test may make of the folder: built without optimisation they are half as large again as those
+/// of `make gpu-bundle`, whose folder may have [`LARGEST_BYTES`].
 const LARGEST_MB: &str = "60";
 /// What programs may ask for on a machine with Python and torch: libtorch and the C and C++ libraries.
 const LIBRARIES: [&str; 8] = [
