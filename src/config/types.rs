@@ -403,8 +403,7 @@ pub struct LogConfig {
     /// Steps between lines of plain output.
     #[serde(deserialize_with = "bounded::at_most::<_, _, { bounded::EVER }>")]
     pub every: u64,
-    /// Seconds between looks at the machine's sensors, which the event log keeps; null: none.
-    #[serde(deserialize_with = "bounded::if_given::<_, _, { bounded::EVER }>")]
+    /// Seconds between looks at the machine's sensors, which the event log keeps; null: none. The plan bounds it.
     pub sensors_every_s: Option<u64>,
 }
 

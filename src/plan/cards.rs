@@ -56,6 +56,7 @@ mod tests {
             val_tokens: 100_000,
             vocab_size: 256,
             fingerprint: "f".to_owned(),
+            files: Vec::new(),
         };
         resolve(&loaded.config, machine, &data)
     }

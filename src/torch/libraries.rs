@@ -8,6 +8,7 @@ use std::{
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_LOCAL, RTLD_NOW};
 
 use super::TorchError;
+use crate::base::read::{self, Bound};
 
 /// Names a folder that is searched first for libtorch's CUDA half and for NCCL, so that stand-ins can be used on a
 /// machine that has the real ones.
@@ -46,7 +47,7 @@ impl Places {
     pub fn find() -> Self {
         let named = |variable| env::var_os(variable).filter(|value| !value.is_empty());
         let chosen = named(LIBTORCH_VARIABLE).map(|torch| PathBuf::from(torch).join("lib"));
-        let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
+        let maps = read::text(Path::new("/proc/self/maps"), Bound::TOLD).unwrap_or_default();
         Self {
             first: named(FOLDER_VARIABLE).map(PathBuf::from),
             libtorch: chosen.into_iter().chain(linked_libtorch(&maps)).collect(),

@@ -113,6 +113,7 @@ fn is_planned(text: String) -> Result<(bool, Duration), Failed> {
                 val_tokens: 10_000,
                 vocab_size: 65,
                 fingerprint: "f".to_owned(),
+                files: Vec::new(),
             };
             let planned =
                 loaded.is_ok_and(|loaded| plan::resolve(&loaded.config, &machine(), &data).is_ok());
