@@ -177,7 +177,7 @@ const CONVENTIONS: [Convention; 50] = [
         "U34",
         &[
             "terminal::keys_answer_while_the_driver_hangs",
-            "terminal::a_hung_collector_delays_no_key",
+            "terminal::a_pipe_for_a_log_delays_no_key",
         ],
         "the 50 ms may be 200 ms on a machine that does other work",
     ),

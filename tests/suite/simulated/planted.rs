@@ -285,8 +285,14 @@ pub fn bounds() -> Result<(), Failed> {
     ] {
         let overlap = Overlap { row, kinds: &[] };
         let (split, planted) = overlap.without(kind, &DELAYS[1..])?;
-        let reason = planted.failure()?;
-        check(reason.is_none(), format!("{row}: {reason:?}"))?;
+        // A value that is not finite ends the run by itself: no bound holds it.
+        if let Some(reason) = planted.failure()? {
+            check(
+                reason.contains("is no finite number"),
+                format!("{row}: {reason}"),
+            )?;
+            continue;
+        }
         let training = Training::of(&planted.place, RUN)?;
         let expected = on_cpu(&split)?;
         let is_near = training.is_like(&expected, split.bound);
